@@ -1,0 +1,585 @@
+//! Building a whole graph in memory, with threads, and writing it to pages.
+//!
+//! One thread adds rows ([`Builder::add`]); any number of threads link them
+//! into the graph ([`Builder::work`]). The builder spawns none itself.
+//!
+//! Vectors are kept in *batches* that never change once they are sealed, so
+//! they are read without locks. Links are atomic words, each with a neighbour
+//! and its distance: a reader may see a list in the middle of a change, which
+//! costs it a candidate at worst; a writer holds the vertex's lock.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rustc_hash::FxHashMap;
+
+use super::beam::{Found, Graph, Visit};
+use super::codec::{Code, Codec};
+use super::index::{Index, METAPAGE, NewVertex};
+use super::insert::{nearest_by_level, random_level};
+use super::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Options, Vertex};
+use super::neighbours::select_diverse;
+use crate::page::{Body, PageStore};
+use crate::{Error, simd};
+
+/// A row that waits for its batch to be sealed.
+struct NewNode {
+    tid: HeapTid,
+    level: u8,
+}
+
+/// Nodes that were sealed together.
+struct Batch {
+    codes: Vec<u64>,
+    tids: Vec<HeapTid>,
+    levels: Vec<u8>,
+    /// Per node, `2 m` links of level 0.
+    links: Vec<AtomicU64>,
+    /// Per node, `m` links for each level from 1 up.
+    upper_links: Vec<Box<[AtomicU64]>>,
+    /// Per node, the node with an equal code that its row went to, or `NONE`.
+    duplicate_of: Vec<AtomicU32>,
+    /// Per node, how many rows went to it, beside its own.
+    duplicates: Vec<AtomicU8>,
+    locks: Vec<Mutex<()>>,
+}
+
+/// An absent link.
+const NO_LINK: u64 = u64::MAX;
+
+fn pack(distance: f32, node: u32) -> u64 {
+    u64::from(distance.to_bits()) << 32 | u64::from(node)
+}
+
+fn unpack(link: u64) -> (f32, u32) {
+    (f32::from_bits((link >> 32) as u32), link as u32)
+}
+
+fn empty_links(count: usize) -> impl Iterator<Item = AtomicU64> {
+    (0..count).map(|_| AtomicU64::new(NO_LINK))
+}
+
+/// The links in a list, up to the first absent one.
+fn present(list: &[AtomicU64]) -> impl Iterator<Item = (f32, u32)> {
+    list.iter()
+        .map(|link| link.load(Ordering::Acquire))
+        .take_while(|&link| link != NO_LINK)
+        .map(unpack)
+}
+
+fn store_links(list: &[AtomicU64], links: &[(f32, u32)]) {
+    for (place, &(distance, node)) in list.iter().zip(links) {
+        place.store(pack(distance, node), Ordering::Release);
+    }
+}
+
+/// How far the workers are.
+struct Progress {
+    /// Nodes in sealed batches.
+    sealed: u32,
+    /// Nodes that a worker has taken on.
+    claimed: u32,
+    /// Nodes that are linked.
+    linked: u32,
+    /// No more rows will come, or the build was given up.
+    closed: bool,
+}
+
+/// A graph that grows in memory.
+pub struct Builder<C> {
+    codec: C,
+    options: Options,
+    batch_len: u32,
+    batches: Box<[OnceLock<Batch>]>,
+    pending: Mutex<Pending>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+    /// Entry point and its level. Held for writing while a node above all
+    /// others is linked.
+    entry: RwLock<Option<(u32, u8)>>,
+}
+
+struct Pending {
+    codes: Vec<u64>,
+    nodes: Vec<NewNode>,
+    rng: SmallRng,
+}
+
+/// What became of a row given to [`Builder::add`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It is in the graph, or will be.
+    Yes,
+    /// There is no room for it: flush the graph and insert through pages.
+    Full,
+}
+
+impl<C: Codec> Builder<C> {
+    /// A builder that uses at most about `budget` bytes. `seed` decides the
+    /// levels of the elements.
+    pub fn new(codec: C, options: Options, budget: usize, seed: u64) -> Self {
+        let node_len = Self::node_len(&codec, &options);
+        let batch_len = (256 * 1024 / node_len).clamp(1, 1024);
+        let capacity = (budget / node_len).min(NONE as usize - 1);
+        let batches = capacity / batch_len;
+        Builder {
+            codec,
+            options,
+            batch_len: batch_len as u32,
+            batches: std::iter::repeat_with(OnceLock::new)
+                .take(batches)
+                .collect(),
+            pending: Mutex::new(Pending {
+                codes: Vec::new(),
+                nodes: Vec::new(),
+                rng: SmallRng::seed_from_u64(seed),
+            }),
+            progress: Mutex::new(Progress {
+                sealed: 0,
+                claimed: 0,
+                linked: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+            entry: RwLock::new(None),
+        }
+    }
+
+    /// Bytes that a node takes: its code, its links, on average one and a half
+    /// words for upper levels, and what else a batch keeps of it.
+    fn node_len(codec: &C, options: &Options) -> usize {
+        let m = usize::from(options.m);
+        let links = (2 * m + m.div_ceil(m - 1)) * size_of::<AtomicU64>();
+        let rest = size_of::<HeapTid>() + size_of::<Box<[AtomicU64]>>() + size_of::<NewNode>() + 24;
+        codec.code_len() + links + rest
+    }
+
+    /// Adds a row, from one thread only. `code` is its encoded vector.
+    pub fn add(&self, code: &Code, tid: HeapTid) -> Added {
+        let mut pending = self.pending.lock();
+        let sealed = self.progress.lock().sealed;
+        if (sealed / self.batch_len) as usize >= self.batches.len() {
+            return Added::Full;
+        }
+        let level = random_level(self.options.m, 1.0 - pending.rng.random::<f64>());
+        pending
+            .codes
+            .extend(bytemuck::cast_slice::<u8, u64>(code.bytes()));
+        pending.nodes.push(NewNode { tid, level });
+        if pending.nodes.len() == self.batch_len as usize {
+            self.seal(&mut pending, sealed);
+        }
+        Added::Yes
+    }
+
+    fn seal(&self, pending: &mut Pending, sealed: u32) {
+        let nodes = std::mem::take(&mut pending.nodes);
+        let m = usize::from(self.options.m);
+        let batch = Batch {
+            codes: std::mem::take(&mut pending.codes),
+            tids: nodes.iter().map(|n| n.tid).collect(),
+            levels: nodes.iter().map(|n| n.level).collect(),
+            links: empty_links(nodes.len() * 2 * m).collect(),
+            upper_links: nodes
+                .iter()
+                .map(|n| empty_links(usize::from(n.level) * m).collect())
+                .collect(),
+            duplicate_of: nodes.iter().map(|_| AtomicU32::new(NONE)).collect(),
+            duplicates: nodes.iter().map(|_| AtomicU8::new(0)).collect(),
+            locks: nodes.iter().map(|_| Mutex::new(())).collect(),
+        };
+        let added = batch.tids.len() as u32;
+        // One thread adds, so the place is free.
+        let _ = self.batches[(sealed / self.batch_len) as usize].set(batch);
+        self.progress.lock().sealed += added;
+        self.changed.notify_all();
+    }
+
+    /// Links nodes until [`Builder::close`] was called and none are left: the
+    /// body of a worker thread.
+    pub fn work(&self) {
+        loop {
+            let node = {
+                let mut progress = self.progress.lock();
+                loop {
+                    if progress.claimed < progress.sealed {
+                        break;
+                    }
+                    if progress.closed {
+                        return;
+                    }
+                    self.changed.wait(&mut progress);
+                }
+                progress.claimed += 1;
+                progress.claimed - 1
+            };
+            self.link(node);
+            self.progress.lock().linked += 1;
+        }
+    }
+
+    /// Links one node that no worker has taken on yet, if there are more than
+    /// `backlog` of them; false if not.
+    pub fn help(&self, backlog: u32) -> bool {
+        let node = {
+            let mut progress = self.progress.lock();
+            if progress.sealed - progress.claimed <= backlog {
+                return false;
+            }
+            progress.claimed += 1;
+            progress.claimed - 1
+        };
+        self.link(node);
+        self.progress.lock().linked += 1;
+        true
+    }
+
+    /// No more rows will come: seals those that wait. Workers end when all
+    /// nodes are linked; use [`Builder::help`] with a backlog of 0 to take
+    /// part in that.
+    pub fn close(&self) {
+        let mut pending = self.pending.lock();
+        let sealed = self.progress.lock().sealed;
+        if !pending.nodes.is_empty() {
+            self.seal(&mut pending, sealed);
+        }
+        self.progress.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Gives the build up: workers end soon, and the graph is of no more use.
+    pub fn abandon(&self) {
+        let mut progress = self.progress.lock();
+        progress.closed = true;
+        progress.claimed = progress.sealed;
+        self.changed.notify_all();
+    }
+
+    /// Rows that are linked so far.
+    pub fn linked(&self) -> u32 {
+        self.progress.lock().linked
+    }
+
+    /// Whether all rows of sealed batches are linked: then, after
+    /// [`Builder::close`], the graph is complete.
+    pub fn is_complete(&self) -> bool {
+        let progress = self.progress.lock();
+        progress.linked == progress.sealed
+    }
+
+    fn batch(&self, node: u32) -> (&Batch, usize) {
+        let batch = self.batches[(node / self.batch_len) as usize]
+            .get()
+            .expect("nodes are linked only after their batch was sealed");
+        (batch, (node % self.batch_len) as usize)
+    }
+
+    fn code(&self, node: u32) -> &[u8] {
+        let (batch, i) = self.batch(node);
+        let words = self.codec.code_len() / 8;
+        bytemuck::cast_slice(&batch.codes[i * words..(i + 1) * words])
+    }
+
+    fn level(&self, node: u32) -> u8 {
+        let (batch, i) = self.batch(node);
+        batch.levels[i]
+    }
+
+    /// The places for links of a node on a level.
+    fn list(&self, node: u32, level: u8) -> &[AtomicU64] {
+        let (batch, i) = self.batch(node);
+        let m = usize::from(self.options.m);
+        if level == 0 {
+            return &batch.links[i * 2 * m..(i + 1) * 2 * m];
+        }
+        let from = usize::from(level - 1) * m;
+        batch.upper_links[i].get(from..from + m).unwrap_or(&[])
+    }
+
+    /// Links a node into the graph (algorithm 1 of Malkov and Yashunin).
+    fn link(&self, node: u32) {
+        let level = self.level(node);
+        let entry = *self.entry.read();
+        match entry {
+            Some((_, top)) if level <= top => self.link_below(node, level, entry),
+            _ => {
+                let mut entry = self.entry.write();
+                self.link_below(node, level, *entry);
+                let is_duplicate = self.duplicate_of(node) != NONE;
+                if entry.is_none_or(|(_, top)| level > top) && !is_duplicate {
+                    *entry = Some((node, level));
+                }
+            }
+        }
+    }
+
+    fn link_below(&self, node: u32, level: u8, entry: Option<(u32, u8)>) {
+        let Some((entry, top)) = entry else { return };
+        let ef = usize::from(self.options.ef_construction);
+        let code = self.code(node);
+        // Memory holds no corrupted pages: the walk cannot fail.
+        let Ok(found) = nearest_by_level(self, code, entry, top, level, ef) else {
+            return;
+        };
+        if self.join_duplicate(node, &found[0]) {
+            return;
+        }
+        let chosen: Vec<Vec<(f32, u32)>> = (0_u8..)
+            .zip(&found)
+            .map(|(level, found)| self.choose(found, self.list(node, level).len()))
+            .collect();
+        // Own links on all levels first: once linked back to on one level, the
+        // node can be reached on those below.
+        for (level, chosen) in (0_u8..).zip(&chosen) {
+            store_links(self.list(node, level), chosen);
+        }
+        for (level, chosen) in (0_u8..).zip(&chosen) {
+            for &(distance, neighbour) in chosen {
+                self.link_back(neighbour, node, distance, level);
+            }
+        }
+    }
+
+    fn choose(&self, found: &[Found], limit: usize) -> Vec<(f32, u32)> {
+        let distances: Vec<f32> = found.iter().map(|f| f.distance).collect();
+        select_diverse(&distances, limit, |i, j| {
+            let (a, b) = (found[i].vertex, found[j].vertex);
+            self.codec.distance(self.code(a), self.code(b))
+        })
+        .into_iter()
+        .map(|i| (found[i].distance, found[i].vertex))
+        .collect()
+    }
+
+    fn link_back(&self, vertex: u32, new: u32, distance: f32, level: u8) {
+        let (batch, i) = self.batch(vertex);
+        let list = self.list(vertex, level);
+        let _lock = batch.locks[i].lock();
+        let mut links: Vec<(f32, u32)> = present(list).collect();
+        if links.iter().any(|&(_, n)| n == new) {
+            return;
+        }
+        links.push((distance, new));
+        if links.len() <= list.len() {
+            list[links.len() - 1].store(pack(distance, new), Ordering::Release);
+            return;
+        }
+        links.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let distances: Vec<f32> = links.iter().map(|l| l.0).collect();
+        let kept = select_diverse(&distances, list.len(), |a, b| {
+            self.codec
+                .distance(self.code(links[a].1), self.code(links[b].1))
+        });
+        let kept: Vec<_> = kept.into_iter().map(|k| links[k]).collect();
+        store_links(list, &kept);
+    }
+
+    fn duplicate_of(&self, node: u32) -> u32 {
+        let (batch, i) = self.batch(node);
+        batch.duplicate_of[i].load(Ordering::Acquire)
+    }
+
+    /// Gives the node's row to a node with an equal code that has room.
+    fn join_duplicate(&self, node: u32, nearest: &[Found]) -> bool {
+        let Some(first) = nearest.first() else {
+            return false;
+        };
+        let code = self.code(node);
+        nearest
+            .iter()
+            .take_while(|f| f.distance == first.distance)
+            .filter(|f| f.vertex != node && self.code(f.vertex) == code)
+            .any(|found| {
+                let (batch, i) = self.batch(found.vertex);
+                let _lock = batch.locks[i].lock();
+                let count = &batch.duplicates[i];
+                if usize::from(count.load(Ordering::Relaxed)) + 1 >= MAX_HEAP_TIDS {
+                    return false;
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                let (own, j) = self.batch(node);
+                own.duplicate_of[j].store(found.vertex, Ordering::Release);
+                true
+            })
+    }
+
+    /// Writes the graph, which must be complete, to the pages of an empty index.
+    pub fn flush<S: PageStore>(&self, index: &Index<'_, S, C>) -> Result<(), Error> {
+        let nodes = self.progress.lock().sealed;
+        let mut numbers = Numbers::default();
+        let mut rows: FxHashMap<u32, Vec<HeapTid>> = FxHashMap::default();
+        for node in 0..nodes {
+            let (batch, i) = self.batch(node);
+            match self.duplicate_of(node) {
+                NONE => numbers.add(node, self.level(node)),
+                other => {
+                    numbers.skip();
+                    rows.entry(other).or_default().push(batch.tids[i]);
+                }
+            }
+        }
+
+        let mut writer = PageWriter::new(index);
+        for upper in [false, true] {
+            for node in (0..nodes).filter(|&n| self.duplicate_of(n) == NONE) {
+                let levels = if upper { 1..=self.level(node) } else { 0..=0 };
+                for level in levels {
+                    let links: Vec<Vertex> = present(self.list(node, level))
+                        .map(|(_, n)| numbers.vertex(n, level))
+                        .collect();
+                    let mut tids = Vec::new();
+                    if level == 0 {
+                        let (batch, i) = self.batch(node);
+                        tids.push(batch.tids[i]);
+                        tids.extend(rows.remove(&node).into_iter().flatten());
+                    }
+                    writer.write(&NewVertex {
+                        level,
+                        below: if level == 0 {
+                            NONE
+                        } else {
+                            numbers.vertex(node, level - 1)
+                        },
+                        base: Some(numbers.vertex(node, 0)),
+                        heap_tids: &tids,
+                        neighbours: &links,
+                        code: self.code(node),
+                    })?;
+                }
+            }
+        }
+        let vertex_count = writer.finish()?;
+
+        let mut page = index.store.lock(METAPAGE)?;
+        let mut meta = Meta::parse(&page)?;
+        meta.vertex_count = vertex_count;
+        if let Some((node, level)) = *self.entry.read() {
+            meta.entry = numbers.vertex(node, level);
+            meta.entry_level = u32::from(level);
+        }
+        index
+            .store
+            .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+        Ok(())
+    }
+}
+
+impl<C: Codec> Graph for Builder<C> {
+    fn visit(
+        &self,
+        vertex: Vertex,
+        _level: u8,
+        query: &[u8],
+        _tids: Option<&mut Vec<HeapTid>>,
+    ) -> Result<Visit, Error> {
+        Ok(Visit::Live(self.codec.distance(query, self.code(vertex))))
+    }
+
+    fn neighbours(&self, vertex: Vertex, level: u8, out: &mut Vec<Vertex>) -> Result<(), Error> {
+        out.extend(present(self.list(vertex, level)).map(|(_, n)| n));
+        Ok(())
+    }
+
+    fn below(&self, vertex: Vertex, _level: u8) -> Result<Vertex, Error> {
+        Ok(vertex)
+    }
+
+    fn prefetch(&self, vertex: Vertex) {
+        simd::prefetch(self.code(vertex));
+    }
+}
+
+/// The vertex numbers of the nodes: level 0 in the order of the nodes, then
+/// all upper vertices.
+#[derive(Default)]
+struct Numbers {
+    level_0: Vec<Vertex>,
+    elements: Vertex,
+    /// Per node with upper levels, how many upper vertices come before its own.
+    upper: FxHashMap<u32, Vertex>,
+    uppers: Vertex,
+}
+
+impl Numbers {
+    fn add(&mut self, node: u32, level: u8) {
+        self.level_0.push(self.elements);
+        self.elements += 1;
+        if level > 0 {
+            self.upper.insert(node, self.uppers);
+            self.uppers += Vertex::from(level);
+        }
+    }
+
+    fn skip(&mut self) {
+        self.level_0.push(NONE);
+    }
+
+    fn vertex(&self, node: u32, level: u8) -> Vertex {
+        if level == 0 {
+            return self.level_0[node as usize];
+        }
+        let before = self
+            .upper
+            .get(&node)
+            .copied()
+            .unwrap_or(NONE - self.elements);
+        self.elements + before + Vertex::from(level - 1)
+    }
+}
+
+/// Writes vertices in the order of their numbers, page after page.
+struct PageWriter<'w, 's, S, C> {
+    index: &'w Index<'s, S, C>,
+    /// The vertices of the page that is being filled.
+    body: Box<Body>,
+    next: Vertex,
+}
+
+impl<'w, 's, S: PageStore, C: Codec> PageWriter<'w, 's, S, C> {
+    fn new(index: &'w Index<'s, S, C>) -> Self {
+        PageWriter {
+            index,
+            body: Box::new(Body::ZERO),
+            next: 0,
+        }
+    }
+
+    fn write(&mut self, vertex: &NewVertex<'_>) -> Result<(), Error> {
+        let layout = &self.index.layout;
+        let (_, at) = layout.locate(self.next).map_err(|_| Error::Full {
+            vertices: self.next,
+        })?;
+        vertex.write(layout, self.next, &mut self.body, at);
+        self.next += 1;
+        if !self.next.is_multiple_of(layout.slots_per_page) {
+            return Ok(());
+        }
+        self.append()?;
+        for (range, from) in layout.code_pieces(at).skip(1) {
+            self.body.0[from..from + range.len()].copy_from_slice(&vertex.code[range]);
+            self.append()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the page and starts an empty one.
+    fn append(&mut self) -> Result<(), Error> {
+        self.index.store.pause();
+        let mut page = self.index.store.extend()?;
+        self.index
+            .store
+            .commit(&mut [&mut page], &mut |bodies| *bodies[0] = *self.body);
+        *self.body = Body::ZERO;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vertex, Error> {
+        if !self.next.is_multiple_of(self.index.layout.slots_per_page) {
+            self.append()?;
+        }
+        Ok(self.next)
+    }
+}

@@ -1,0 +1,324 @@
+//! Proving that an index is a valid graph.
+//!
+//! The invariants, each with the error that breaks it:
+//!
+//! * every slot parses, and its level, `below` and `base` form one chain per
+//!   element down to level 0;
+//! * a live vertex on level 0 has rows, an upper one has none;
+//! * neighbours are other vertices of the same level that are in use, without
+//!   repetition; none is a free slot;
+//! * the entry point is in use, on the level that the metapage says;
+//! * the chain of free slots holds every free slot once, and nothing else;
+//! * no row is in two vertices.
+//!
+//! Not an error, but counted: vertices that no path from the entry point
+//! reaches (the heuristic may cut the last link to a vertex, and a crash in
+//! mid-insert leaves one), and marked vertices (a vacuum was interrupted).
+
+use std::collections::HashSet;
+
+use rustc_hash::FxHashSet;
+
+use super::beam::Graph;
+use super::codec::{Code, Codec};
+use super::index::Index;
+use super::layout::{HeapTid, Meta, NONE, State, Vertex};
+use crate::Error;
+use crate::page::PageStore;
+
+/// At most so many problems are listed.
+const MAX_PROBLEMS: usize = 100;
+
+/// What [`Index::check`] found.
+#[derive(Debug, Default, Clone)]
+pub struct Report {
+    /// What is wrong; empty for a valid index.
+    pub problems: Vec<Error>,
+    /// Live vertices on level 0.
+    pub elements: u64,
+    /// Rows in them.
+    pub heap_tids: u64,
+    /// Levels of the graph; 0 for an empty index.
+    pub levels: u32,
+    /// Slots in the chain of free slots.
+    pub free_slots: u64,
+    /// Vertices that wait for a vacuum to unlink and free them.
+    pub marked: u64,
+    /// Live vertices on level 0 that the entry point does not lead to.
+    pub unreachable: u64,
+}
+
+impl Report {
+    fn add(&mut self, problem: Error) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// What the checker remembers of a slot.
+#[derive(Clone, Copy)]
+struct Seen {
+    state: State,
+    level: u8,
+    below: Vertex,
+    base: Vertex,
+}
+
+impl<S: PageStore, C: Codec> Index<'_, S, C> {
+    /// Checks the whole index. `on_row` is called with every row and the code
+    /// that the index holds for it.
+    ///
+    /// Nobody may change the index meanwhile.
+    pub fn check(&self, on_row: &mut dyn FnMut(HeapTid, &[u8])) -> Result<Report, Error> {
+        let meta = self.meta()?;
+        let mut report = Report {
+            levels: if meta.entry == NONE {
+                0
+            } else {
+                meta.entry_level + 1
+            },
+            ..Report::default()
+        };
+        let expected = u64::from(meta.vertex_count.div_ceil(self.layout.slots_per_page))
+            * u64::from(self.layout.pages_per_slot)
+            + 1;
+        if expected > u64::from(self.store.block_count()) {
+            report.add(Error::corrupted(
+                0,
+                format!(
+                    "{} vertices need {expected} pages, the index has {}",
+                    meta.vertex_count,
+                    self.store.block_count()
+                ),
+            ));
+            return Ok(report);
+        }
+        let seen = self.check_slots(&meta, &mut report, on_row)?;
+        let Some(seen) = seen else {
+            return Ok(report);
+        };
+        self.check_chains(&seen, &mut report)?;
+        self.check_free_chain(&meta, &seen, &mut report)?;
+        self.check_links(&seen, &mut report)?;
+        self.check_entry(&meta, &seen, &mut report)?;
+        if report.problems.is_empty() {
+            self.count_unreachable(&meta, &seen, &mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// Reads every slot; `None` if some cannot be read.
+    fn check_slots(
+        &self,
+        meta: &Meta,
+        report: &mut Report,
+        on_row: &mut dyn FnMut(HeapTid, &[u8]),
+    ) -> Result<Option<Vec<Seen>>, Error> {
+        let mut seen = Vec::new();
+        let mut rows: FxHashSet<HeapTid> = HashSet::default();
+        let mut code = Code::zeroed(self.layout.code_len);
+        let mut readable = true;
+        for (block, vertices) in self.vertex_pages(meta.vertex_count) {
+            self.store.pause();
+            for vertex in vertices {
+                let looked = self.with_slot(vertex, |slot| {
+                    let tids: Vec<HeapTid> = slot.heap_tids().collect();
+                    let header = slot.header;
+                    (
+                        Seen {
+                            state: slot.state,
+                            level: header.level,
+                            below: header.below,
+                            base: header.base,
+                        },
+                        tids,
+                    )
+                });
+                let (slot, tids) = match looked {
+                    Ok(looked) => looked,
+                    Err(problem) => {
+                        report.add(problem);
+                        readable = false;
+                        continue;
+                    }
+                };
+                seen.push(slot);
+                let bottom = slot.state == State::Live && slot.level == 0;
+                if bottom == tids.is_empty() && slot.state != State::Free {
+                    report.add(Error::corrupted(
+                        block,
+                        format!(
+                            "vertex {vertex} ({:?}, level {}) has {} rows",
+                            slot.state,
+                            slot.level,
+                            tids.len()
+                        ),
+                    ));
+                }
+                match slot.state {
+                    State::Free => {}
+                    State::Dead => report.marked += 1,
+                    State::Live if slot.level > 0 => {}
+                    State::Live => {
+                        report.elements += 1;
+                        report.heap_tids += tids.len() as u64;
+                        self.load_code(vertex, 0, code.bytes_mut())?;
+                        for tid in tids {
+                            if !rows.insert(tid) {
+                                let reason = format!("row {tid:?} is in two vertices");
+                                report.add(Error::corrupted(block, reason));
+                            }
+                            on_row(tid, code.bytes());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(readable.then_some(seen))
+    }
+
+    /// `below` and `base` of every vertex in use.
+    fn check_chains(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
+        for (vertex, slot) in (0..).zip(seen) {
+            if slot.state == State::Free {
+                continue;
+            }
+            let good = if slot.level == 0 {
+                slot.base == vertex && slot.below == NONE
+            } else {
+                let below = seen.get(slot.below as usize);
+                let base = seen.get(slot.base as usize);
+                below.is_some_and(|b| {
+                    b.state != State::Free && b.level == slot.level - 1 && b.base == slot.base
+                }) && base.is_some_and(|b| b.level == 0)
+            };
+            if !good {
+                report.add(Error::corrupted(
+                    self.layout.locate(vertex)?.0,
+                    format!(
+                        "vertex {vertex} of level {} stands on vertex {} and base {}",
+                        slot.level, slot.below, slot.base
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_free_chain(
+        &self,
+        meta: &Meta,
+        seen: &[Seen],
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let free = seen.iter().filter(|s| s.state == State::Free).count() as u64;
+        let mut chain = FxHashSet::default();
+        let mut next = meta.free_head;
+        while next != NONE {
+            let Some(slot) = seen.get(next as usize).filter(|s| s.state == State::Free) else {
+                let reason = format!("slot {next} in the chain of free slots is not free");
+                report.add(Error::corrupted(0, reason));
+                break;
+            };
+            if !chain.insert(next) {
+                let reason = format!("slot {next} is in the chain of free slots twice");
+                report.add(Error::corrupted(0, reason));
+                break;
+            }
+            next = slot.below;
+        }
+        report.free_slots = chain.len() as u64;
+        if report.free_slots != free || u64::from(meta.free_count) != free {
+            report.add(Error::corrupted(
+                0,
+                format!(
+                    "{free} slots are free, {} are in the chain of free slots, the metapage counts {}",
+                    report.free_slots, meta.free_count
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_links(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
+        let mut links = Vec::new();
+        for (vertex, slot) in (0..).zip(seen) {
+            if slot.state != State::Live {
+                continue;
+            }
+            links.clear();
+            self.neighbours(vertex, slot.level, &mut links)?;
+            links.sort_unstable();
+            let repeated = links.windows(2).any(|pair| pair[0] == pair[1]);
+            let dangling = links.iter().find(|&&link| {
+                link == vertex
+                    || !seen
+                        .get(link as usize)
+                        .is_some_and(|to| to.state != State::Free && to.level == slot.level)
+            });
+            let block = self.layout.locate(vertex)?.0;
+            if repeated {
+                let reason = format!("vertex {vertex} has a neighbour twice");
+                report.add(Error::corrupted(block, reason));
+            }
+            if let Some(link) = dangling {
+                let reason = format!("vertex {vertex} has the dangling neighbour {link}");
+                report.add(Error::corrupted(block, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_entry(&self, meta: &Meta, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
+        if meta.entry == NONE {
+            if report.elements > 0 {
+                let reason = format!("no entry point for {} elements", report.elements);
+                report.add(Error::corrupted(0, reason));
+            }
+            return Ok(());
+        }
+        let good = seen
+            .get(meta.entry as usize)
+            .is_some_and(|e| e.state != State::Free && u32::from(e.level) == meta.entry_level);
+        if !good {
+            let reason = format!(
+                "entry point {} is no vertex of level {}",
+                meta.entry, meta.entry_level
+            );
+            report.add(Error::corrupted(0, reason));
+        }
+        Ok(())
+    }
+
+    /// Walks level 0 from where searches get to it.
+    fn count_unreachable(
+        &self,
+        meta: &Meta,
+        seen: &[Seen],
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let mut reached = vec![false; seen.len()];
+        let mut stack = Vec::new();
+        if let Some(entry) = seen.get(meta.entry as usize) {
+            reached[entry.base as usize] = true;
+            stack.push(entry.base);
+        }
+        let mut links = Vec::new();
+        while let Some(vertex) = stack.pop() {
+            links.clear();
+            self.neighbours(vertex, 0, &mut links)?;
+            for &link in &links {
+                if !std::mem::replace(&mut reached[link as usize], true) {
+                    stack.push(link);
+                }
+            }
+        }
+        report.unreachable = seen
+            .iter()
+            .zip(&reached)
+            .filter(|(slot, reached)| slot.state == State::Live && slot.level == 0 && !**reached)
+            .count() as u64;
+        Ok(())
+    }
+}

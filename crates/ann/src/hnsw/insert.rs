@@ -1,0 +1,311 @@
+//! Adding one vector to an index on pages.
+//!
+//! The order of records makes every prefix of them a valid index: first the
+//! element's vertices, bottom up, which nothing points to yet; then each link
+//! back to them, a record of its own; last, for an element above all others,
+//! the entry point. A crash in between leaves an element that is found less
+//! often or not at all; its row is not committed then, and vacuum removes it.
+
+use super::beam::{Beam, BeamOptions, Found, Graph, descend};
+use super::codec::{Code, Codec};
+use super::index::{Index, METAPAGE, NewVertex};
+use super::layout::{HeapTid, MAX_HEAP_TIDS, MAX_LEVEL, Meta, NONE, Slot, SlotMut, State, Vertex};
+use crate::Error;
+use crate::page::PageStore;
+
+/// The level of a new element, from a uniform random number in (0, 1]:
+/// ⌊−ln(u) / ln(m)⌋ (Malkov and Yashunin, section 4.1, with mL = 1/ln m).
+pub fn random_level(m: u16, uniform: f64) -> u8 {
+    let level = -uniform.ln() / f64::from(m).ln();
+    // The cast saturates, so that u = 0 gives the highest level.
+    (level as u8).min(MAX_LEVEL)
+}
+
+/// The vertices nearest to `query` on each level from `top` down to 0, the
+/// lists in ascending order of distance; index 0 is level 0.
+pub(super) fn nearest_by_level(
+    graph: &impl Graph,
+    query: &[u8],
+    entry: Vertex,
+    entry_level: u8,
+    top: u8,
+    ef: usize,
+) -> Result<Vec<Vec<Found>>, Error> {
+    let top = top.min(entry_level);
+    let mut found = vec![Vec::new(); usize::from(top) + 1];
+    let mut entry = descend(graph, query, entry, entry_level, top)?;
+    for level in (0..=top).rev() {
+        let mut beam = Beam::new(level, BeamOptions::default());
+        if entry == NONE || !beam.start(graph, query, entry)? {
+            break;
+        }
+        beam.run(graph, query, ef)?;
+        let nearest = beam.take();
+        if level > 0 {
+            entry = match nearest.first() {
+                Some(nearest) => graph.below(nearest.vertex, level)?,
+                // Every vertex near the entry is dead: go straight down.
+                None => graph.below(entry, level)?,
+            };
+        }
+        found[usize::from(level)] = nearest;
+    }
+    Ok(found)
+}
+
+impl<S: PageStore, C: Codec> Index<'_, S, C> {
+    /// Adds a row. `code` is the row's encoded vector, `uniform` a random
+    /// number in (0, 1] that decides the element's level.
+    ///
+    /// The caller makes vacuum's [`super::vacuum`] barrier wait for this call.
+    pub fn insert(&self, code: &Code, tid: HeapTid, uniform: f64) -> Result<(), Error> {
+        let level = random_level(self.options.m, uniform);
+        let ef = usize::from(self.options.ef_construction);
+        let meta = self.meta()?;
+        let found = self.find(&meta, code, level, ef)?;
+        if let Some(level_0) = found.first()
+            && self.add_to_duplicate(level_0, code, tid)?
+        {
+            return Ok(());
+        }
+
+        let neighbours = self.choose(&found)?;
+        let vertices = self.write_element(level, code, tid, &neighbours)?;
+        self.link_back(&vertices, &neighbours, code)?;
+        let alone = neighbours.first().is_none_or(Vec::is_empty);
+        if alone || u32::from(level) > meta.entry_level {
+            self.raise_entry(level, &vertices, code, alone)?;
+        }
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        meta: &Meta,
+        code: &Code,
+        level: u8,
+        ef: usize,
+    ) -> Result<Vec<Vec<Found>>, Error> {
+        if meta.entry == NONE {
+            return Ok(Vec::new());
+        }
+        let query = code.bytes();
+        nearest_by_level(self, query, meta.entry, meta.entry_level as u8, level, ef)
+    }
+
+    /// The neighbours of a new element on each level, out of what was found.
+    fn choose(&self, found: &[Vec<Found>]) -> Result<Vec<Vec<Vertex>>, Error> {
+        (0_u8..)
+            .zip(found)
+            .map(|(level, found)| {
+                let candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
+                self.select(&candidates, level, self.layout.capacity(level))
+            })
+            .collect()
+    }
+
+    /// Adds the row to a vertex with the same code, if there is one with room.
+    fn add_to_duplicate(
+        &self,
+        nearest: &[Found],
+        code: &Code,
+        tid: HeapTid,
+    ) -> Result<bool, Error> {
+        let Some(first) = nearest.first() else {
+            return Ok(false);
+        };
+        let mut stored = Code::zeroed(self.layout.code_len);
+        for found in nearest.iter().take_while(|f| f.distance == first.distance) {
+            if !self.load_code(found.vertex, 0, stored.bytes_mut())? || stored != *code {
+                continue;
+            }
+            // Between the look at the code and the lock, vacuum can only have
+            // marked the vertex: slots are not reused before this insert ends.
+            let (block, at) = self.layout.locate(found.vertex)?;
+            let mut page = self.store.lock(block)?;
+            let slot = Slot::parse(&self.layout, block, &page, at)?;
+            if slot.state != State::Live || slot.header.level != 0 {
+                continue;
+            }
+            let mut tids: Vec<HeapTid> = slot.heap_tids().collect();
+            if tids.len() == MAX_HEAP_TIDS {
+                continue;
+            }
+            tids.push(tid);
+            self.store.commit(&mut [&mut page], &mut |bodies| {
+                SlotMut::new(&self.layout, bodies[0], at).set_heap_tids(&tids);
+            });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Writes the vertices of a new element, bottom up; returns their numbers.
+    fn write_element(
+        &self,
+        level: u8,
+        code: &Code,
+        tid: HeapTid,
+        neighbours: &[Vec<Vertex>],
+    ) -> Result<Vec<Vertex>, Error> {
+        let mut vertices: Vec<Vertex> = Vec::with_capacity(usize::from(level) + 1);
+        let rows = [tid];
+        for level in 0..=level {
+            let number = self.write_vertex(&NewVertex {
+                level,
+                below: vertices.last().copied().unwrap_or(NONE),
+                base: vertices.first().copied(),
+                heap_tids: if level == 0 { &rows } else { &[] },
+                neighbours: neighbours.get(usize::from(level)).map_or(&[], |n| n),
+                code: code.bytes(),
+            })?;
+            vertices.push(number);
+        }
+        Ok(vertices)
+    }
+
+    /// Links the neighbours of a new element back to it, bottom up.
+    fn link_back(
+        &self,
+        vertices: &[Vertex],
+        neighbours: &[Vec<Vertex>],
+        code: &Code,
+    ) -> Result<(), Error> {
+        for ((level, &vertex), neighbours) in (0_u8..).zip(vertices).zip(neighbours) {
+            for &neighbour in neighbours {
+                self.add_link(neighbour, vertex, level, code)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `new` (whose code is given) to the neighbours of `vertex`, in the
+    /// place of the least useful one if there is no room; or not at all, if it
+    /// is the least useful one itself.
+    pub(super) fn add_link(
+        &self,
+        vertex: Vertex,
+        new: Vertex,
+        level: u8,
+        code: &Code,
+    ) -> Result<(), Error> {
+        let capacity = self.layout.capacity(level);
+        loop {
+            let seen = self.with_slot(vertex, |slot| {
+                (slot.state == State::Live && slot.header.level == level)
+                    .then(|| slot.neighbours().to_vec())
+            })?;
+            let Some(seen) = seen.filter(|seen| !seen.contains(&new)) else {
+                return Ok(());
+            };
+            let links = if seen.len() < capacity {
+                let mut links = seen.clone();
+                links.push(new);
+                links
+            } else {
+                let links = self.replace_one(vertex, &seen, new, level, code)?;
+                if !links.contains(&new) {
+                    return Ok(());
+                }
+                links
+            };
+            // The choice was made without a lock: it stands only if nobody
+            // changed the list meanwhile.
+            let unchanged = self.change_slot(
+                vertex,
+                |slot| {
+                    slot.state == State::Live
+                        && slot.header.level == level
+                        && slot.neighbours() == seen
+                },
+                |slot| slot.set_neighbours(&links),
+            )?;
+            if unchanged {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The full list `seen` of a vertex with `new` added and one left out.
+    fn replace_one(
+        &self,
+        vertex: Vertex,
+        seen: &[Vertex],
+        new: Vertex,
+        level: u8,
+        code: &Code,
+    ) -> Result<Vec<Vertex>, Error> {
+        let mut own = Code::zeroed(self.layout.code_len);
+        if !self.load_code(vertex, level, own.bytes_mut())? {
+            return Ok(Vec::new());
+        }
+        let mut candidates = vec![(self.codec.distance(own.bytes(), code.bytes()), new)];
+        for &neighbour in seen {
+            // A link to a vertex that is being removed is the first to go.
+            if let Some(distance) = self.live_distance(neighbour, level, own.bytes())? {
+                candidates.push((distance, neighbour));
+            }
+        }
+        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
+        self.select(&candidates, level, self.layout.capacity(level))
+    }
+
+    /// Makes a new element the entry point, if it is above the present one.
+    /// `alone` says that the element found no live vertex and so has no
+    /// neighbours: then it also takes the place of a dead entry point, or, if
+    /// another element came first, gets its neighbours now.
+    fn raise_entry(
+        &self,
+        level: u8,
+        vertices: &[Vertex],
+        code: &Code,
+        alone: bool,
+    ) -> Result<(), Error> {
+        let Some(&top) = vertices.last() else {
+            return Ok(());
+        };
+        let mut page = self.store.lock(METAPAGE)?;
+        let mut meta = Meta::parse(&page)?;
+        let before = meta;
+        let vacant = meta.entry == NONE
+            || vertices.contains(&meta.entry)
+            || alone && self.with_slot(meta.entry, |slot| slot.state != State::Live)?;
+        if vacant || u32::from(level) > meta.entry_level {
+            meta.entry = top;
+            meta.entry_level = u32::from(level);
+            self.store
+                .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+        }
+        drop(page);
+        if alone && !vacant {
+            self.relink(&before, vertices, code)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the vertices of an element neighbours anew, searching from the
+    /// entry point in `meta`.
+    pub(super) fn relink(
+        &self,
+        meta: &Meta,
+        vertices: &[Vertex],
+        code: &Code,
+    ) -> Result<(), Error> {
+        let ef = usize::from(self.options.ef_construction);
+        let top = (vertices.len() - 1) as u8;
+        let mut found = self.find(meta, code, top, ef)?;
+        for found in &mut found {
+            found.retain(|f| !vertices.contains(&f.vertex));
+        }
+        let neighbours = self.choose(&found)?;
+        for ((level, &vertex), neighbours) in (0_u8..).zip(vertices).zip(&neighbours) {
+            for &neighbour in neighbours {
+                let mut other = Code::zeroed(self.layout.code_len);
+                if self.load_code(neighbour, level, other.bytes_mut())? {
+                    self.add_link(vertex, neighbour, level, &other)?;
+                }
+            }
+        }
+        self.link_back(vertices, &neighbours, code)
+    }
+}

@@ -1,0 +1,407 @@
+//! The metapage and the vertex slot, byte by byte.
+//!
+//! Block 0 is the metapage. From block 1 on the index is one array of *slots*
+//! of a single size, which follows from the dimension and m. A slot that fits
+//! shares its page with others; a larger one takes several consecutive pages.
+//! So the number of a vertex is its address: see [`Layout::locate`].
+//!
+//! A slot holds one vertex at one level. An element of level l has l + 1
+//! vertices, each of which knows the one below it. See `README.md` for the
+//! table of offsets.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::codec::Codec;
+use crate::page::{BODY_LEN, Block, Body};
+use crate::{Error, Metric};
+
+/// The number of a vertex: its place in the array of slots.
+pub type Vertex = u32;
+
+/// No vertex.
+pub const NONE: Vertex = u32::MAX;
+
+/// The highest level an element can have. With m = 2, one element in 2^31
+/// would get there.
+pub const MAX_LEVEL: u8 = 31;
+
+/// Rows with equal vectors share a vertex, up to this many.
+pub const MAX_HEAP_TIDS: usize = 10;
+
+/// `m` may be at most this.
+pub const MAX_M: u16 = 100;
+
+const MAGIC: u32 = 0x4857_5349; // "ISWH"
+/// The page format that this code reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The address of a table row: block number × 2^16 + line pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HeapTid(pub u64);
+
+impl HeapTid {
+    fn to_bytes(self) -> [u8; 6] {
+        let b = self.0.to_le_bytes();
+        [b[0], b[1], b[2], b[3], b[4], b[5]]
+    }
+
+    fn from_bytes(b: &[u8; 6]) -> Self {
+        HeapTid(u64::from_le_bytes([
+            b[0], b[1], b[2], b[3], b[4], b[5], 0, 0,
+        ]))
+    }
+}
+
+/// What the creator of an index chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Components of a vector.
+    pub dimension: u32,
+    /// Neighbours of a vertex: at most `m` above level 0, `2 m` on it.
+    pub m: u16,
+    /// Size of the beam that looks for a new vertex's neighbours.
+    pub ef_construction: u16,
+    /// What is near.
+    pub metric: Metric,
+}
+
+/// The metapage, as stored.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Meta {
+    magic: u32,
+    version: u32,
+    dimension: u32,
+    metric: u32,
+    m: u16,
+    ef_construction: u16,
+    slot_len: u32,
+    /// Vertex where searches start, on the top level; `NONE` in an empty index.
+    pub entry: Vertex,
+    /// Level of `entry`.
+    pub entry_level: u32,
+    /// Slots handed out so far, free ones included.
+    pub vertex_count: u32,
+    /// First slot of the chain of free slots.
+    pub free_head: Vertex,
+    /// Length of that chain.
+    pub free_count: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Meta>() == 48);
+
+impl Meta {
+    /// The metapage of an empty index.
+    pub fn new(options: &Options, layout: &Layout) -> Self {
+        Meta {
+            magic: MAGIC,
+            version: FORMAT_VERSION,
+            dimension: options.dimension,
+            metric: options.metric.tag(),
+            m: options.m,
+            ef_construction: options.ef_construction,
+            slot_len: layout.slot_len as u32,
+            entry: NONE,
+            entry_level: 0,
+            vertex_count: 0,
+            free_head: NONE,
+            free_count: 0,
+            reserved: 0,
+        }
+    }
+
+    /// Reads a metapage and checks what can be checked without other pages.
+    pub fn parse(body: &Body) -> Result<Self, Error> {
+        let meta: Meta = *bytemuck::from_bytes(&body.0[..size_of::<Meta>()]);
+        let wrong = |reason: String| Err(Error::corrupted(0, reason));
+        if meta.magic != MAGIC {
+            return wrong(format!("metapage has magic number {:#x}", meta.magic));
+        }
+        if meta.version != FORMAT_VERSION {
+            return Err(Error::Version {
+                found: meta.version,
+                supported: FORMAT_VERSION,
+            });
+        }
+        if meta.m < 2 || meta.m > MAX_M {
+            return wrong(format!("metapage has m = {}", meta.m));
+        }
+        if meta.dimension == 0 || meta.dimension > 1 << 20 {
+            return wrong(format!("metapage has dimension {}", meta.dimension));
+        }
+        if meta.entry != NONE
+            && (meta.entry >= meta.vertex_count || meta.entry_level > u32::from(MAX_LEVEL))
+        {
+            return wrong(format!(
+                "entry point {} at level {} of {} vertices",
+                meta.entry, meta.entry_level, meta.vertex_count
+            ));
+        }
+        if meta.free_head != NONE && meta.free_head >= meta.vertex_count {
+            return wrong(format!(
+                "free slot {} of {} vertices",
+                meta.free_head, meta.vertex_count
+            ));
+        }
+        Ok(meta)
+    }
+
+    /// Writes the metapage.
+    pub fn write(&self, body: &mut Body) {
+        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(self));
+    }
+
+    /// The options the index was created with.
+    pub fn options(&self) -> Result<Options, Error> {
+        let metric = Metric::from_tag(self.metric)
+            .ok_or_else(|| Error::corrupted(0, format!("metapage has metric {}", self.metric)))?;
+        Ok(Options {
+            dimension: self.dimension,
+            m: self.m,
+            ef_construction: self.ef_construction,
+            metric,
+        })
+    }
+
+    /// Checks that the slots on the pages have the size that `layout` expects.
+    pub fn check_layout(&self, layout: &Layout) -> Result<(), Error> {
+        if self.slot_len as usize != layout.slot_len {
+            return Err(Error::corrupted(
+                0,
+                format!(
+                    "metapage has slots of {} bytes instead of {}",
+                    self.slot_len, layout.slot_len
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a slot is in use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// In the chain of free slots (or never used: a page of zeros).
+    Free,
+    /// A vertex of the graph.
+    Live,
+    /// A vertex whose rows are gone; still a way through the graph until
+    /// vacuum has unlinked it.
+    Dead,
+}
+
+/// The fixed first bytes of a slot, as stored.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    state: u8,
+    /// Level of this vertex.
+    pub level: u8,
+    heap_tids: u8,
+    reserved: u8,
+    neighbours: u16,
+    reserved_2: u16,
+    /// The same element's vertex one level down; in a free slot, the next one.
+    pub below: Vertex,
+    /// The same element's vertex on level 0.
+    pub base: Vertex,
+}
+
+const HEADER_LEN: usize = size_of::<Header>();
+const TIDS_AT: usize = HEADER_LEN;
+const NEIGHBOURS_AT: usize = (TIDS_AT + MAX_HEAP_TIDS * 6).next_multiple_of(8);
+
+const _: () = assert!(HEADER_LEN == 16);
+const _: () = assert!(NEIGHBOURS_AT == 80);
+// Everything but the code lies on the first page of a slot.
+const _: () = assert!(NEIGHBOURS_AT + 2 * MAX_M as usize * 4 < BODY_LEN);
+
+/// Sizes and places of an index, from its options and codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of a slot.
+    pub slot_len: usize,
+    /// Slots on a page; 1 when a slot takes several pages.
+    pub slots_per_page: u32,
+    /// Pages of a slot.
+    pub pages_per_slot: u32,
+    /// Where the code starts in a slot.
+    pub code_at: usize,
+    /// Bytes of a code.
+    pub code_len: usize,
+    m: usize,
+}
+
+impl Layout {
+    /// The layout of an index with these options, whose codes are `codec`'s.
+    pub fn new(options: &Options, codec: &impl Codec) -> Self {
+        let m = usize::from(options.m);
+        let code_at = NEIGHBOURS_AT + 2 * m * size_of::<Vertex>();
+        let code_len = codec.code_len();
+        let slot_len = (code_at + code_len).next_multiple_of(8);
+        Layout {
+            slot_len,
+            slots_per_page: (BODY_LEN / slot_len).max(1) as u32,
+            pages_per_slot: slot_len.div_ceil(BODY_LEN) as u32,
+            code_at,
+            code_len,
+            m,
+        }
+    }
+
+    /// How many neighbours a vertex of this level can have.
+    pub fn capacity(&self, level: u8) -> usize {
+        if level == 0 { 2 * self.m } else { self.m }
+    }
+
+    /// The (first) block of a vertex, and the byte where its slot starts.
+    pub fn locate(&self, vertex: Vertex) -> Result<(Block, usize), Error> {
+        let block = (vertex / self.slots_per_page)
+            .checked_mul(self.pages_per_slot)
+            .and_then(|b| b.checked_add(self.pages_per_slot))
+            .filter(|_| vertex != NONE)
+            .ok_or_else(|| Error::corrupted(0, format!("vertex number {vertex}")))?
+            - (self.pages_per_slot - 1);
+        let slot = (vertex % self.slots_per_page) as usize;
+        Ok((block, slot * self.slot_len))
+    }
+
+    /// The ranges of a code's bytes that lie on each page of its slot, with
+    /// the byte of that page where the range starts.
+    pub fn code_pieces(
+        &self,
+        slot_at: usize,
+    ) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+        let (code_at, code_len) = (self.code_at, self.code_len);
+        (0..self.pages_per_slot as usize).map(move |page| {
+            let start = if page == 0 {
+                0
+            } else {
+                page * BODY_LEN - code_at
+            };
+            let end = ((page + 1) * BODY_LEN - slot_at - code_at).min(code_len);
+            let at = if page == 0 { slot_at + code_at } else { 0 };
+            (start..end, at)
+        })
+    }
+}
+
+/// A slot's first page, checked: counts are within their limits.
+#[derive(Clone, Copy)]
+pub struct Slot<'a> {
+    /// The slot's bytes on its first page.
+    bytes: &'a [u8],
+    /// The fixed part.
+    pub header: Header,
+    /// What the slot is in use for.
+    pub state: State,
+}
+
+impl<'a> Slot<'a> {
+    /// Reads the slot at byte `at` of its first page.
+    pub fn parse(layout: &Layout, block: Block, body: &'a Body, at: usize) -> Result<Self, Error> {
+        let bytes = &body.0[at..(at + layout.slot_len).min(BODY_LEN)];
+        let header: Header = *bytemuck::from_bytes(&bytes[..HEADER_LEN]);
+        let wrong = |what: &str, value: usize| {
+            let reason = format!("slot at byte {at} has {what} {value}");
+            Err(Error::corrupted(block, reason))
+        };
+        let state = match header.state {
+            0 => State::Free,
+            1 => State::Live,
+            2 => State::Dead,
+            other => return wrong("state", usize::from(other)),
+        };
+        if header.level > MAX_LEVEL {
+            return wrong("level", usize::from(header.level));
+        }
+        if usize::from(header.heap_tids) > MAX_HEAP_TIDS {
+            return wrong("heap TID count", usize::from(header.heap_tids));
+        }
+        if usize::from(header.neighbours) > layout.capacity(header.level) {
+            return wrong("neighbour count", usize::from(header.neighbours));
+        }
+        Ok(Slot {
+            bytes,
+            header,
+            state,
+        })
+    }
+
+    /// The rows of this vertex.
+    pub fn heap_tids(&self) -> impl ExactSizeIterator<Item = HeapTid> + use<'a> {
+        let count = usize::from(self.header.heap_tids);
+        let (tids, _) = self.bytes[TIDS_AT..TIDS_AT + count * 6].as_chunks::<6>();
+        tids.iter().map(HeapTid::from_bytes)
+    }
+
+    /// The neighbours of this vertex.
+    pub fn neighbours(&self) -> &'a [Vertex] {
+        let count = usize::from(self.header.neighbours);
+        bytemuck::cast_slice(&self.bytes[NEIGHBOURS_AT..NEIGHBOURS_AT + count * 4])
+    }
+}
+
+/// Changes a slot on the image of its first page.
+pub struct SlotMut<'a> {
+    bytes: &'a mut [u8],
+}
+
+impl<'a> SlotMut<'a> {
+    /// The slot at byte `at` of its first page.
+    pub fn new(layout: &Layout, body: &'a mut Body, at: usize) -> Self {
+        let end = (at + layout.slot_len).min(BODY_LEN);
+        SlotMut {
+            bytes: &mut body.0[at..end],
+        }
+    }
+
+    fn header(&mut self) -> &mut Header {
+        bytemuck::from_bytes_mut(&mut self.bytes[..HEADER_LEN])
+    }
+
+    /// Makes this a live vertex without rows or neighbours.
+    pub fn init(&mut self, level: u8, below: Vertex, base: Vertex) {
+        *self.header() = Header {
+            state: 1,
+            level,
+            heap_tids: 0,
+            reserved: 0,
+            neighbours: 0,
+            reserved_2: 0,
+            below,
+            base,
+        };
+    }
+
+    /// Marks a vertex whose rows are gone.
+    pub fn set_dead(&mut self) {
+        self.header().state = 2;
+    }
+
+    /// Puts the slot into the chain of free slots, before `next`.
+    pub fn set_free(&mut self, next: Vertex) {
+        let header = self.header();
+        *header = Header::zeroed();
+        header.below = next;
+        header.base = NONE;
+    }
+
+    /// Writes the rows; at most [`MAX_HEAP_TIDS`].
+    pub fn set_heap_tids(&mut self, tids: &[HeapTid]) {
+        debug_assert!(tids.len() <= MAX_HEAP_TIDS);
+        self.header().heap_tids = tids.len() as u8;
+        let (stored, _) = self.bytes[TIDS_AT..NEIGHBOURS_AT].as_chunks_mut::<6>();
+        for (stored, tid) in stored.iter_mut().zip(tids) {
+            *stored = tid.to_bytes();
+        }
+    }
+
+    /// Writes the neighbours; at most the capacity of the vertex's level.
+    pub fn set_neighbours(&mut self, neighbours: &[Vertex]) {
+        self.header().neighbours = neighbours.len() as u16;
+        self.bytes[NEIGHBOURS_AT..NEIGHBOURS_AT + neighbours.len() * 4]
+            .copy_from_slice(bytemuck::cast_slice(neighbours));
+    }
+}

@@ -1,0 +1,39 @@
+//! Hierarchical navigable small world graphs over pages.
+//!
+//! Malkov and Yashunin, "Efficient and robust approximate nearest neighbor
+//! search using Hierarchical Navigable Small World graphs", 2016
+//! (arXiv:1603.09320). `README.md` in this folder says how this index differs,
+//! what its pages look like, the order of locks, and what a crash leaves.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`codec`] | what a vertex stores of its vector, and distances between codes |
+//! | [`layout`] | the metapage and the vertex slot, byte by byte |
+//! | [`index`] | an open index: reading and writing single vertices |
+//! | [`beam`] | best-first search on one level, resumable |
+//! | [`neighbours`] | the diversity heuristic |
+//! | [`insert`] | adding one vector to an index on pages |
+//! | [`build`] | building a whole graph in memory, with threads |
+//! | [`scan`] | nearest rows of a query, as a stream |
+//! | [`vacuum`] | removing rows: mark, repair, free |
+//! | [`check`] | proving that an index is a valid graph |
+
+pub mod beam;
+pub mod build;
+pub mod check;
+pub mod codec;
+pub mod index;
+pub mod insert;
+pub mod layout;
+pub mod neighbours;
+pub mod scan;
+pub mod vacuum;
+
+#[cfg(test)]
+mod tests;
+
+pub use build::Builder;
+pub use codec::{Code, Codec, Plain};
+pub use index::Index;
+pub use layout::{HeapTid, Options, Vertex};
+pub use scan::Scan;

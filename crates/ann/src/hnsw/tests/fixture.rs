@@ -1,0 +1,153 @@
+//! Vectors, indexes over them, and what every test asserts of an index.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::Metric;
+use crate::hnsw::check::Report;
+use crate::hnsw::index::{create, read_meta};
+use crate::hnsw::{Builder, Code, Codec, HeapTid, Index, Options, Plain, Scan, build};
+use crate::mem_pages::MemPages;
+
+pub fn options(metric: Metric, dimension: u32) -> Options {
+    Options {
+        dimension,
+        m: 8,
+        ef_construction: 40,
+        metric,
+    }
+}
+
+fn random(rng: &mut SmallRng, dimension: usize) -> Vec<f32> {
+    (0..dimension)
+        .map(|_| rng.random_range(-1.0..1.0))
+        .collect()
+}
+
+/// Points around two dozen centres, which are the same for every seed.
+pub fn clustered(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut rng = SmallRng::seed_from_u64(0);
+    let centres: Vec<Vec<f32>> = (0..24).map(|_| random(&mut rng, dimension)).collect();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    (0..count)
+        .map(|i| {
+            let noise = random(&mut rng, dimension);
+            let centre = &centres[i % centres.len()];
+            centre.iter().zip(noise).map(|(c, n)| c + 0.4 * n).collect()
+        })
+        .collect()
+}
+
+pub fn empty(options: &Options) -> MemPages {
+    let store = MemPages::new();
+    create(&store, options, &codec(options)).unwrap();
+    store
+}
+
+pub fn codec(options: &Options) -> Plain {
+    Plain::new(options.metric, options.dimension as usize)
+}
+
+pub fn open(store: &MemPages) -> Index<'_, MemPages, Plain> {
+    let meta = read_meta(store).unwrap();
+    let codec = codec(&meta.options().unwrap());
+    Index::open(store, &meta, codec).unwrap()
+}
+
+pub fn encode(options: &Options, vector: &[f32]) -> Code {
+    let codec = codec(options);
+    let mut code = Code::zeroed(codec.code_len());
+    assert!(codec.encode(vector, code.bytes_mut()));
+    code
+}
+
+/// Inserts the vectors through pages; row `first + i` holds vector i.
+pub fn insert_all(store: &MemPages, vectors: &[Vec<f32>], first: u64, seed: u64) {
+    let index = open(store);
+    let mut rng = SmallRng::seed_from_u64(seed);
+    for (i, vector) in vectors.iter().enumerate() {
+        let code = encode(index.options(), vector);
+        let tid = HeapTid(first + i as u64);
+        index.insert(&code, tid, 1.0 - rng.random::<f64>()).unwrap();
+    }
+}
+
+/// Builds the index in memory with `threads` workers beside this thread.
+pub fn build_all(options: &Options, vectors: &[Vec<f32>], threads: usize) -> MemPages {
+    let store = empty(options);
+    let builder = Builder::new(codec(options), *options, 1 << 30, 7);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| builder.work());
+        }
+        for (i, vector) in vectors.iter().enumerate() {
+            let added = builder.add(&encode(options, vector), HeapTid(i as u64));
+            assert_eq!(added, build::Added::Yes);
+        }
+        builder.close();
+        while builder.help(0) {}
+    });
+    builder.flush(&open(&store)).unwrap();
+    store
+}
+
+/// The rows of the first `k` results, nearest first.
+pub fn nearest(store: &MemPages, query: &[f32], ef: usize, k: usize) -> Vec<u64> {
+    let index = open(store);
+    let mut scan = Scan::new(encode(index.options(), query));
+    let found = scan.next_round(&index, ef).unwrap();
+    found
+        .iter()
+        .flat_map(|f| scan.heap_tids(f))
+        .map(|tid| tid.0)
+        .take(k)
+        .collect()
+}
+
+pub fn exact(options: &Options, rows: &[(u64, &Vec<f32>)], query: &[f32], k: usize) -> Vec<u64> {
+    let codec = codec(options);
+    let query = encode(options, query);
+    let mut all: Vec<(f32, u64)> = rows
+        .iter()
+        .map(|(row, v)| {
+            let code = encode(options, v);
+            (codec.distance(query.bytes(), code.bytes()), *row)
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    all.into_iter().take(k).map(|(_, row)| row).collect()
+}
+
+/// Mean recall@10 over the queries.
+pub fn recall(store: &MemPages, rows: &[(u64, &Vec<f32>)], queries: &[Vec<f32>], ef: usize) -> f64 {
+    let options = *open(store).options();
+    let hits: usize = queries
+        .iter()
+        .map(|query| {
+            let want = exact(&options, rows, query, 10);
+            let got = nearest(store, query, ef, 10);
+            got.iter().filter(|row| want.contains(row)).count()
+        })
+        .sum();
+    hits as f64 / (10 * queries.len()) as f64
+}
+
+/// The index is valid and holds each of the rows once.
+pub fn assert_valid(store: &MemPages, rows: impl IntoIterator<Item = u64>) -> Report {
+    let mut held = Vec::new();
+    let report = open(store).check(&mut |tid, _| held.push(tid.0)).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+    held.sort_unstable();
+    let mut rows: Vec<u64> = rows.into_iter().collect();
+    rows.sort_unstable();
+    assert_eq!(held, rows);
+    report
+}
+
+/// Vacuums away the rows for which `is_dead` says so.
+pub fn vacuum(store: &MemPages, is_dead: impl Fn(u64) -> bool) {
+    let index = open(store);
+    let marked = index.mark(&mut |tid| is_dead(tid.0)).unwrap();
+    index.repair(&marked).unwrap();
+    index.free(&marked).unwrap();
+}

@@ -1,0 +1,217 @@
+//! Recall and validity after builds, inserts and vacuums.
+
+use super::fixture::*;
+use crate::Metric;
+use crate::hnsw::check::Report;
+use crate::hnsw::{HeapTid, Scan};
+
+const METRICS: [Metric; 4] = [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1];
+
+fn numbered(vectors: &[Vec<f32>]) -> Vec<(u64, &Vec<f32>)> {
+    (0..).zip(vectors).collect()
+}
+
+/// Nearly every vertex can be reached. Under inner product, short vectors are
+/// near to nothing, not even to themselves, and their links are the first to be
+/// pruned: there, most is enough.
+fn assert_reachable(metric: Metric, report: &Report) {
+    let limit = match metric {
+        Metric::InnerProduct => report.elements / 2,
+        Metric::L2 | Metric::Cosine | Metric::L1 => report.elements / 1000,
+    };
+    assert!(report.unreachable <= limit, "{metric:?}: {report:?}");
+}
+
+#[test]
+fn inserted_index_finds_the_nearest() {
+    for metric in METRICS {
+        let vectors = clustered(2000, 24, 1);
+        let queries = clustered(50, 24, 2);
+        let store = empty(&options(metric, 24));
+        insert_all(&store, &vectors, 0, 3);
+        let report = assert_valid(&store, 0..2000);
+        assert_reachable(metric, &report);
+        let recall = recall(&store, &numbered(&vectors), &queries, 40);
+        assert!(recall >= 0.95, "{metric:?}: {recall}");
+    }
+}
+
+#[test]
+fn built_index_finds_the_nearest() {
+    for metric in METRICS {
+        for threads in [0, 3] {
+            let vectors = clustered(3000, 24, 4);
+            let queries = clustered(50, 24, 5);
+            let store = build_all(&options(metric, 24), &vectors, threads);
+            let report = assert_valid(&store, 0..3000);
+            assert_reachable(metric, &report);
+            let recall = recall(&store, &numbered(&vectors), &queries, 40);
+            assert!(recall >= 0.95, "{metric:?}, {threads} threads: {recall}");
+        }
+    }
+}
+
+/// Vacuums a third of the rows away and compares with an index that never had
+/// them.
+fn vacuum_a_third(is_dead: impl Fn(u64) -> bool) {
+    let options = options(Metric::L2, 24);
+    let vectors = clustered(3000, 24, 6);
+    let queries = clustered(100, 24, 7);
+    let store = build_all(&options, &vectors, 1);
+    let before = open(&store).meta().unwrap().vertex_count;
+
+    vacuum(&store, &is_dead);
+    let rest: Vec<(u64, &Vec<f32>)> = numbered(&vectors)
+        .into_iter()
+        .filter(|(row, _)| !is_dead(*row))
+        .collect();
+    let report = assert_valid(&store, rest.iter().map(|r| r.0));
+    assert_eq!(report.marked, 0);
+    assert!(report.free_slots >= 1000, "{report:?}");
+    assert!(report.unreachable <= 3, "{report:?}");
+
+    let kept: Vec<Vec<f32>> = rest.iter().map(|r| r.1.clone()).collect();
+    let fresh = build_all(&options, &kept, 1);
+    let fresh_recall = recall(&fresh, &numbered(&kept), &queries, 40);
+    let vacuumed_recall = recall(&store, &rest, &queries, 40);
+    assert!(
+        vacuumed_recall >= fresh_recall - 0.01,
+        "{vacuumed_recall} instead of {fresh_recall}"
+    );
+
+    insert_all(&store, &clustered(900, 24, 99), 10_000, 8);
+    let report = assert_valid(&store, rest.iter().map(|r| r.0).chain(10_000..10_900));
+    assert!(report.free_slots < 200, "{report:?}");
+    assert!(open(&store).meta().unwrap().vertex_count <= before + 100);
+}
+
+#[test]
+fn vacuumed_index_is_as_good_as_a_new_one_and_reuses_slots() {
+    vacuum_a_third(|row| row % 5 < 2 && row < 2600);
+}
+
+#[test]
+fn vacuum_of_whole_clusters_keeps_the_graph_together() {
+    // Rows of the same cluster are 24 apart.
+    vacuum_a_third(|row| row % 3 == 0);
+}
+
+#[test]
+fn everything_deleted_leaves_an_empty_index_that_takes_rows_again() {
+    let vectors = clustered(300, 8, 9);
+    let store = empty(&options(Metric::L2, 8));
+    insert_all(&store, &vectors, 0, 1);
+    vacuum(&store, |_| true);
+    let report = assert_valid(&store, []);
+    assert_eq!((report.elements, report.levels), (0, 0));
+    assert!(nearest(&store, &vectors[0], 40, 10).is_empty());
+    insert_all(&store, &vectors, 0, 2);
+    assert_valid(&store, 0..300);
+    assert_eq!(nearest(&store, &vectors[7], 40, 1), [7]);
+}
+
+#[test]
+fn equal_vectors_share_vertices_and_are_all_returned() {
+    let options = options(Metric::Cosine, 8);
+    let same = vec![clustered(1, 8, 3).remove(0); 95];
+    let others = clustered(200, 8, 4);
+    for built in [true, false] {
+        let vectors: Vec<_> = same.iter().chain(&others).cloned().collect();
+        let store = if built {
+            build_all(&options, &vectors, 0)
+        } else {
+            let store = empty(&options);
+            insert_all(&store, &vectors, 0, 5);
+            store
+        };
+        let report = assert_valid(&store, 0..295);
+        assert!(report.elements < 295 - 80, "{report:?}");
+        let mut rows = nearest(&store, &same[0], 60, 95);
+        rows.sort_unstable();
+        assert_eq!(rows, (0..95).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn vectors_of_every_size_can_be_stored() {
+    // Around the sizes where slots start to share pages and to span them.
+    for dimension in [1, 2, 3, 1000, 1001, 1980, 2000, 2001, 4000, 16_000] {
+        let options = options(Metric::L2, dimension);
+        let vectors = clustered(60, dimension as usize, 11);
+        for threads in [None, Some(1)] {
+            let store = match threads {
+                Some(threads) => build_all(&options, &vectors, threads),
+                None => {
+                    let store = empty(&options);
+                    insert_all(&store, &vectors, 0, 5);
+                    store
+                }
+            };
+            assert_valid(&store, 0..60);
+            for row in [0, 31, 59] {
+                let found = nearest(&store, &vectors[row], 60, 1);
+                assert_eq!(found, [row as u64], "{dimension} dimensions");
+            }
+            vacuum(&store, |row| row < 30);
+            assert_valid(&store, 30..60);
+            insert_all(&store, &vectors[..30], 0, 6);
+            assert_valid(&store, 0..60);
+        }
+    }
+}
+
+#[test]
+fn rounds_return_every_row_once() {
+    let vectors = clustered(500, 12, 21);
+    let store = build_all(&options(Metric::L2, 12), &vectors, 0);
+    let index = open(&store);
+    let mut scan = Scan::new(encode(index.options(), &vectors[3]));
+    let mut rows = Vec::new();
+    loop {
+        let round = scan.next_round(&index, 20).unwrap();
+        if round.is_empty() {
+            break;
+        }
+        assert!(round.len() <= 20);
+        assert!(round.windows(2).all(|w| w[0].distance <= w[1].distance));
+        rows.extend(round.iter().flat_map(|f| scan.heap_tids(f)).map(|t| t.0));
+    }
+    assert_eq!(rows[0], 3);
+    rows.sort_unstable();
+    assert_eq!(rows, (0..500).collect::<Vec<_>>());
+}
+
+#[test]
+fn tiny_memory_budget_is_full_not_exceeded() {
+    let options = options(Metric::L2, 64);
+    let builder = crate::hnsw::Builder::new(codec(&options), options, 300 * 1024, 1);
+    let vectors = clustered(5000, 64, 2);
+    let added = vectors
+        .iter()
+        .position(|v| {
+            let code = encode(&options, v);
+            builder.add(&code, HeapTid(0)) == crate::hnsw::build::Added::Full
+        })
+        .unwrap();
+    // 64 dimensions and m = 8 take at least 256 + 128 bytes.
+    assert!(added > 100 && added < 300 * 1024 / 384, "{added}");
+}
+
+#[test]
+fn hostile_values_do_not_break_the_graph() {
+    for metric in METRICS {
+        let mut vectors = clustered(100, 4, 1);
+        for x in [f32::MAX, -f32::MAX, f32::MIN_POSITIVE, 1e-45, 1e30] {
+            vectors.push(vec![x; 4]);
+            vectors.push(vec![x, 0.0, 0.0, -x]);
+        }
+        let count = vectors.len() as u64;
+        let store = empty(&options(metric, 4));
+        insert_all(&store, &vectors, 0, 1);
+        assert_valid(&store, 0..count);
+        for query in &vectors {
+            assert!(!nearest(&store, query, 40, 10).is_empty());
+        }
+        assert_valid(&build_all(&options(metric, 4), &vectors, 1), 0..count);
+    }
+}

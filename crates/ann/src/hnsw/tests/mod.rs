@@ -1,0 +1,7 @@
+//! The graph algorithms over [`MemPages`]: recall against brute force, every
+//! prefix of every insert and vacuum, damage, threads.
+mod concurrency;
+mod damage;
+mod fixture;
+mod graph;
+mod replay;

@@ -1,0 +1,340 @@
+//! Removing rows: mark, repair, free.
+//!
+//! 1. [`Index::mark`] takes the dead rows out of every vertex and marks the
+//!    elements that have none left. Marked vertices stay in the graph as a way
+//!    through; inserts no longer link to them.
+//! 2. The caller waits until every insert that began before the end of (1) has
+//!    ended (the *barrier*): from then on nobody makes a link to a marked one.
+//! 3. [`Index::repair`] gives every vertex with a marked neighbour new ones,
+//!    out of its other neighbours and those of the marked ones. This is the
+//!    consolidation of deletes of Singh et al., "FreshDiskANN", 2021
+//!    (arXiv:2105.09613), section 4.2: work bounded by the neighbours of the
+//!    dead, without a search of the graph.
+//! 4. [`Index::free`] puts the marked slots into the chain of free slots.
+//!
+//! A crash between any two records leaves a valid index in which some vertices
+//! are marked; the next vacuum finds and finishes them.
+
+use super::codec::{Code, Codec};
+use super::index::{Index, METAPAGE};
+use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
+use crate::Error;
+use crate::page::{Block, PageStore};
+
+/// A set of vertices, one bit each.
+#[derive(Default)]
+struct VertexSet(Vec<u64>);
+
+impl VertexSet {
+    fn insert(&mut self, vertex: Vertex) {
+        let word = vertex as usize / 64;
+        if word >= self.0.len() {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (vertex % 64);
+    }
+
+    fn contains(&self, vertex: Vertex) -> bool {
+        self.0
+            .get(vertex as usize / 64)
+            .is_some_and(|word| word & 1 << (vertex % 64) != 0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|&word| word == 0)
+    }
+}
+
+/// What [`Index::mark`] found.
+#[derive(Default)]
+pub struct Marked {
+    dead: VertexSet,
+    /// Those above level 0.
+    dead_upper: Vec<(u8, Vertex)>,
+    /// The highest live vertex, and its level.
+    best: Option<(u8, Vertex)>,
+    /// Rows removed.
+    pub removed: u64,
+    /// Rows that stay.
+    pub remaining: u64,
+}
+
+impl Marked {
+    /// Whether there is anything to repair and free.
+    pub fn any(&self) -> bool {
+        !self.dead.is_empty()
+    }
+}
+
+impl<S: PageStore, C: Codec> Index<'_, S, C> {
+    /// Removes the rows for which `is_dead` says so, and marks the elements
+    /// that have no rows left.
+    pub fn mark(&self, is_dead: &mut dyn FnMut(HeapTid) -> bool) -> Result<Marked, Error> {
+        let mut marked = Marked::default();
+        // Vertices above level 0: (number, level, base).
+        let mut upper = Vec::new();
+        for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
+            self.store.pause();
+            self.mark_page(block, vertices, is_dead, &mut marked, &mut upper)?;
+        }
+        for &(vertex, level, base) in &upper {
+            self.store.pause();
+            if marked.dead.contains(base) {
+                let still = |slot: Slot<'_>| slot.state == State::Live && slot.header.base == base;
+                self.change_slot(vertex, still, |slot| slot.set_dead())?;
+                marked.dead.insert(vertex);
+                marked.dead_upper.push((level, vertex));
+            } else if marked.best.is_none_or(|(best, _)| level > best) {
+                marked.best = Some((level, vertex));
+            }
+        }
+        Ok(marked)
+    }
+
+    fn mark_page(
+        &self,
+        block: Block,
+        vertices: std::ops::Range<Vertex>,
+        is_dead: &mut dyn FnMut(HeapTid) -> bool,
+        marked: &mut Marked,
+        upper: &mut Vec<(Vertex, u8, Vertex)>,
+    ) -> Result<(), Error> {
+        let mut any_dead = false;
+        {
+            let page = self.store.read(block)?;
+            for vertex in vertices.clone() {
+                let slot = Slot::parse(&self.layout, block, &page, self.layout.locate(vertex)?.1)?;
+                match slot.state {
+                    State::Free => {}
+                    State::Dead => {
+                        // An earlier vacuum did not get to its end.
+                        marked.dead.insert(vertex);
+                        if slot.header.level > 0 {
+                            marked.dead_upper.push((slot.header.level, vertex));
+                        }
+                    }
+                    State::Live if slot.header.level > 0 => {
+                        upper.push((vertex, slot.header.level, slot.header.base));
+                    }
+                    State::Live => {
+                        let dead = slot.heap_tids().filter(|&tid| is_dead(tid)).count();
+                        any_dead |= dead > 0;
+                        marked.removed += dead as u64;
+                        marked.remaining += (slot.heap_tids().len() - dead) as u64;
+                        if dead < slot.heap_tids().len() && marked.best.is_none() {
+                            marked.best = Some((0, vertex));
+                        }
+                    }
+                }
+            }
+        }
+        if !any_dead {
+            return Ok(());
+        }
+
+        // Rows that an insert added since then are not dead, so asking again
+        // under the exclusive lock changes nothing but what has to change.
+        let mut page = self.store.lock(block)?;
+        let mut changes: Vec<(usize, Vec<HeapTid>)> = Vec::new();
+        for vertex in vertices {
+            let at = self.layout.locate(vertex)?.1;
+            let slot = Slot::parse(&self.layout, block, &page, at)?;
+            if slot.state != State::Live || slot.header.level > 0 {
+                continue;
+            }
+            let kept: Vec<HeapTid> = slot.heap_tids().filter(|&tid| !is_dead(tid)).collect();
+            if kept.len() < slot.heap_tids().len() {
+                if kept.is_empty() {
+                    marked.dead.insert(vertex);
+                }
+                changes.push((at, kept));
+            }
+        }
+        self.store.commit(&mut [&mut page], &mut |bodies| {
+            for (at, kept) in &changes {
+                let mut slot = SlotMut::new(&self.layout, bodies[0], *at);
+                slot.set_heap_tids(kept);
+                if kept.is_empty() {
+                    slot.set_dead();
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Unlinks the marked vertices: replaces the entry point if it is one, and
+    /// gives every vertex that has marked neighbours new ones. Call it after
+    /// the barrier.
+    pub fn repair(&self, marked: &Marked) -> Result<(), Error> {
+        if !marked.any() {
+            return Ok(());
+        }
+        self.replace_entry(marked)?;
+        for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
+            self.store.pause();
+            let mut broken = Vec::new();
+            {
+                let page = self.store.read(block)?;
+                for vertex in vertices {
+                    let at = self.layout.locate(vertex)?.1;
+                    let slot = Slot::parse(&self.layout, block, &page, at)?;
+                    let has_dead = || slot.neighbours().iter().any(|&n| marked.dead.contains(n));
+                    if slot.state == State::Live && has_dead() {
+                        broken.push((vertex, slot.header.level));
+                    }
+                }
+            }
+            for (vertex, level) in broken {
+                self.repair_vertex(marked, vertex, level)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replace_entry(&self, marked: &Marked) -> Result<(), Error> {
+        let mut page = self.store.lock(METAPAGE)?;
+        let mut meta = Meta::parse(&page)?;
+        if meta.entry == NONE || !marked.dead.contains(meta.entry) {
+            return Ok(());
+        }
+        let (level, vertex) = marked.best.unwrap_or((0, NONE));
+        meta.entry = vertex;
+        meta.entry_level = u32::from(level);
+        self.store
+            .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+        Ok(())
+    }
+
+    fn repair_vertex(&self, marked: &Marked, vertex: Vertex, level: u8) -> Result<(), Error> {
+        let mut own = Code::zeroed(self.layout.code_len);
+        if !self.load_code(vertex, level, own.bytes_mut())? {
+            return Ok(());
+        }
+        loop {
+            let seen = self.with_slot(vertex, |slot| {
+                (slot.state == State::Live).then(|| slot.neighbours().to_vec())
+            })?;
+            let Some(seen) = seen else {
+                return Ok(());
+            };
+            let links = self.links_without_dead(marked, vertex, &seen, level, &own)?;
+            let unchanged = self.change_slot(
+                vertex,
+                |slot| slot.state == State::Live && slot.neighbours() == seen,
+                |slot| slot.set_neighbours(&links),
+            )?;
+            if !unchanged {
+                continue;
+            }
+            if links.is_empty() && level == 0 {
+                // Everything within two steps is dead: search for neighbours.
+                let meta = self.meta()?;
+                if meta.entry != NONE {
+                    self.relink(&meta, &[vertex], &own)?;
+                }
+            }
+            return Ok(());
+        }
+    }
+
+    /// New neighbours for a vertex: the diverse ones among its live neighbours
+    /// and the live neighbours of its dead ones.
+    fn links_without_dead(
+        &self,
+        marked: &Marked,
+        vertex: Vertex,
+        seen: &[Vertex],
+        level: u8,
+        own: &Code,
+    ) -> Result<Vec<Vertex>, Error> {
+        let mut numbers = Vec::new();
+        for &neighbour in seen {
+            if marked.dead.contains(neighbour) {
+                super::beam::Graph::neighbours(self, neighbour, level, &mut numbers)?;
+            } else {
+                numbers.push(neighbour);
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.retain(|&n| n != vertex && !marked.dead.contains(n));
+        let mut candidates = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            if let Some(distance) = self.live_distance(number, level, own.bytes())? {
+                candidates.push((distance, number));
+            }
+        }
+        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // The heuristic fills a list from the nearest third of so many
+        // candidates; looking at all of them would only cost reads.
+        let capacity = self.layout.capacity(level);
+        candidates.truncate(3 * capacity);
+        self.select(&candidates, level, capacity)
+    }
+
+    /// Frees the marked slots. Call it after [`Index::repair`].
+    pub fn free(&self, marked: &Marked) -> Result<(), Error> {
+        // From the top down: a vertex must never outlive one that it stands on.
+        let mut upper = marked.dead_upper.clone();
+        upper.sort_unstable_by(|a, b| b.cmp(a));
+        for (level, vertex) in upper {
+            let block = self.layout.locate(vertex)?.0;
+            self.store.pause();
+            self.free_on_page(block, vertex..vertex + 1, marked, level)?;
+        }
+        for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
+            if vertices.clone().any(|v| marked.dead.contains(v)) {
+                self.store.pause();
+                self.free_on_page(block, vertices, marked, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the marked ones among the vertices of a page, of one level.
+    fn free_on_page(
+        &self,
+        block: Block,
+        vertices: std::ops::Range<Vertex>,
+        marked: &Marked,
+        level: u8,
+    ) -> Result<(), Error> {
+        let mut meta_page = self.store.lock(METAPAGE)?;
+        let mut meta = Meta::parse(&meta_page)?;
+        let mut page = self.store.lock(block)?;
+        let mut freed = Vec::new();
+        for vertex in vertices.filter(|&v| marked.dead.contains(v)) {
+            let at = self.layout.locate(vertex)?.1;
+            let slot = Slot::parse(&self.layout, block, &page, at)?;
+            if slot.state == State::Dead && slot.header.level == level {
+                freed.push((at, meta.free_head));
+                meta.free_head = vertex;
+                meta.free_count += 1;
+            }
+        }
+        if freed.is_empty() {
+            return Ok(());
+        }
+        self.store
+            .commit(&mut [&mut meta_page, &mut page], &mut |bodies| {
+                meta.write(bodies[0]);
+                for &(at, next) in &freed {
+                    SlotMut::new(&self.layout, bodies[1], at).set_free(next);
+                }
+            });
+        Ok(())
+    }
+
+    /// Every first page of slots, with the numbers of the vertices on it.
+    pub(super) fn vertex_pages(
+        &self,
+        count: Vertex,
+    ) -> impl Iterator<Item = (Block, std::ops::Range<Vertex>)> + use<S, C> {
+        let (per_page, pages) = (self.layout.slots_per_page, self.layout.pages_per_slot);
+        (0..count.div_ceil(per_page)).map(move |i| {
+            let first = i * per_page;
+            let last = first.saturating_add(per_page).min(count);
+            (1 + i * pages, first..last)
+        })
+    }
+}

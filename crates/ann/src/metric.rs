@@ -1,0 +1,106 @@
+//! The metrics an index can order by, as sums over dimensions.
+//!
+//! Every metric here is *additive*: the ordering key of two vectors is a
+//! function of a sum over ranges of dimensions, so a vector that spans several
+//! pages is compared page by page without being put together first.
+
+use crate::simd::{self, Kernels};
+
+/// How two vectors are compared. Smaller keys are nearer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Euclidean distance; the key is its square.
+    L2,
+    /// Inner product; the key is its negative.
+    InnerProduct,
+    /// Cosine distance; vectors are normalized when encoded, so the key is the
+    /// negative inner product.
+    Cosine,
+    /// Taxicab distance; the key is the distance itself.
+    L1,
+}
+
+impl Metric {
+    /// The number that stands for this metric in a metapage.
+    pub fn tag(self) -> u32 {
+        match self {
+            Metric::L2 => 1,
+            Metric::InnerProduct => 2,
+            Metric::Cosine => 3,
+            Metric::L1 => 4,
+        }
+    }
+
+    /// The metric that [`Metric::tag`] gave this number.
+    pub fn from_tag(tag: u32) -> Option<Self> {
+        [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1]
+            .into_iter()
+            .find(|metric| metric.tag() == tag)
+    }
+
+    /// The SIMD kernel whose results over ranges of dimensions add up.
+    pub fn kernel(self, kernels: &Kernels) -> simd::Kernel {
+        match self {
+            Metric::L2 => kernels.l2_squared,
+            Metric::InnerProduct | Metric::Cosine => kernels.inner_product,
+            Metric::L1 => kernels.l1,
+        }
+    }
+
+    /// The ordering key that belongs to a sum of kernel results.
+    pub fn key(self, sum: f32) -> f32 {
+        match self {
+            Metric::L2 | Metric::L1 => sum,
+            Metric::InnerProduct | Metric::Cosine => -sum,
+        }
+    }
+}
+
+/// Scales `vector` to length 1 in place.
+///
+/// Returns false, and leaves the vector as it is, when its norm is zero: such
+/// a vector has no direction. The norm is summed in `f64`, so neither tiny nor
+/// huge components lose it.
+pub fn normalize(vector: &mut [f32]) -> bool {
+    let norm = vector
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt();
+    if norm == 0.0 {
+        return false;
+    }
+    for x in vector {
+        *x = (f64::from(*x) / norm) as f32;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_round_trip() {
+        for tag in 0..10 {
+            if let Some(metric) = Metric::from_tag(tag) {
+                assert_eq!(metric.tag(), tag);
+            }
+        }
+        assert_eq!(Metric::from_tag(3), Some(Metric::Cosine));
+        assert_eq!(Metric::from_tag(0), None);
+    }
+
+    #[test]
+    fn normalizes_extremes() {
+        for scale in [1e-38_f32, 1.0, 1e38] {
+            let mut v = [3.0 * scale, -2.5 * scale];
+            assert!(normalize(&mut v));
+            let norm: f32 = v.iter().map(|x| x * x).sum();
+            assert!((norm - 1.0).abs() < 1e-5, "{scale}: {norm}");
+        }
+        let mut zero = [0.0_f32; 3];
+        assert!(!normalize(&mut zero));
+        assert_eq!(zero, [0.0; 3]);
+    }
+}

@@ -1,0 +1,81 @@
+//! The pages an index lives on, behind one small trait.
+//!
+//! An index reads pages under a share lock, changes up to
+//! [`MAX_PAGES_PER_RECORD`] of them in one atomic record, and appends new ones.
+//! What makes a record atomic (a write-ahead log, a journal) is the store's
+//! business; the algorithms above only promise that the pages are a valid
+//! index after every record.
+
+use std::ops::Deref;
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::Error;
+
+/// The number of a page.
+pub type Block = u32;
+
+/// Bytes of a page that belong to the index: an 8 KiB page less the server's
+/// 24-byte header and 8 bytes of special space.
+pub const BODY_LEN: usize = 8192 - 24 - 8;
+
+/// One atomic record changes at most so many pages
+/// (PostgreSQL's `MAX_GENERIC_XLOG_PAGES`).
+pub const MAX_PAGES_PER_RECORD: usize = 4;
+
+/// The part of a page that belongs to the index.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(8))]
+pub struct Body(pub [u8; BODY_LEN]);
+
+impl Body {
+    /// A page that holds nothing yet.
+    pub const ZERO: Body = Body([0; BODY_LEN]);
+}
+
+const _: () = assert!(size_of::<Body>() == BODY_LEN);
+
+/// Where an index's pages are kept.
+///
+/// # Locks
+///
+/// A guard holds its page's lock until it is dropped. A caller that holds one
+/// guard asks for another only in the order that the index's README states,
+/// and never while it waits for anything else.
+pub trait PageStore {
+    /// A page under a share lock.
+    type Read<'s>: Deref<Target = Body>
+    where
+        Self: 's;
+    /// A page under an exclusive lock; changed only through [`PageStore::commit`].
+    type Write<'s>: Deref<Target = Body>
+    where
+        Self: 's;
+
+    /// How many pages there are.
+    fn block_count(&self) -> Block;
+
+    /// Locks a page for reading. A block past the end, or a page that is not
+    /// one of this index, is [`Error::Corrupted`].
+    fn read(&self, block: Block) -> Result<Self::Read<'_>, Error>;
+
+    /// Locks a page for changing it. Errors as [`PageStore::read`].
+    fn lock(&self, block: Block) -> Result<Self::Write<'_>, Error>;
+
+    /// Appends a page of zeros and locks it. Callers serialize themselves. That
+    /// the page is there need not survive a crash; what a record writes to it does.
+    fn extend(&self) -> Result<Self::Write<'_>, Error>;
+
+    /// Changes the locked pages in one atomic record: `edit` sees them in the
+    /// order given, and either all of its changes survive a crash or none.
+    ///
+    /// `pages` has at most [`MAX_PAGES_PER_RECORD`] elements.
+    fn commit(&self, pages: &mut [&mut Self::Write<'_>], edit: &mut dyn FnMut(&mut [&mut Body]));
+
+    /// Hints that a page will be read soon.
+    fn prefetch(&self, block: Block);
+
+    /// Called by long operations between pages, with no lock held: the place
+    /// to notice that the operation was cancelled, or to throttle it.
+    fn pause(&self);
+}

@@ -1,0 +1,82 @@
+//! Every instruction set of this processor against a naive `f64` oracle.
+
+use ann::simd;
+use proptest::prelude::*;
+
+fn naive(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(&x, &y)| term(f64::from(x), f64::from(y)))
+        .sum()
+}
+
+/// The rounding error of an `f32` sum is bounded by the sum of the magnitudes
+/// of its terms, not by its value.
+fn assert_close(set: &str, what: &str, got: f32, want: f64, magnitude: f64) {
+    let tolerance = 1e-5 * magnitude + 1e-30;
+    assert!(
+        (f64::from(got) - want).abs() <= tolerance,
+        "{set} {what}: {got} instead of {want}"
+    );
+}
+
+fn pair() -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
+    // Lengths around every register width and unrolling step.
+    (0_usize..300, -12_i32..12).prop_flat_map(|(n, exponent)| {
+        let scale = 10_f32.powi(exponent);
+        let value = (-1.0_f32..1.0).prop_map(move |x| x * scale);
+        (
+            prop::collection::vec(value.clone(), n),
+            prop::collection::vec(value, n),
+        )
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn kernels_agree_with_the_oracle((a, b) in pair()) {
+        let l2 = naive(&a, &b, |x, y| (x - y) * (x - y));
+        let l1 = naive(&a, &b, |x, y| (x - y).abs());
+        let ip = naive(&a, &b, |x, y| x * y);
+        let ip_terms = naive(&a, &b, |x, y| (x * y).abs());
+        let (aa, bb) = (naive(&a, &a, |x, y| x * y), naive(&b, &b, |x, y| x * y));
+        for set in simd::available() {
+            assert_close(set.name, "l2", (set.l2_squared)(&a, &b), l2, l2);
+            assert_close(set.name, "l1", (set.l1)(&a, &b), l1, l1);
+            assert_close(set.name, "ip", (set.inner_product)(&a, &b), ip, ip_terms);
+            let parts = (set.cosine_parts)(&a, &b);
+            assert_close(set.name, "cosine ab", parts.0, ip, ip_terms);
+            assert_close(set.name, "cosine aa", parts.1, aa, aa);
+            assert_close(set.name, "cosine bb", parts.2, bb, bb);
+        }
+    }
+}
+
+#[test]
+fn small_integers_are_exact_and_equal_on_every_set() {
+    for n in 0..130 {
+        let a: Vec<f32> = (0..n).map(|i| (i % 7) as f32).collect();
+        let b: Vec<f32> = (0..n).map(|i| (i % 5) as f32 - 2.0).collect();
+        let want = naive(&a, &b, |x, y| (x - y) * (x - y)) as f32;
+        for set in simd::available() {
+            assert_eq!((set.l2_squared)(&a, &b), want, "{} at {n}", set.name);
+        }
+    }
+}
+
+#[test]
+fn overflow_is_infinite_not_a_panic() {
+    let (a, b) = ([3e38_f32; 20], [-3e38_f32; 20]);
+    for set in simd::available() {
+        assert_eq!((set.l2_squared)(&a, &b), f32::INFINITY);
+        assert_eq!((set.inner_product)(&a, &b), f32::NEG_INFINITY);
+        assert_eq!((set.l1)(&a, &b), f32::INFINITY);
+    }
+}
+
+#[test]
+#[should_panic(expected = "different dimensions")]
+fn different_lengths_panic() {
+    (simd::kernels().l1)(&[1.0], &[1.0, 2.0]);
+}

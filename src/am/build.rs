@@ -1,0 +1,270 @@
+//! `ambuild` and `ambuildempty`: a new index.
+
+#![allow(unsafe_code)]
+
+use ann::hnsw::build::{Added, Builder};
+use ann::hnsw::index::create;
+use ann::hnsw::{Code, HeapTid, Index, Options, Plain};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::open::{self, RowContext};
+use super::options;
+use crate::errors::{raise, unwrap_index};
+use crate::storage::RelationPages;
+use crate::threads::with_workers;
+use crate::types::Vector;
+
+/// Numbers of `pg_stat_progress_create_index` (commands/progress.h).
+mod progress {
+    pub const SUBPHASE: i32 = 10;
+    pub const TUPLES_TOTAL: i32 = 11;
+    pub const TUPLES_DONE: i32 = 12;
+    /// Subphases of our own, named by `ambuildphasename`.
+    pub const LOADING: i64 = 2;
+    pub const LINKING: i64 = 3;
+    pub const WRITING: i64 = 4;
+}
+
+/// The name of a subphase.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::c_char {
+    let name = match phase {
+        1 => c"initializing",
+        progress::LOADING => c"loading tuples",
+        progress::LINKING => c"linking vertices",
+        progress::WRITING => c"writing pages",
+        _ => return std::ptr::null_mut(),
+    };
+    name.as_ptr().cast_mut()
+}
+
+fn report(what: i32, value: i64) {
+    // SAFETY: writes to this backend's own entry.
+    unsafe { pg_sys::pgstat_progress_update_param(what, value) }
+}
+
+/// The options of an index that is to be built, or an ERROR.
+///
+/// # Safety
+///
+/// `index` is open.
+unsafe fn checked_options(index: pg_sys::Relation) -> Options {
+    // SAFETY: the caller gives an open index of this access method.
+    let (chosen, typmod, metric) = unsafe {
+        let relation = pgrx::PgRelation::from_pg(index);
+        let column = relation.tuple_desc().get(0).map(|column| column.atttypmod);
+        (
+            options::of_index(index),
+            column.unwrap_or(-1),
+            open::metric(index),
+        )
+    };
+    if typmod < 0 {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "column does not have dimensions",
+        );
+    }
+    chosen.check();
+    Options {
+        dimension: typmod as u32,
+        m: chosen.m,
+        ef_construction: chosen.ef_construction,
+        metric,
+    }
+}
+
+/// What the scan of the table adds rows to.
+struct Build<'b, 's, 'r> {
+    index: &'b Index<'s, RelationPages<'r>, Plain>,
+    builder: &'b Builder<Plain>,
+    workers: usize,
+    row_context: RowContext,
+    name: &'b str,
+    dimension: usize,
+    /// The graph did not fit into memory and was written to the pages.
+    flushed: bool,
+    rows: u64,
+    indexed: u64,
+}
+
+impl Build<'_, '_, '_> {
+    fn add(&mut self, vector: Vector<'_>, tid: HeapTid) {
+        let codec = self.index.codec();
+        let Some(code) = open::encode(codec, self.dimension, vector) else {
+            return;
+        };
+        self.indexed += 1;
+        if self.flushed {
+            self.insert(&code, tid);
+            report(progress::TUPLES_DONE, self.indexed as i64);
+            return;
+        }
+        if self.builder.add(&code, tid) == Added::Full {
+            self.flush();
+            self.notice();
+            self.insert(&code, tid);
+            return;
+        }
+        // Without workers, this thread links everything; with them, it helps
+        // when the table is read faster than they link.
+        let backlog = 4096 * self.workers as u32;
+        while self.builder.help(backlog) {
+            pgrx::check_for_interrupts!();
+        }
+        if self.indexed.is_multiple_of(64) {
+            report(progress::TUPLES_DONE, i64::from(self.builder.linked()));
+        }
+    }
+
+    fn insert(&self, code: &Code, tid: HeapTid) {
+        // SAFETY: the state belongs to this backend.
+        let uniform =
+            unsafe { 1.0 - pg_sys::pg_prng_double(&raw mut pg_sys::pg_global_prng_state) };
+        unwrap_index(self.index.insert(code, tid, uniform), self.name);
+    }
+
+    /// Links all rows added so far, and writes the graph.
+    fn flush(&mut self) {
+        report(progress::SUBPHASE, progress::LINKING);
+        self.builder.close();
+        while self.builder.help(0) {
+            pgrx::check_for_interrupts!();
+            report(progress::TUPLES_DONE, i64::from(self.builder.linked()));
+        }
+        while !self.builder.is_complete() {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+            pgrx::check_for_interrupts!();
+        }
+        report(progress::TUPLES_DONE, self.indexed as i64);
+        report(progress::SUBPHASE, progress::WRITING);
+        unwrap_index(self.builder.flush(self.index), self.name);
+        self.flushed = true;
+    }
+
+    fn notice(&self) {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!(
+                "hnsw graph no longer fits into maintenance_work_mem after {} tuples",
+                self.indexed - 1
+            ),
+            "",
+        )
+        .set_detail("Building will take significantly more time.")
+        .set_hint("Increase maintenance_work_mem to speed up builds.")
+        .report(PgLogLevel::NOTICE);
+        report(progress::SUBPHASE, progress::LOADING);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_row(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    is_null: *mut bool,
+    _is_alive: bool,
+    state: *mut core::ffi::c_void,
+) {
+    // SAFETY: `state` is the `Build` that `ambuild` gave to the scan, and the
+    // values are those of the index's one column.
+    unsafe {
+        let build = &mut *state.cast::<Build>();
+        build.rows += 1;
+        if *is_null {
+            return;
+        }
+        let (datum, tid) = (*values, open::heap_tid(*tid));
+        let context = build.row_context;
+        context.run_and_reset(|| build.add(Vector::from_datum(datum), tid));
+    }
+}
+
+/// Threads beside the backend's own that a build may use.
+fn worker_count() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // SAFETY: reads a setting.
+    let allowed = unsafe { pg_sys::max_parallel_maintenance_workers };
+    (allowed.max(0) as usize).min(cores - 1)
+}
+
+/// Builds the index of a table.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuild(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+) -> *mut pg_sys::IndexBuildResult {
+    // SAFETY: the caller gives open relations, exclusively locked.
+    let (rows, indexed) = unsafe {
+        let options = checked_options(index);
+        let name = open::name(index);
+        let pages = RelationPages::for_build(index);
+        let dimension = options.dimension as usize;
+        let codec = Plain::new(options.metric, dimension);
+        unwrap_index(create(&pages, &options, &codec), &name);
+        let graph = open::index(&pages, &name);
+
+        let budget = pg_sys::maintenance_work_mem as usize * 1024;
+        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
+        let builder = Builder::new(codec, options, budget, seed);
+        let workers = worker_count();
+        let mut build = Build {
+            index: &graph,
+            builder: &builder,
+            workers,
+            row_context: RowContext::new(),
+            name: &name,
+            dimension,
+            flushed: false,
+            rows: 0,
+            indexed: 0,
+        };
+        report(progress::SUBPHASE, progress::LOADING);
+        let estimate = (*(*heap).rd_rel).reltuples;
+        report(progress::TUPLES_TOTAL, estimate.max(0.0) as i64);
+        with_workers(
+            workers,
+            || builder.work(),
+            || builder.abandon(),
+            || {
+                pg_sys::table_index_build_scan(
+                    heap,
+                    index,
+                    index_info,
+                    true,
+                    true,
+                    Some(on_row),
+                    (&raw mut build).cast(),
+                    std::ptr::null_mut(),
+                );
+                report(progress::TUPLES_TOTAL, build.indexed as i64);
+                if !build.flushed {
+                    build.flush();
+                }
+            },
+        );
+        pages.log_all();
+        (build.rows, build.indexed)
+    };
+    // SAFETY: a plain struct, palloc'd.
+    let mut result = unsafe { PgBox::<pg_sys::IndexBuildResult>::alloc0() };
+    result.heap_tuples = rows as f64;
+    result.index_tuples = indexed as f64;
+    result.into_pg()
+}
+
+/// Writes the empty index of an unlogged table, to which a crash resets it.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
+    // SAFETY: the caller gives an open relation, exclusively locked.
+    unsafe {
+        let options = checked_options(index);
+        let pages = RelationPages::for_init_fork(index);
+        let codec = Plain::new(options.metric, options.dimension as usize);
+        unwrap_index(create(&pages, &options, &codec), &open::name(index));
+        pages.log_all();
+    }
+}

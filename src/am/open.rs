@@ -1,0 +1,144 @@
+//! From a relation to an open index, and from a datum to a code.
+
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+
+use ann::Metric;
+use ann::hnsw::index::read_meta;
+use ann::hnsw::{Code, Codec, HeapTid, Index, Plain};
+use pgrx::prelude::*;
+
+use crate::errors::{raise, unwrap_index};
+use crate::storage::RelationPages;
+use crate::types::Vector;
+
+/// The name of an open relation.
+///
+/// # Safety
+///
+/// `relation` is open.
+pub unsafe fn name(relation: pg_sys::Relation) -> String {
+    // SAFETY: relname is a string with a closing zero.
+    unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Opens the index on its pages.
+pub fn index<'s, 'r>(
+    pages: &'s RelationPages<'r>,
+    name: &str,
+) -> Index<'s, RelationPages<'r>, Plain> {
+    let meta = unwrap_index(read_meta(pages), name);
+    let options = unwrap_index(meta.options(), name);
+    let codec = Plain::new(options.metric, options.dimension as usize);
+    unwrap_index(Index::open(pages, &meta, codec), name)
+}
+
+/// The metric of an index's operator class, told by its support functions:
+/// 1 is the distance, 2 the norm if vectors are normalized.
+///
+/// # Safety
+///
+/// `index` is an open index of this access method.
+pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
+    // SAFETY: the index has one column, and its opclass support function 1.
+    let (distance, normalized) = unsafe {
+        let distance = pg_sys::get_func_name(pg_sys::index_getprocid(index, 1, 1));
+        let norm = pg_sys::index_getprocid(index, 1, 2);
+        let distance = (!distance.is_null()).then(|| CStr::from_ptr(distance));
+        (distance, norm != pg_sys::InvalidOid)
+    };
+    match (distance.map(CStr::to_bytes), normalized) {
+        (Some(b"vector_l2_squared_distance"), false) => Metric::L2,
+        (Some(b"vector_negative_inner_product"), false) => Metric::InnerProduct,
+        (Some(b"vector_negative_inner_product"), true) => Metric::Cosine,
+        (Some(b"l1_distance"), false) => Metric::L1,
+        (other, _) => raise(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "an hnsw operator class cannot have the distance function \"{}\"",
+                String::from_utf8_lossy(other.unwrap_or_default())
+            ),
+        ),
+    }
+}
+
+/// Encodes a vector for an index of `dimension`; `None` if the index leaves
+/// such a vector out.
+pub fn encode(codec: &Plain, dimension: usize, vector: Vector<'_>) -> Option<Code> {
+    if vector.values().len() != dimension {
+        raise(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!(
+                "different vector dimensions {dimension} and {}",
+                vector.values().len()
+            ),
+        );
+    }
+    let mut code = Code::zeroed(codec.code_len());
+    codec
+        .encode(vector.values(), code.bytes_mut())
+        .then_some(code)
+}
+
+/// A row's address as the index stores it.
+pub fn heap_tid(tid: pg_sys::ItemPointerData) -> HeapTid {
+    let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
+    HeapTid(u64::from(block) << 16 | u64::from(offset))
+}
+
+/// A stored row's address as the server has it.
+pub fn item_pointer(tid: HeapTid) -> pg_sys::ItemPointerData {
+    let mut pointer = pg_sys::ItemPointerData::default();
+    pgrx::itemptr::item_pointer_set_all(&mut pointer, (tid.0 >> 16) as u32, tid.0 as u16);
+    pointer
+}
+
+/// A memory context for the work on one row.
+#[derive(Clone, Copy)]
+pub struct RowContext(pg_sys::MemoryContext);
+
+impl RowContext {
+    /// A context below the current one, which frees it in the end.
+    pub fn new() -> Self {
+        // SAFETY: the name is a constant string.
+        RowContext(unsafe {
+            pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"insitu row".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            )
+        })
+    }
+
+    /// Makes the context the current one while `work` runs, and frees it then.
+    /// An ERROR leaves that to the server.
+    pub fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: the context lives until its parent is freed; after `work`,
+        // nothing refers to it any more.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = work();
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::MemoryContextDelete(self.0);
+            result
+        }
+    }
+
+    /// Makes the context the current one while `work` runs, and empties it
+    /// then. An ERROR leaves that to the server.
+    pub fn run_and_reset<R>(&self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: as in `run`, but the context lives on.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = work();
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::MemoryContextReset(self.0);
+            result
+        }
+    }
+}

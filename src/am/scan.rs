@@ -1,0 +1,232 @@
+//! `ambeginscan`, `amrescan`, `amgettuple`, `amendscan`: rows in order of
+//! their distance to a query.
+
+#![allow(unsafe_code)]
+
+use ann::hnsw::{Code, Codec, HeapTid, Plain, Scan};
+use pgrx::prelude::*;
+
+use super::open;
+use crate::errors::{raise, unwrap_index};
+use crate::settings::{
+    EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES, SCAN_MEM_MULTIPLIER,
+};
+use crate::storage::RelationPages;
+use crate::types::Vector;
+
+/// A scan under way: what `opaque` points to. It belongs to the memory context
+/// of the scan and is dropped with it.
+#[derive(Default)]
+struct State {
+    search: Option<Search>,
+}
+
+struct Search {
+    scan: Scan,
+    mode: IterativeScan,
+    ef: usize,
+    /// Rows of the present round that were not returned yet, the next one last.
+    rows: Vec<HeapTid>,
+    returned: usize,
+    /// Returned rows that the executor found to be dead to everybody.
+    dead: usize,
+    /// Distance of the last row, for strict order.
+    last: f32,
+    finished: bool,
+}
+
+/// Begins a scan; the query comes with `amrescan`.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    keys: i32,
+    order_bys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: the caller gives an open index. The state is dropped with the
+    // memory context that also holds the scan.
+    unsafe {
+        let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
+        let mut context = pgrx::PgMemoryContexts::CurrentMemoryContext;
+        (*scan).opaque = context.leak_and_drop_on_delete(State::default()).cast();
+        scan
+    }
+}
+
+/// Begins the scan anew with another query.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amrescan(
+    scan: pg_sys::IndexScanDesc,
+    _keys: pg_sys::ScanKey,
+    _key_count: i32,
+    order_bys: pg_sys::ScanKey,
+    order_by_count: i32,
+) {
+    // SAFETY: the arrays have the lengths that the scan was begun with.
+    unsafe {
+        (*(*scan).opaque.cast::<State>()).search = None;
+        if !order_bys.is_null() && order_by_count > 0 {
+            std::ptr::copy(order_bys, (*scan).orderByData, order_by_count as usize);
+        }
+    }
+}
+
+/// Ends the scan; the memory context frees the rest.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: `ambeginscan` made the state.
+    unsafe { (*(*scan).opaque.cast::<State>()).search = None }
+}
+
+/// The next row.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
+    // SAFETY: the executor gives a scan of this access method with its index
+    // open; the state is not used by anybody else.
+    unsafe {
+        let index = (*scan).indexRelation;
+        let state = &mut *(*scan).opaque.cast::<State>();
+        let search = match &mut state.search {
+            Some(search) => {
+                search.dead += usize::from((*scan).kill_prior_tuple);
+                search
+            }
+            None => state.search.insert(begin(scan)),
+        };
+        if search.rows.is_empty() && !search.finished {
+            let name = open::name(index);
+            let pages = RelationPages::new(index);
+            search.fill(&pages, &name);
+        }
+        let Some(tid) = search.rows.pop() else {
+            return false;
+        };
+        search.returned += 1;
+        (*scan).xs_heaptid = open::item_pointer(tid);
+        (*scan).xs_recheck = false;
+        // The distances of plain vertices are those of the operator, so the
+        // order is final.
+        (*scan).xs_recheckorderby = false;
+        true
+    }
+}
+
+/// Reads the query of a scan.
+unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
+    // SAFETY: as in `amgettuple`.
+    unsafe {
+        let index = (*scan).indexRelation;
+        if (*scan).orderByData.is_null() || (*scan).numberOfOrderBys != 1 {
+            raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "cannot scan hnsw index without order",
+            );
+        }
+        // Between the index and the table, vacuum may give a row's place to
+        // another row; only the snapshot then tells that it is not ours.
+        let snapshot = (*scan).xs_snapshot;
+        let is_mvcc = !snapshot.is_null()
+            && matches!(
+                (*snapshot).snapshot_type,
+                pg_sys::SnapshotType::SNAPSHOT_MVCC | pg_sys::SnapshotType::SNAPSHOT_HISTORIC_MVCC
+            );
+        if !is_mvcc {
+            raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "non-MVCC snapshots are not supported with hnsw",
+            );
+        }
+        count_scan(scan);
+
+        let pages = RelationPages::new(index);
+        let graph = open::index(&pages, &open::name(index));
+        let key = &*(*scan).orderByData;
+        let query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
+            None
+        } else {
+            let dimension = graph.options().dimension as usize;
+            let vector = Vector::from_datum(key.sk_argument);
+            open::encode(graph.codec(), dimension, vector)
+        };
+        // Nothing is nearer than anything else to NULL, or by its angle to
+        // zero: any query will do.
+        let query = query.unwrap_or_else(|| Code::zeroed(graph.codec().code_len()));
+        Search {
+            scan: Scan::new(query),
+            mode: ITERATIVE_SCAN.get(),
+            ef: EF_SEARCH.get() as usize,
+            rows: Vec::new(),
+            returned: 0,
+            dead: 0,
+            last: f32::NEG_INFINITY,
+            finished: false,
+        }
+    }
+}
+
+/// Counts the scan in the statistics of the index.
+unsafe fn count_scan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: the macro pgstat_count_index_scan, in its own words; the entry
+    // may be absent, or still to be made.
+    unsafe {
+        let index = (*scan).indexRelation;
+        #[cfg(feature = "pg15")]
+        let enabled = (*index).pgstat_enabled;
+        #[cfg(not(feature = "pg15"))]
+        let enabled = (*index).pgstat_enabled;
+        if (*index).pgstat_info.is_null() && enabled {
+            pg_sys::pgstat_assoc_relation(index);
+        }
+        if let Some(info) = (*index).pgstat_info.as_mut() {
+            #[cfg(feature = "pg15")]
+            {
+                info.t_counts.t_numscans += 1;
+            }
+            #[cfg(not(feature = "pg15"))]
+            {
+                info.counts.numscans += 1;
+            }
+        }
+        #[cfg(feature = "pg18")]
+        if let Some(instrument) = (*scan).instrument.as_mut() {
+            instrument.nsearches += 1;
+        }
+    }
+}
+
+impl Search {
+    /// Searches until there is a row to return, or there are no more.
+    fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
+        let graph = open::index(pages, name);
+        while self.rows.is_empty() && self.may_go_on() {
+            let found = unwrap_index(self.scan.next_round::<_, Plain>(&graph, self.ef), name);
+            if found.is_empty() {
+                break;
+            }
+            for found in found {
+                if self.mode == IterativeScan::StrictOrder && found.distance < self.last {
+                    continue;
+                }
+                self.last = self.last.max(found.distance);
+                self.rows.extend(self.scan.heap_tids(&found));
+            }
+            self.rows.reverse();
+        }
+        self.finished = self.rows.is_empty();
+    }
+
+    /// Whether the scan may begin one more round.
+    fn may_go_on(&self) -> bool {
+        let first = self.scan.visited() == 0;
+        // Rows that are dead but not vacuumed must not use up the result.
+        let live = self.returned - self.dead.min(self.returned);
+        let wanted = self.mode != IterativeScan::Off || live < self.ef && self.dead > 0;
+        // SAFETY: reads a setting.
+        let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
+        let within_limits = self.scan.visited() < MAX_SCAN_TUPLES.get() as usize
+            && (self.scan.memory() as f64) < work_mem * SCAN_MEM_MULTIPLIER.get();
+        first || wanted && within_limits
+    }
+}

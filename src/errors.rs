@@ -1,0 +1,77 @@
+//! The one way to raise an error.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+/// Raises an ERROR for the person who typed the SQL.
+#[track_caller]
+pub fn raise(code: PgSqlErrorCode, message: impl Into<String>) -> ! {
+    raise_report(code, message.into(), None, None)
+}
+
+/// Raises an ERROR with a DETAIL.
+#[track_caller]
+pub fn raise_with_detail(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    detail: impl Into<String>,
+) -> ! {
+    raise_report(code, message.into(), Some(detail.into()), None)
+}
+
+/// Raises an ERROR with a HINT.
+#[track_caller]
+pub fn raise_with_hint(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    hint: impl Into<String>,
+) -> ! {
+    raise_report(code, message.into(), None, Some(hint.into()))
+}
+
+#[track_caller]
+fn raise_report(
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+) -> ! {
+    let mut report = ErrorReport::new(code, message, "");
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = hint {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// What an index operation returns, or an ERROR that names the index.
+#[track_caller]
+pub fn unwrap_index<T>(result: Result<T, ann::Error>, index: &str) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => raise_index(error, index),
+    }
+}
+
+/// Raises the ERROR that belongs to an error of an index operation.
+#[track_caller]
+pub fn raise_index(error: ann::Error, index: &str) -> ! {
+    let (code, hint) = match error {
+        ann::Error::Corrupted { .. } => (
+            PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
+            "REINDEX the index; if it happens again, check the storage.",
+        ),
+        ann::Error::Version { .. } => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "REINDEX the index.",
+        ),
+        ann::Error::Full { .. } => (
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            "Partition the table.",
+        ),
+    };
+    raise_with_hint(code, format!("index \"{index}\": {error}"), hint)
+}

@@ -1,0 +1,39 @@
+//! insitu: vector types, approximate nearest-neighbour indexes and embedding
+//! models inside PostgreSQL. `ARCHITECTURE.md` tells how the parts fit.
+//!
+//! This crate is the glue, the only code that knows PostgreSQL. The algorithms
+//! are in `crates/ann`, the models in `crates/encoder`.
+
+// Items that SQL calls are documented where users look: in the README.
+#![allow(missing_docs)]
+
+use pgrx::prelude::*;
+
+#[cfg(not(panic = "unwind"))]
+compile_error!("insitu needs panic = \"unwind\": PostgreSQL's errors unwind through it");
+
+mod am;
+mod errors;
+mod operators;
+mod settings;
+mod storage;
+mod threads;
+mod types;
+
+pgrx::pg_module_magic!(name, version);
+
+/// Called when a server process loads the library. It starts no thread and
+/// opens nothing: the process may fork later.
+#[pg_guard]
+#[allow(unsafe_code)]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+    am::options::init();
+}
+
+/// The schema of everything about models, and of functions that inspect.
+#[pg_schema]
+mod insitu {}
+
+extension_sql_file!("../sql/bootstrap.sql", bootstrap);
+extension_sql_file!("../sql/vector.sql", name = "vector", finalize);

@@ -1,0 +1,96 @@
+//! The extension's settings (GUCs).
+
+use std::ffi::CString;
+
+use pgrx::prelude::*;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+/// What an index scan does when its first `hnsw.ef_search` rows are used up.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IterativeScan {
+    /// It ends.
+    #[name = c"off"]
+    Off,
+    /// It goes on; later rows may be nearer than earlier ones.
+    #[name = c"relaxed_order"]
+    RelaxedOrder,
+    /// It goes on, and leaves out rows that would come out of order.
+    #[name = c"strict_order"]
+    StrictOrder,
+}
+
+pub static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(40);
+pub static ITERATIVE_SCAN: GucSetting<IterativeScan> =
+    GucSetting::<IterativeScan>::new(IterativeScan::Off);
+pub static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
+pub static SCAN_MEM_MULTIPLIER: GucSetting<f64> = GucSetting::<f64>::new(1.0);
+pub static ONNXRUNTIME_PATH: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"$libdir/insitu-onnxruntime.so"));
+pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(1);
+
+/// Registers the settings.
+pub fn init() {
+    GucRegistry::define_int_guc(
+        c"hnsw.ef_search",
+        c"Sets the size of the dynamic candidate list for search",
+        c"Valid range is 1..1000.",
+        &EF_SEARCH,
+        1,
+        1000,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"hnsw.iterative_scan",
+        c"Sets the mode for iterative scans",
+        c"off, relaxed_order or strict_order.",
+        &ITERATIVE_SCAN,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"hnsw.max_scan_tuples",
+        c"Sets the max number of tuples to visit for iterative scans",
+        c"Approximate; it does not affect the first hnsw.ef_search rows.",
+        &MAX_SCAN_TUPLES,
+        1,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"hnsw.scan_mem_multiplier",
+        c"Sets the multiple of work_mem to use for iterative scans",
+        c"Valid range is 1..1000.",
+        &SCAN_MEM_MULTIPLIER,
+        1.0,
+        1000.0,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"insitu.onnxruntime_path",
+        c"Sets the ONNX Runtime shared library that runs models",
+        c"$libdir stands for the server's library directory.",
+        &ONNXRUNTIME_PATH,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"insitu.threads",
+        c"Sets the number of threads that run a model in a session",
+        c"It takes effect when a session next loads a model.",
+        &THREADS,
+        1,
+        256,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    for prefix in [c"hnsw", c"insitu"] {
+        // SAFETY: called from _PG_init, with a constant string.
+        #[allow(unsafe_code)]
+        unsafe {
+            pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+        }
+    }
+}

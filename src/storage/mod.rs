@@ -1,0 +1,380 @@
+//! Index pages in the server's shared buffers: the only code of the project
+//! that locks buffers and writes WAL.
+//!
+//! Each page is a standard page whose hole is closed (`pd_lower` = `pd_upper`),
+//! so that WAL records keep all of its content, with a special space that says
+//! whose page it is. Changes are Generic WAL records
+//! (PostgreSQL's src/backend/access/transam/generic_xlog.c).
+
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use ann::Error;
+use ann::page::{BODY_LEN, Block, Body, PageStore};
+use pgrx::pg_sys;
+
+/// Tells pages of this extension from others, at the end of each page.
+const PAGE_ID: u32 = 0x4953_5455; // "ISTU"
+
+/// Where the content of a page begins.
+const BODY_AT: usize = 24;
+const SPECIAL_LEN: usize = 8;
+const _: () = assert!(BODY_AT == std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
+const _: () = assert!(BODY_AT + BODY_LEN + SPECIAL_LEN == pg_sys::BLCKSZ as usize);
+
+/// How changes of pages are made to survive a crash.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Logging {
+    /// Each record in WAL, if the relation is logged.
+    Records,
+    /// Not at all: [`RelationPages::log_all`] follows.
+    Later,
+}
+
+/// The pages of an index relation, which stays open for `'r`.
+pub struct RelationPages<'r> {
+    relation: pg_sys::Relation,
+    fork: pg_sys::ForkNumber::Type,
+    logging: Logging,
+    /// As many blocks as the relation had when last asked; it never shrinks.
+    blocks: Cell<Block>,
+    /// Called by [`PageStore::pause`].
+    on_pause: fn(),
+    _relation: PhantomData<&'r ()>,
+}
+
+/// A pinned and locked buffer, released when dropped.
+///
+/// When an ERROR unwinds, the server releases locks and pins itself, and must
+/// not be called; then dropping does nothing.
+pub struct Buffer<'s> {
+    buffer: pg_sys::Buffer,
+    page: *mut u8,
+    is_new: bool,
+    _store: PhantomData<&'s ()>,
+}
+
+impl Buffer<'_> {
+    /// Takes over a buffer that the caller has pinned and locked.
+    ///
+    /// # Safety
+    ///
+    /// The buffer is pinned and locked by this backend, for nobody else.
+    unsafe fn new(buffer: pg_sys::Buffer, is_new: bool) -> Self {
+        Buffer {
+            buffer,
+            // SAFETY: the buffer is pinned, so its page stays in place.
+            page: unsafe { pg_sys::BufferGetPage(buffer) }.cast(),
+            is_new,
+            _store: PhantomData,
+        }
+    }
+
+    fn body(&self) -> *const Body {
+        // SAFETY: the page has BLCKSZ bytes; pages are aligned to 8 at least.
+        unsafe { self.page.add(BODY_AT).cast() }
+    }
+}
+
+impl Deref for Buffer<'_> {
+    type Target = Body;
+
+    fn deref(&self) -> &Body {
+        // SAFETY: the buffer is locked, so nobody writes to the page while the
+        // reference lives; `commit` needs `&mut` to the guard.
+        unsafe { &*self.body() }
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: the buffer is pinned and locked, see `new`.
+            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) }
+        }
+    }
+}
+
+/// Writes header and special space of an empty page.
+///
+/// # Safety
+///
+/// `page` has BLCKSZ writable bytes.
+unsafe fn init_page(page: *mut u8) {
+    // SAFETY: see above; the header says that the page has no hole.
+    unsafe {
+        pg_sys::PageInit(page.cast(), pg_sys::BLCKSZ as usize, SPECIAL_LEN);
+        let header = page.cast::<pg_sys::PageHeaderData>();
+        (*header).pd_lower = (*header).pd_upper;
+        let special = page.add(BODY_AT + BODY_LEN).cast::<u32>();
+        *special = PAGE_ID;
+    }
+}
+
+impl<'r> RelationPages<'r> {
+    /// The main fork of an index.
+    ///
+    /// # Safety
+    ///
+    /// The relation is open, and locked as the caller's use of it needs, for
+    /// all of `'r`.
+    pub unsafe fn new(relation: pg_sys::Relation) -> Self {
+        // SAFETY: passed on.
+        unsafe { Self::of_fork(relation, pg_sys::ForkNumber::MAIN_FORKNUM, Logging::Records) }
+    }
+
+    /// The main fork of an index that is being built: nothing is logged until
+    /// [`RelationPages::log_all`].
+    ///
+    /// # Safety
+    ///
+    /// As [`RelationPages::new`]; nobody else uses the relation yet.
+    pub unsafe fn for_build(relation: pg_sys::Relation) -> Self {
+        // SAFETY: passed on.
+        unsafe { Self::of_fork(relation, pg_sys::ForkNumber::MAIN_FORKNUM, Logging::Later) }
+    }
+
+    /// The init fork of an unlogged index.
+    ///
+    /// # Safety
+    ///
+    /// As [`RelationPages::for_build`].
+    pub unsafe fn for_init_fork(relation: pg_sys::Relation) -> Self {
+        // SAFETY: passed on.
+        unsafe { Self::of_fork(relation, pg_sys::ForkNumber::INIT_FORKNUM, Logging::Later) }
+    }
+
+    unsafe fn of_fork(
+        relation: pg_sys::Relation,
+        fork: pg_sys::ForkNumber::Type,
+        logging: Logging,
+    ) -> Self {
+        RelationPages {
+            relation,
+            fork,
+            logging,
+            blocks: Cell::new(0),
+            on_pause: || {
+                pgrx::check_for_interrupts!();
+            },
+            _relation: PhantomData,
+        }
+    }
+
+    /// Makes [`PageStore::pause`] also keep to vacuum's cost limit.
+    pub fn throttled(mut self) -> Self {
+        self.on_pause = || {
+            // SAFETY: no lock is held when a pause is made.
+            unsafe {
+                #[cfg(not(feature = "pg18"))]
+                pg_sys::vacuum_delay_point();
+                #[cfg(feature = "pg18")]
+                pg_sys::vacuum_delay_point(false);
+            }
+        };
+        self
+    }
+
+    /// Logs all pages as full images: the end of a build.
+    pub fn log_all(&self) {
+        let blocks = self.block_count();
+        // SAFETY: the relation is open; the pages were written by this backend.
+        unsafe {
+            let is_init = self.fork == pg_sys::ForkNumber::INIT_FORKNUM;
+            let persistence = (*(*self.relation).rd_rel).relpersistence as u8;
+            let permanent = persistence == pg_sys::RELPERSISTENCE_PERMANENT;
+            if is_init || permanent && is_logged(self.relation) {
+                pg_sys::log_newpage_range(self.relation, self.fork, 0, blocks, true);
+            }
+        }
+    }
+
+    /// Reads a buffer; `is_new` asks for one more page at the end.
+    fn buffer(&self, block: Block, mode: pg_sys::ReadBufferMode::Type) -> pg_sys::Buffer {
+        // SAFETY: the relation is open.
+        unsafe {
+            pg_sys::ReadBufferExtended(self.relation, self.fork, block, mode, std::ptr::null_mut())
+        }
+    }
+
+    /// Pins and locks a page of the index, after checking that it is one.
+    fn get(&self, block: Block, lock: u32) -> Result<Buffer<'_>, Error> {
+        if block >= self.blocks.get() && block >= self.block_count() {
+            return Err(Error::Corrupted {
+                block,
+                reason: "the block is past the end of the index".into(),
+            });
+        }
+        pgrx::check_for_interrupts!();
+        let buffer = self.buffer(block, pg_sys::ReadBufferMode::RBM_NORMAL);
+        // SAFETY: the buffer was just pinned, and is locked before its content
+        // is read. A page that is not ours has another special space. A page of
+        // zeros was added to the file but not yet written, or not before a
+        // crash.
+        let (guard, known) = unsafe {
+            pg_sys::LockBuffer(buffer, lock as i32);
+            let mut guard = Buffer::new(buffer, false);
+            let header = guard.page.cast::<pg_sys::PageHeaderData>();
+            guard.is_new = (*header).pd_upper == 0;
+            let id = *guard.page.add(BODY_AT + BODY_LEN).cast::<u32>();
+            let special = usize::from((*header).pd_special);
+            let known = special == BODY_AT + BODY_LEN && id == PAGE_ID;
+            let known = known || guard.is_new;
+            (guard, known)
+        };
+        if !known {
+            return Err(Error::Corrupted {
+                block,
+                reason: "the page is not a page of this index".into(),
+            });
+        }
+        Ok(guard)
+    }
+}
+
+/// InvalidSubTransactionId of PostgreSQL's c.h.
+const INVALID_SUB_TRANSACTION: pg_sys::SubTransactionId = 0;
+
+/// Whether changes of the relation go to WAL (RelationNeedsWAL).
+///
+/// # Safety
+///
+/// The relation is open.
+unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
+    // SAFETY: the relation is open. A relation created in this transaction is
+    // synced at commit instead when wal_level is minimal (rel.h).
+    unsafe {
+        let permanent =
+            (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
+        let minimal = pg_sys::wal_level < pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32;
+        #[cfg(not(any(feature = "pg16", feature = "pg17", feature = "pg18")))]
+        let new_file = (*relation).rd_firstRelfilenodeSubid != INVALID_SUB_TRANSACTION;
+        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+        let new_file = (*relation).rd_firstRelfilelocatorSubid != INVALID_SUB_TRANSACTION;
+        let created = (*relation).rd_createSubid != INVALID_SUB_TRANSACTION;
+        permanent && !(minimal && (created || new_file))
+    }
+}
+
+impl PageStore for RelationPages<'_> {
+    type Read<'s>
+        = Buffer<'s>
+    where
+        Self: 's;
+    type Write<'s>
+        = Buffer<'s>
+    where
+        Self: 's;
+
+    fn block_count(&self) -> Block {
+        // SAFETY: the relation is open.
+        let blocks = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, self.fork) };
+        self.blocks.set(blocks);
+        blocks
+    }
+
+    fn read(&self, block: Block) -> Result<Buffer<'_>, Error> {
+        self.get(block, pg_sys::BUFFER_LOCK_SHARE)
+    }
+
+    fn lock(&self, block: Block) -> Result<Buffer<'_>, Error> {
+        self.get(block, pg_sys::BUFFER_LOCK_EXCLUSIVE)
+    }
+
+    fn extend(&self) -> Result<Buffer<'_>, Error> {
+        // SAFETY: the relation is open. The extension lock keeps others from
+        // extending it at the same time; a new buffer is locked at once.
+        unsafe {
+            let persistence = (*(*self.relation).rd_rel).relpersistence as u8;
+            let is_shared = persistence != pg_sys::RELPERSISTENCE_TEMP;
+            let needs_lock = is_shared && self.logging == Logging::Records;
+            if needs_lock {
+                pg_sys::LockRelationForExtension(
+                    self.relation,
+                    pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+                );
+            }
+            let buffer = self.buffer(
+                pg_sys::InvalidBlockNumber,
+                pg_sys::ReadBufferMode::RBM_NORMAL,
+            );
+            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+            if needs_lock {
+                pg_sys::UnlockRelationForExtension(
+                    self.relation,
+                    pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+                );
+            }
+            Ok(Buffer::new(buffer, true))
+        }
+    }
+
+    fn commit(&self, pages: &mut [&mut Buffer<'_>], edit: &mut dyn FnMut(&mut [&mut Body])) {
+        let mut edit_images = |images: &[*mut u8]| {
+            // SAFETY: the images are distinct pages of BLCKSZ bytes each, which
+            // nobody else can see (Generic WAL) or which are locked (build).
+            let mut bodies: Vec<&mut Body> = images
+                .iter()
+                .map(|image| unsafe { &mut *image.add(BODY_AT).cast::<Body>() })
+                .collect();
+            edit(&mut bodies);
+        };
+        if self.logging == Logging::Later {
+            let images: Vec<*mut u8> = pages.iter().map(|page| page.page).collect();
+            // SAFETY: the buffers are pinned and exclusively locked.
+            unsafe {
+                for page in pages.iter_mut() {
+                    if std::mem::take(&mut page.is_new) {
+                        init_page(page.page);
+                    }
+                }
+                edit_images(&images);
+                for page in pages.iter() {
+                    pg_sys::MarkBufferDirty(page.buffer);
+                }
+            }
+            return;
+        }
+        // SAFETY: the buffers are pinned and exclusively locked, and there are
+        // at most four. If `edit` panics, the state is abandoned with the
+        // transaction, and no page has changed.
+        unsafe {
+            let state = pg_sys::GenericXLogStart(self.relation);
+            let images: Vec<*mut u8> = pages
+                .iter_mut()
+                .map(|page| {
+                    let is_new = std::mem::take(&mut page.is_new);
+                    let flags = if is_new {
+                        pg_sys::GENERIC_XLOG_FULL_IMAGE
+                    } else {
+                        0
+                    };
+                    let image: *mut u8 =
+                        pg_sys::GenericXLogRegisterBuffer(state, page.buffer, flags as i32).cast();
+                    if is_new {
+                        init_page(image);
+                    }
+                    image
+                })
+                .collect();
+            edit_images(&images);
+            pg_sys::GenericXLogFinish(state);
+        }
+    }
+
+    fn prefetch(&self, block: Block) {
+        // SAFETY: the relation is open; a block past the end is not asked for.
+        unsafe {
+            if block < self.blocks.get() {
+                pg_sys::PrefetchBuffer(self.relation, self.fork, block);
+            }
+        }
+    }
+
+    fn pause(&self) {
+        (self.on_pause)();
+    }
+}

@@ -1,0 +1,120 @@
+//! Arrays of numbers as arguments, for the casts to vector.
+
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+
+use pgrx::callconv::{Arg, ArgAbi};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::prelude::*;
+
+use super::vector::{check_dimensions, sql_type};
+use crate::errors::raise;
+
+/// A type of numbers that arrays hold.
+pub trait Element {
+    /// Its type in SQL.
+    const OID: pg_sys::Oid;
+    /// Bytes, whether passed by value, and alignment, as in `pg_type`.
+    const STORAGE: (i32, bool, u8);
+    /// Converts one to a component.
+    ///
+    /// # Safety
+    ///
+    /// `datum` is a datum of this type.
+    unsafe fn component(datum: pg_sys::Datum) -> f32;
+}
+
+macro_rules! element {
+    ($type:ident, $oid:ident, $storage:expr, |$datum:ident| $component:expr) => {
+        #[doc = concat!("Elements of type ", stringify!($type), ".")]
+        pub struct $type;
+        impl Element for $type {
+            const OID: pg_sys::Oid = pg_sys::$oid;
+            const STORAGE: (i32, bool, u8) = $storage;
+            unsafe fn component($datum: pg_sys::Datum) -> f32 {
+                $component
+            }
+        }
+    };
+}
+
+element!(
+    Integer,
+    INT4OID,
+    (4, true, b'i'),
+    |datum| datum.value() as i32 as f32
+);
+element!(Real, FLOAT4OID, (4, true, b'i'), |datum| f32::from_bits(
+    datum.value() as u32
+));
+element!(Double, FLOAT8OID, (8, true, b'd'), |datum| {
+    f64::from_bits(datum.value() as u64) as f32
+});
+element!(Numeric, NUMERICOID, (-1, false, b'i'), |datum| {
+    // SAFETY: the caller gives a numeric; the function returns a float4.
+    unsafe { pgrx::direct_function_call::<f32>(pg_sys::numeric_float4, &[Some(datum)]) }
+        .unwrap_or(f32::NAN)
+});
+
+/// An array argument, as the components it stands for.
+pub struct Components<E>(Vec<f32>, PhantomData<E>);
+
+impl<E> Components<E> {
+    /// The components; one to the most a vector can have.
+    pub fn into_values(self) -> Vec<f32> {
+        self.0
+    }
+}
+
+// SAFETY: the datum is an array of `E`, and is read with the server's own
+// functions for that.
+unsafe impl<'fcx, E: Element> ArgAbi<'fcx> for Components<E> {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: the cast functions are strict and declared with arrays of
+        // `E`, so the datum is such an array, and its elements are of `E`.
+        unsafe {
+            let Some(datum) = arg.unbox_arg_using_from_datum::<pg_sys::Datum>() else {
+                raise(
+                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                    "an array argument is null",
+                )
+            };
+            let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+            if (*array).ndim > 1 {
+                raise(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, "array must be 1-D");
+            }
+            if pg_sys::array_contains_nulls(array) {
+                raise(
+                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                    "array must not contain nulls",
+                );
+            }
+            let (mut elements, mut count) = (std::ptr::null_mut(), 0);
+            let (len, by_value, align) = E::STORAGE;
+            pg_sys::deconstruct_array(
+                array,
+                E::OID,
+                len,
+                by_value,
+                align as _,
+                &mut elements,
+                std::ptr::null_mut(),
+                &mut count,
+            );
+            check_dimensions(count as usize);
+            let elements = std::slice::from_raw_parts(elements, count as usize);
+            Components(
+                elements.iter().map(|&e| E::component(e)).collect(),
+                PhantomData,
+            )
+        }
+    }
+}
+
+sql_type!([] Components<Integer>, "integer[]");
+sql_type!([] Components<Real>, "real[]");
+sql_type!([] Components<Double>, "double precision[]");
+sql_type!([] Components<Numeric>, "numeric[]");

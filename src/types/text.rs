@@ -1,0 +1,126 @@
+//! The text format of vectors: `[1,2.5,-3e-07]`.
+
+#![allow(unsafe_code)]
+
+use core::ffi::{CStr, c_char, c_int};
+use std::ffi::CString;
+
+use pgrx::prelude::*;
+
+use super::vector::{
+    MAX_DIMENSIONS, OwnedVector, Vector, check_dimensions, check_finite, check_typmod,
+};
+use crate::errors::{raise, raise_with_detail};
+
+/// White space, as PostgreSQL's own scanner has it.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
+}
+
+fn invalid(input: &[u8]) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+        message_of_invalid(input),
+    )
+}
+
+fn message_of_invalid(input: &[u8]) -> String {
+    format!(
+        "invalid input syntax for type vector: \"{}\"",
+        String::from_utf8_lossy(input)
+    )
+}
+
+/// A component, from the text between two delimiters.
+fn parse_component(token: &[u8], input: &[u8]) -> f32 {
+    let text = std::str::from_utf8(token).unwrap_or("");
+    let Ok(value) = text.parse::<f32>() else {
+        invalid(input)
+    };
+    if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
+        raise(
+            PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            format!("\"{text}\" is out of range for type vector"),
+        );
+    }
+    check_finite(value);
+    value
+}
+
+/// Reads `[` component { `,` component } `]`, with white space anywhere
+/// between them.
+fn parse(input: &[u8]) -> Vec<f32> {
+    let skip = |at: usize| at + input[at..].iter().take_while(|&&b| is_space(b)).count();
+    let mut at = skip(0);
+    if input.get(at) != Some(&b'[') {
+        raise_with_detail(
+            PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+            message_of_invalid(input),
+            "Vector contents must start with \"[\".",
+        );
+    }
+    at = skip(at + 1);
+    if input.get(at) == Some(&b']') {
+        check_dimensions(0);
+    }
+    let mut values = Vec::new();
+    loop {
+        if values.len() == MAX_DIMENSIONS {
+            check_dimensions(MAX_DIMENSIONS + 1);
+        }
+        at = skip(at);
+        let is_end = |&&b: &&u8| !matches!(b, b',' | b']') && !is_space(b);
+        let len = input[at..].iter().take_while(is_end).count();
+        values.push(parse_component(&input[at..at + len], input));
+        at = skip(at + len);
+        match input.get(at) {
+            Some(b',') => at += 1,
+            Some(b']') => break,
+            _ => invalid(input),
+        }
+    }
+    if skip(at + 1) != input.len() {
+        raise_with_detail(
+            PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+            message_of_invalid(input),
+            "Junk after closing right brace.",
+        );
+    }
+    values
+}
+
+/// Text to vector.
+#[pg_extern(immutable, strict, parallel_safe)]
+fn vector_in(input: &CStr, _element: pg_sys::Oid, typmod: i32) -> OwnedVector {
+    let values = parse(input.to_bytes());
+    check_typmod(typmod, values.len());
+    OwnedVector::checked(values)
+}
+
+unsafe extern "C" {
+    /// Writes the shortest decimal that reads back as `value`, in the way of
+    /// `float4out`, and returns its length; PostgreSQL's src/common/f2s.c.
+    fn float_to_shortest_decimal_bufn(value: f32, result: *mut c_char) -> c_int;
+}
+
+/// The longest text of an `f32`, with a closing zero (FLOAT_SHORTEST_DECIMAL_LEN).
+const MAX_FLOAT_TEXT: usize = 16;
+
+/// Vector to text.
+#[pg_extern(immutable, strict, parallel_safe)]
+fn vector_out(vector: Vector<'_>) -> CString {
+    let mut text = Vec::with_capacity(vector.values().len() * MAX_FLOAT_TEXT + 2);
+    text.push(b'[');
+    for (i, &value) in vector.values().iter().enumerate() {
+        if i > 0 {
+            text.push(b',');
+        }
+        let mut buffer = [0_u8; MAX_FLOAT_TEXT];
+        // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes, and
+        // calls nothing of the server.
+        let len = unsafe { float_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
+        text.extend(&buffer[..len as usize]);
+    }
+    text.push(b']');
+    CString::new(text).unwrap_or_default()
+}
