@@ -14,6 +14,7 @@ compile_error!("insitu needs panic = \"unwind\": PostgreSQL's errors unwind thro
 
 mod am;
 mod errors;
+mod model;
 mod operators;
 mod settings;
 mod storage;
@@ -36,4 +37,15 @@ pub extern "C-unwind" fn _PG_init() {
 mod insitu {}
 
 extension_sql_file!("../sql/bootstrap.sql", bootstrap);
+extension_sql_file!(
+    "../sql/models.sql",
+    name = "models",
+    requires = [
+        insitu,
+        load_model,
+        load_model_files,
+        drop_model,
+        model_changed
+    ]
+);
 extension_sql_file!("../sql/vector.sql", name = "vector", finalize);

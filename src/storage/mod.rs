@@ -98,12 +98,13 @@ impl Drop for Buffer<'_> {
     }
 }
 
-/// Writes header and special space of an empty page.
+/// Writes header and special space of an empty page: whose it is, and its
+/// number, so that pages that changed places are told.
 ///
 /// # Safety
 ///
 /// `page` has BLCKSZ writable bytes.
-unsafe fn init_page(page: *mut u8) {
+unsafe fn init_page(page: *mut u8, block: Block) {
     // SAFETY: see above; the header says that the page has no hole.
     unsafe {
         pg_sys::PageInit(page.cast(), pg_sys::BLCKSZ as usize, SPECIAL_LEN);
@@ -111,6 +112,7 @@ unsafe fn init_page(page: *mut u8) {
         (*header).pd_lower = (*header).pd_upper;
         let special = page.add(BODY_AT + BODY_LEN).cast::<u32>();
         *special = PAGE_ID;
+        *special.add(1) = block;
     }
 }
 
@@ -219,16 +221,17 @@ impl<'r> RelationPages<'r> {
             let mut guard = Buffer::new(buffer, false);
             let header = guard.page.cast::<pg_sys::PageHeaderData>();
             guard.is_new = (*header).pd_upper == 0;
-            let id = *guard.page.add(BODY_AT + BODY_LEN).cast::<u32>();
+            let marks = guard.page.add(BODY_AT + BODY_LEN).cast::<u32>();
+            let marked = *marks == PAGE_ID && *marks.add(1) == block;
             let special = usize::from((*header).pd_special);
-            let known = special == BODY_AT + BODY_LEN && id == PAGE_ID;
+            let known = special == BODY_AT + BODY_LEN && marked;
             let known = known || guard.is_new;
             (guard, known)
         };
         if !known {
             return Err(Error::Corrupted {
                 block,
-                reason: "the page is not a page of this index".into(),
+                reason: "the page is not this page of an index".into(),
             });
         }
         Ok(guard)
@@ -328,7 +331,7 @@ impl PageStore for RelationPages<'_> {
             unsafe {
                 for page in pages.iter_mut() {
                     if std::mem::take(&mut page.is_new) {
-                        init_page(page.page);
+                        init_page(page.page, pg_sys::BufferGetBlockNumber(page.buffer));
                     }
                 }
                 edit_images(&images);
@@ -355,7 +358,7 @@ impl PageStore for RelationPages<'_> {
                     let image: *mut u8 =
                         pg_sys::GenericXLogRegisterBuffer(state, page.buffer, flags as i32).cast();
                     if is_new {
-                        init_page(image);
+                        init_page(image, pg_sys::BufferGetBlockNumber(page.buffer));
                     }
                     image
                 })

@@ -1,0 +1,54 @@
+# insitu's tasks. `make help` lists them; the logic is in scripts/.
+#
+# PG_CONFIG picks the PostgreSQL (by default the newest that is installed), ROWS the rows of demo and bench.
+
+.PHONY: help setup build install install-compat demo test test-crates test-regress test-clusters bench fmt lint clean
+.DEFAULT_GOAL := help
+
+ENV := scripts/env.sh
+PYTHON := $(ENV) target/venv/bin/python
+ROWS ?=
+NAME ?= local
+export PG_CONFIG
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+
+setup: ## install what building and testing need; does nothing the second time
+	@scripts/setup.sh
+
+build: setup ## build the extension, optimized
+	@$(ENV) sh -c 'cargo build --release --no-default-features --features "$$PG_FEATURE"'
+
+install: setup ## build, and install into PG_CONFIG's PostgreSQL
+	@scripts/install.sh
+
+install-compat: ## install the extension "vector" that stands for insitu, for clients that create it
+	@scripts/install.sh compat
+
+demo: install ## ask questions about Debian's packages (ROWS=3000, or all)
+	@$(PYTHON) demo/demo.py $(ROWS)
+
+test: test-crates test-regress test-clusters ## run every test
+
+test-crates: setup ## unit and property tests of the crates, without a server
+	@$(ENV) cargo test -p ann -p encoder
+
+test-regress: install ## SQL regression tests
+	@scripts/regress.sh
+
+test-clusters: install ## crash, replica, concurrency and client tests on real clusters
+	@$(PYTHON) scripts/cluster.py readable target/venv/bin/python -m pytest tests
+
+bench: install ## measure against the peers that are installed (ROWS=20000, or all; NAME=local)
+	@$(PYTHON) bench/bench.py --name $(NAME) $(if $(ROWS),--rows $(ROWS))
+
+fmt: ## format the Rust code
+	@$(ENV) cargo fmt --all
+
+lint: ## check format, warnings, dependencies and scripts
+	@scripts/setup.sh lint
+	@scripts/lint.sh
+
+clean: ## remove everything that was built or fetched
+	rm -rf target

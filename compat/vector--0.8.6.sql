@@ -1,0 +1,2 @@
+-- Empty: insitu, which this extension requires, has the types, operators and access methods. The version is that
+-- of the pgvector whose SQL they speak, because clients read it to learn what they may use.

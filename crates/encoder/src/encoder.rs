@@ -1,0 +1,476 @@
+//! A model in memory: tokenizer and ONNX Runtime session.
+//!
+//! What enters is texts; what leaves is one row of `f32` per text. How a row is
+//! kept from depending on anything but its text is told in the crate's
+//! documentation; here is the padding, the batching and the run.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{RunOptions, Session, SessionInputValue};
+use ort::value::{TensorElementType, TensorRef, ValueType};
+
+use crate::compile::INPUTS;
+use crate::error::Error;
+use crate::pooling::pool;
+use crate::runtime;
+use crate::settings::{Pooling, Settings};
+use crate::threads::SignalsBlocked;
+use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::watchdog::Watchdog;
+
+/// Padded lengths are multiples of this: few enough lengths that texts find
+/// company, and hardly any padding.
+const LENGTH_STEP: usize = 8;
+
+/// After a call with a batch of more tokens the memory it took is given back to
+/// the system. Up to here it is kept for the next call, which would spend some
+/// 5 % of its time on getting it again.
+const KEEP_MEMORY_TOKENS: usize = 4_096;
+
+/// How an encoder works; nothing of it changes a result.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Threads that compute, the caller's included; at least 1.
+    pub threads: usize,
+    /// The most tokens, padding included, in one run of the model. Memory grows
+    /// with it. A text that is longer runs alone.
+    pub batch_tokens: usize,
+    /// Whether the caller wants to stop. It is asked on the caller's thread
+    /// between texts and, every 10 ms while the model runs, on a thread of the
+    /// encoder: it must do no more than look at a flag.
+    pub interrupted: fn() -> bool,
+}
+
+/// A loaded model.
+///
+/// It may be used from one thread after another, by one at a time.
+pub struct Encoder {
+    // Fields drop in this order: no run option is raised when they are gone.
+    watchdog: Watchdog,
+    session: Session,
+    /// Leaves the session its memory.
+    keeping: Arc<RunOptions>,
+    /// Gives memory back at the end of the run.
+    shrinking: Arc<RunOptions>,
+    inputs: Vec<Input>,
+    tokenizer: TextTokenizer,
+    settings: Settings,
+    options: Options,
+}
+
+/// An input of the graph.
+struct Input {
+    name: String,
+    role: Role,
+    /// int64 rather than int32.
+    wide: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Role {
+    Ids,
+    Mask,
+    Types,
+}
+
+/// An input's values, texts times padded length.
+enum Elements {
+    Int32(Vec<i32>),
+    Int64(Vec<i64>),
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder")
+            .field("settings", &self.settings)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Encoder {
+    /// Makes a session from what [`crate::compile()`] gave.
+    ///
+    /// The graph is trusted to be one that `compile` has let through.
+    ///
+    /// # Errors
+    /// [`Error::RuntimeNotLoaded`] before [`crate::load_runtime`];
+    /// [`Error::Graph`], [`Error::Settings`], [`Error::Malformed`] or
+    /// [`Error::Unsupported`] if the parts don't make a model.
+    pub fn new(
+        graph: &[u8],
+        tokenizer: &[u8],
+        settings: Settings,
+        options: Options,
+    ) -> Result<Self, Error> {
+        settings.check()?;
+        let environment = runtime::environment()?;
+        let tokenizer = TextTokenizer::new(tokenizer, &settings)?;
+        let session = {
+            // The session brings its threads along.
+            let _signals = SignalsBlocked::new()?;
+            open_session(&environment, graph, options.threads.max(1)).map_err(|error| {
+                Error::Graph {
+                    reason: error.to_string(),
+                }
+            })?
+        };
+        let inputs = session
+            .inputs()
+            .iter()
+            .map(|outlet| Input::new(outlet.name(), outlet.dtype()))
+            .collect::<Result<Vec<Input>, Error>>()?;
+        if !session
+            .outputs()
+            .iter()
+            .any(|outlet| outlet.name() == settings.output)
+        {
+            return Err(Error::Graph {
+                reason: format!("it has no output \"{}\"", settings.output),
+            });
+        }
+        let keeping = Arc::new(RunOptions::new().map_err(Error::inference)?);
+        let mut shrinking = RunOptions::new().map_err(Error::inference)?;
+        shrinking
+            .set("memory.enable_memory_arena_shrinkage", "cpu:0")
+            .map_err(Error::inference)?;
+        let shrinking = Arc::new(shrinking);
+        let watchdog = {
+            let runs = [Arc::clone(&keeping), Arc::clone(&shrinking)];
+            Watchdog::new(options.interrupted, move || {
+                for run in &runs {
+                    // Raising a flag does not fail; the run would only end later.
+                    let _ = run.terminate();
+                }
+            })
+        };
+        Ok(Encoder {
+            watchdog,
+            session,
+            keeping,
+            shrinking,
+            inputs,
+            tokenizer,
+            settings,
+            options,
+        })
+    }
+
+    /// Dimensions of a vector.
+    pub fn dimension(&self) -> usize {
+        self.settings.dimension
+    }
+
+    /// The settings that the encoder was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many tokens a text has, special tokens included, before it is cut off
+    /// at [`Settings::max_tokens`].
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn count_tokens(&self, text: &str) -> Result<usize, Error> {
+        self.tokenizer.count(text)
+    }
+
+    /// The vectors of texts, row by row: `texts.len()` times [`Self::dimension`] values.
+    ///
+    /// White space around a text is ignored. Of a text with more than
+    /// [`Settings::max_tokens`] tokens, or [`crate::MAX_TEXT_BYTES`] bytes, the
+    /// beginning counts. Every value is finite.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when [`Options::interrupted`] says so, after which the
+    /// encoder is as good as before; [`Error::Tokenizer`], [`Error::Inference`] or
+    /// [`Error::Resource`].
+    pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<f32>, Error> {
+        let dimension = self.settings.dimension;
+        let size = texts
+            .len()
+            .checked_mul(dimension)
+            .ok_or_else(|| Error::memory(None))?;
+        let mut vectors = Vec::new();
+        vectors
+            .try_reserve_exact(size)
+            .map_err(|_| Error::memory(size.checked_mul(size_of::<f32>())))?;
+        vectors.resize(size, 0.0);
+
+        let tokens = texts
+            .iter()
+            .map(|text| self.tokenizer.tokens(text, self.options.interrupted))
+            .collect::<Result<Vec<Tokens>, Error>>()?;
+        let padded: Vec<usize> = tokens
+            .iter()
+            .map(|tokens| padded_length(tokens.ids.len(), self.settings.max_tokens))
+            .collect();
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&text| padded[text]);
+        let batches: Vec<&[usize]> = order
+            .chunk_by(|&a, &b| padded[a] == padded[b])
+            .flat_map(|texts| {
+                let length = texts.first().map_or(1, |&text| padded[text]);
+                texts.chunks(self.batch_size(length))
+            })
+            .collect();
+
+        let mut sums = Vec::new();
+        let mut most = 0;
+        for (index, &batch) in batches.iter().enumerate() {
+            if (self.options.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            let length = batch.first().map_or(1, |&text| padded[text]);
+            most = most.max(batch.len() * length);
+            let shrink = index + 1 == batches.len() && most > KEEP_MEMORY_TOKENS;
+            let members: Vec<&Tokens> = batch.iter().map(|&text| &tokens[text]).collect();
+            self.run(
+                &members,
+                length,
+                shrink,
+                |row, values, pooling, normalize| {
+                    let start = batch[row] * dimension;
+                    let vector = &mut vectors[start..start + dimension];
+                    pool(pooling, normalize, values, &mut sums, vector);
+                    vector.iter().all(|value| value.is_finite())
+                },
+            )?;
+        }
+        Ok(vectors)
+    }
+
+    /// Finds out whether the model keeps its promises: it runs, gives finite
+    /// vectors of the promised dimension, and the same ones in any company.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if a vector depends on its batch; else as [`Self::embed`].
+    pub fn probe(&mut self) -> Result<(), Error> {
+        let texts = [
+            "A stone bridge crosses the river.",
+            "Prices fell in March, and rose in May.",
+            "insitu",
+        ];
+        let together = self.embed(&texts)?;
+        for (&text, expected) in texts.iter().zip(together.chunks_exact(self.dimension())) {
+            let alone = self.embed(&[text])?;
+            let same = alone
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| a.to_bits() == b.to_bits());
+            if !same {
+                return Err(Error::unsupported(
+                    "it gives a text another vector when other texts run with it",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Texts of a padded length in one run.
+    fn batch_size(&self, length: usize) -> usize {
+        if self.settings.one_by_one {
+            1
+        } else {
+            (self.options.batch_tokens / length.max(1)).max(1)
+        }
+    }
+
+    /// Runs the model on texts of one padded length and hands on, per text, the
+    /// rows of its real tokens (or its one row). `keep` says whether it got a
+    /// finite vector out of them.
+    fn run(
+        &mut self,
+        texts: &[&Tokens],
+        length: usize,
+        shrink: bool,
+        mut keep: impl FnMut(usize, &[f32], Pooling, bool) -> bool,
+    ) -> Result<(), Error> {
+        let Encoder {
+            watchdog,
+            session,
+            keeping,
+            shrinking,
+            inputs,
+            settings,
+            ..
+        } = self;
+        let run_options: &RunOptions = if shrink { &**shrinking } else { &**keeping };
+        run_options.unterminate().map_err(Error::inference)?;
+
+        let elements: Vec<Elements> = inputs
+            .iter()
+            .map(|input| input.fill(texts, length, settings.pad_token_id))
+            .collect();
+        let shape = [texts.len(), length];
+        let mut values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
+            Vec::with_capacity(inputs.len());
+        for (input, elements) in inputs.iter().zip(&elements) {
+            let value: SessionInputValue<'_> = match elements {
+                Elements::Int32(numbers) => TensorRef::from_array_view((shape, numbers.as_slice()))
+                    .map_err(Error::inference)?
+                    .into(),
+                Elements::Int64(numbers) => TensorRef::from_array_view((shape, numbers.as_slice()))
+                    .map_err(Error::inference)?
+                    .into(),
+            };
+            values.push((Cow::Borrowed(input.name.as_str()), value));
+        }
+
+        let outputs = watchdog
+            .watch(move || session.run_with_options(values, run_options))?
+            .map_err(Error::inference)?;
+        let output = outputs.get(&settings.output).ok_or_else(|| {
+            Error::inference(format!("the graph gave no \"{}\"", settings.output))
+        })?;
+        let (found, rows) = output
+            .try_extract_tensor::<f32>()
+            .map_err(Error::inference)?;
+        let dimension = settings.dimension;
+        let per_text = if settings.pooling == Pooling::None {
+            1
+        } else {
+            length
+        };
+        let expected: Vec<usize> = if settings.pooling == Pooling::None {
+            vec![texts.len(), dimension]
+        } else {
+            vec![texts.len(), length, dimension]
+        };
+        let fits = found.len() == expected.len()
+            && found
+                .iter()
+                .zip(&expected)
+                .all(|(&found, &expected)| usize::try_from(found) == Ok(expected));
+        if !fits {
+            return Err(Error::inference(format!(
+                "the graph gave \"{}\" with the shape {found}, expected was {expected:?}",
+                settings.output
+            )));
+        }
+        for (index, (tokens, rows)) in texts
+            .iter()
+            .zip(rows.chunks_exact(per_text * dimension))
+            .enumerate()
+        {
+            // A text without any token has one of padding, see `Input::fill`.
+            let real = tokens.ids.len().clamp(1, per_text);
+            let finite = keep(
+                index,
+                &rows[..real * dimension],
+                settings.pooling,
+                settings.normalize,
+            );
+            if !finite {
+                return Err(Error::inference(
+                    "the vector has a value that is not finite",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_session(
+    environment: &ort::environment::Environment,
+    graph: &[u8],
+    threads: usize,
+) -> ort::Result<Session> {
+    let mut builder = Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(threads)?
+        .with_inter_threads(1)?
+        // A database has other work for its cores than waiting loudly.
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?
+        // Plans of memory for one shape are of no use when every batch has another.
+        .with_memory_pattern(false)?
+        .with_deterministic_compute(true)?
+        .with_log_level(ort::logging::LogLevel::Error)?
+        // The scanned bytes are ONNX: they must not be taken for the other format.
+        .with_config_entry("session.load_model_format", "ONNX")?;
+    builder.commit_from_memory(graph)
+}
+
+/// The length that a text is padded to: of the text's own making, never of its batch's.
+fn padded_length(tokens: usize, max_tokens: usize) -> usize {
+    tokens
+        .max(1)
+        .next_multiple_of(LENGTH_STEP)
+        .min(max_tokens)
+        .max(tokens)
+}
+
+impl Input {
+    fn new(name: &str, value_type: &ValueType) -> Result<Self, Error> {
+        let refuse = |what: &str| {
+            Err(Error::Graph {
+                reason: format!("its input \"{name}\" is {value_type}, {what}"),
+            })
+        };
+        let role = match INPUTS.iter().position(|&known| known == name) {
+            Some(0) => Role::Ids,
+            Some(1) => Role::Mask,
+            Some(_) => Role::Types,
+            None => return refuse("which nothing is known to fill"),
+        };
+        let ValueType::Tensor { ty, shape, .. } = value_type else {
+            return refuse("expected was a tensor");
+        };
+        let wide = match ty {
+            TensorElementType::Int32 => false,
+            TensorElementType::Int64 => true,
+            _ => return refuse("expected was int32 or int64"),
+        };
+        if shape.len() != 2 || shape.iter().any(|&size| size >= 0) {
+            return refuse("expected was any number of texts of any number of tokens");
+        }
+        Ok(Input {
+            name: name.to_owned(),
+            role,
+            wide,
+        })
+    }
+
+    /// This input's values for texts that are padded on the right.
+    fn fill(&self, texts: &[&Tokens], length: usize, pad: u32) -> Elements {
+        let numbers = texts.iter().flat_map(|tokens| {
+            let real = tokens.ids.len();
+            (0..length).map(move |position| match self.role {
+                Role::Ids => tokens.ids.get(position).copied().unwrap_or(pad),
+                Role::Types => tokens.types.get(position).copied().unwrap_or(0),
+                // Without a single real token a row of the attention would be
+                // undefined: one token of padding counts then.
+                Role::Mask => u32::from(position < real.max(1)),
+            })
+        });
+        let mut wide = Vec::with_capacity(texts.len() * length);
+        wide.extend(numbers.map(i64::from));
+        if self.wide {
+            Elements::Int64(wide)
+        } else {
+            // An id that is too large for int32 is too large for any table: -1,
+            // which ONNX Runtime refuses as it would have refused the id.
+            let narrow = wide.iter().map(|&id| i32::try_from(id).unwrap_or(-1));
+            Elements::Int32(narrow.collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::padded_length;
+
+    #[test]
+    fn padding_follows_from_the_text_and_the_limit() {
+        let lengths: Vec<usize> = [0, 1, 2, 8, 9, 250, 251, 255]
+            .into_iter()
+            .map(|tokens| padded_length(tokens, 255))
+            .collect();
+        assert_eq!(lengths, [8, 8, 8, 8, 16, 255, 255, 255]);
+        assert_eq!(padded_length(3, 3), 3);
+    }
+}

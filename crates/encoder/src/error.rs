@@ -1,0 +1,178 @@
+//! What can go wrong between a text and its vector.
+//!
+//! Every message is a sentence for the person who typed the SQL: it names the
+//! file, the value and the limit. [`Error::kind`] is what a caller maps to an
+//! error code, [`Error::hint`] is what there is to do about it.
+
+/// An error of loading or running a model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// ONNX Runtime's shared library can't be used.
+    #[error("could not load ONNX Runtime from \"{path}\": {reason}")]
+    Runtime {
+        /// The path that was asked for.
+        path: String,
+        /// Why it does not do.
+        reason: String,
+    },
+    /// An encoder was asked for before the library was loaded.
+    #[error("ONNX Runtime is not loaded")]
+    RuntimeNotLoaded,
+    /// A file or directory can't be read.
+    #[error("could not read \"{path}\": {reason}")]
+    File {
+        /// The file or directory.
+        path: String,
+        /// Why it can't be read.
+        reason: String,
+    },
+    /// A file that the model needs is not there.
+    #[error("the model is incomplete: {missing}")]
+    Incomplete {
+        /// What is missing, as a clause.
+        missing: String,
+    },
+    /// A file does not hold what its name promises.
+    #[error("\"{file}\" is not valid: {reason}")]
+    Malformed {
+        /// The file, by its path inside the model directory.
+        file: String,
+        /// What contradicts what, with value and limit.
+        reason: String,
+    },
+    /// A sound model that this version can't run faithfully.
+    #[error("the model is not supported: {reason}")]
+    Unsupported {
+        /// What it asks for.
+        reason: String,
+    },
+    /// ONNX Runtime refused the graph.
+    #[error("ONNX Runtime does not accept the model's graph: {reason}")]
+    Graph {
+        /// ONNX Runtime's own words.
+        reason: String,
+    },
+    /// The settings that were stored with a model contradict themselves.
+    #[error("the model's settings are not valid: {reason}")]
+    Settings {
+        /// The setting, its value and its limit.
+        reason: String,
+    },
+    /// The tokenizer failed on a text.
+    #[error("could not tokenize the text: {reason}")]
+    Tokenizer {
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// [`crate::Options::interrupted`] said so. Nothing is lost, the encoder goes on working.
+    #[error("embedding was interrupted")]
+    Interrupted,
+    /// The model ran, or tried to, and gave no usable vectors.
+    #[error("could not run the model: {reason}")]
+    Inference {
+        /// What went wrong, in ONNX Runtime's or our words.
+        reason: String,
+    },
+    /// The operating system refused memory, a thread or a signal mask.
+    #[error("could not get {what}: {reason}")]
+    Resource {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's answer.
+        reason: String,
+    },
+}
+
+/// The families of errors that a caller may want to tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The ONNX Runtime library is missing, foreign or too old.
+    Runtime,
+    /// A file can't be read or is not there.
+    File,
+    /// A model's file, graph or settings are broken.
+    InvalidModel,
+    /// A sound model with a feature that is not implemented.
+    Unsupported,
+    /// The tokenizer failed on a text.
+    Tokenizer,
+    /// The caller's own wish to stop.
+    Interrupted,
+    /// Running the model failed.
+    Inference,
+    /// Memory or threads ran out.
+    Resource,
+}
+
+impl Error {
+    /// The family this error belongs to.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Runtime { .. } | Error::RuntimeNotLoaded => ErrorKind::Runtime,
+            Error::File { .. } | Error::Incomplete { .. } => ErrorKind::File,
+            Error::Malformed { .. } | Error::Graph { .. } | Error::Settings { .. } => {
+                ErrorKind::InvalidModel
+            }
+            Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::Tokenizer { .. } => ErrorKind::Tokenizer,
+            Error::Interrupted => ErrorKind::Interrupted,
+            Error::Inference { .. } => ErrorKind::Inference,
+            Error::Resource { .. } => ErrorKind::Resource,
+        }
+    }
+
+    /// What the person who sees the error can do, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Error::Runtime { .. } | Error::RuntimeNotLoaded => Some(format!(
+                "Give the path of libonnxruntime.so, version 1.{} or later.",
+                ort::MINOR_VERSION
+            )),
+            Error::Incomplete { .. } => Some(
+                "A model needs \"tokenizer.json\" and either \"onnx/model.onnx\" or, for the \
+                 BERT family, \"model.safetensors\" with \"config.json\"."
+                    .to_owned(),
+            ),
+            Error::Unsupported { .. } => Some(
+                "An ONNX export of the model with the inputs input_ids, attention_mask and \
+                 token_type_ids, a float output and no external data may work."
+                    .to_owned(),
+            ),
+            Error::Malformed { .. } => {
+                Some("The file may be truncated: compare it with its source.".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn malformed(file: impl Into<String>, reason: impl ToString) -> Self {
+        Error::Malformed {
+            file: file.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn unsupported(reason: impl Into<String>) -> Self {
+        Error::Unsupported {
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn inference(reason: impl ToString) -> Self {
+        Error::Inference {
+            reason: reason.to_string(),
+        }
+    }
+
+    pub(crate) fn memory(bytes: Option<usize>) -> Self {
+        Error::Resource {
+            what: "memory",
+            reason: match bytes {
+                Some(bytes) => format!("{bytes} bytes were refused"),
+                None => "the size is beyond what a machine can address".to_owned(),
+            },
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Text in, vectors out.
+//!
+//! **What enters** is a model as others publish it, a directory or the bytes of
+//! its files ([`ModelFiles`]): either an ONNX export of any encoder
+//! (`onnx/model.onnx`), or `model.safetensors` with a `config.json` of the BERT
+//! family, for which this crate writes the ONNX graph itself with ONNX
+//! Runtime's fused operators. [`compile()`] turns it into a [`CompiledModel`]: the
+//! graph, the tokenizer and the [`Settings`], which are all that is ever needed
+//! again and all that a database has to keep.
+//!
+//! **What leaves** is an [`Encoder`], one ONNX Runtime session with its
+//! tokenizer, which turns texts into rows of `f32`.
+//!
+//! # An embedding depends on (model, text) and on nothing else
+//!
+//! Not on the other texts of the call, their order, the number of threads or
+//! the batch size, bit for bit, for as long as the machine and ONNX Runtime's
+//! version stay the same. Generated columns and index expressions rest on this.
+//! It is reached so:
+//!
+//! * A text is padded to a length that follows from the text alone: its number
+//!   of tokens rounded up to a multiple of 8. Only texts of equal padded length
+//!   share a batch, so every matrix that a text meets has a size of its own
+//!   choosing, except for the number of rows, and ONNX Runtime computes a row of
+//!   a matrix product in the same order however many rows there are.
+//! * Pooling and normalization happen here, one after the other over the real
+//!   tokens, in `f64`.
+//! * A graph with dynamic quantization takes its scale from all rows at once.
+//!   Such a graph is run one text at a time ([`Settings::one_by_one`]).
+//! * Sessions ask for deterministic kernels, and [`Encoder::probe`] checks the
+//!   promise before a model is stored.
+//!
+//! # Threads
+//!
+//! Nothing with threads exists before [`Encoder::new`]. Every thread is created
+//! with all signals blocked (see `threads`). Tokenization stays on the caller's
+//! thread.
+//!
+//! # Sources
+//!
+//! The graph is that of BERT (Devlin et al., 2019); pooling, normalization and
+//! the files that describe them are those of Sentence-BERT (Reimers & Gurevych,
+//! 2019) and the sentence-transformers library. The operators are documented in
+//! ONNX Runtime's `ContribOperators.md`, the file formats in `onnx.proto` and in
+//! the safetensors format description.
+
+mod bert;
+mod compile;
+mod encoder;
+mod error;
+mod files;
+mod onnx;
+mod pooling;
+mod runtime;
+mod scan;
+mod settings;
+mod sidecar;
+mod threads;
+mod tokenizer;
+mod watchdog;
+mod weights;
+
+pub use compile::{CompiledModel, compile};
+pub use encoder::{Encoder, Options};
+pub use error::{Error, ErrorKind};
+pub use files::ModelFiles;
+pub use runtime::{load_runtime, runtime_version};
+pub use settings::{MAX_DIMENSION, MAX_TOKENS, Pooling, Precision, Settings};
+pub use tokenizer::MAX_TEXT_BYTES;

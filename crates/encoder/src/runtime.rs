@@ -1,0 +1,118 @@
+//! ONNX Runtime's shared library: loaded once per process, from a path that the
+//! caller names.
+//!
+//! The library stays loaded until the process ends, with the one environment
+//! that ONNX Runtime allows per process. Loading creates no thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ort::LoadDynamicError;
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use crate::error::Error;
+use crate::threads::SignalsBlocked;
+
+struct Loaded {
+    path: PathBuf,
+    /// Absent if the library is in, but did not give an environment.
+    environment: Option<Environment>,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<Loaded>> {
+    // The value is only ever replaced as a whole.
+    LOADED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Loads ONNX Runtime's shared library from an absolute path.
+///
+/// A second call with the same path does nothing. A process can hold one ONNX
+/// Runtime only, so a call with another path fails and says which one is
+/// loaded. After a failure another path may be tried.
+///
+/// # Errors
+/// [`Error::Runtime`] if the file is missing, is not ONNX Runtime or is older
+/// than version 1.17, or if another one is loaded.
+pub fn load_runtime(path: &Path) -> Result<(), Error> {
+    let fail = |reason: String| Error::Runtime {
+        path: path.display().to_string(),
+        reason,
+    };
+    let mut loaded = lock();
+    if let Some(loaded) = loaded.as_ref() {
+        if loaded.path != path {
+            return Err(fail(format!(
+                "this process has already loaded \"{}\" and can't hold two",
+                loaded.path.display()
+            )));
+        }
+        if loaded.environment.is_some() {
+            return Ok(());
+        }
+    }
+    // A relative path would be searched beside the executable, and a bare name
+    // all over the system: neither is what the person who set it thinks of.
+    if !path.is_absolute() {
+        return Err(fail("the path is not absolute".to_owned()));
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(fail("it is not a regular file".to_owned()));
+    }
+
+    let _signals = SignalsBlocked::new()?;
+    let builder = ort::init_from(path).map_err(|error| {
+        fail(match error {
+            LoadDynamicError::Dlopen { error, .. } => error.to_string(),
+            LoadDynamicError::MissingApi { .. } => {
+                "the library does not export OrtGetApiBase, so it is not ONNX Runtime".to_owned()
+            }
+            LoadDynamicError::InvalidVersionString => {
+                "the library does not tell its version".to_owned()
+            }
+            LoadDynamicError::BadVersion { version_str, .. } => format!(
+                "its version is {version_str}, but 1.{} or later is needed",
+                ort::MINOR_VERSION
+            ),
+        })
+    })?;
+    *loaded = Some(Loaded {
+        path: path.to_owned(),
+        environment: None,
+    });
+    let environment = builder
+        .with_name("insitu")
+        .with_telemetry(false)
+        // Errors come back as errors; nothing of it belongs on standard error.
+        .with_logger(Arc::new(
+            |_: LogLevel, _: &str, _: &str, _: &str, _: &str| {},
+        ))
+        .build()
+        .map_err(|error| fail(error.to_string()))?;
+    // With a logger of its own an environment starts out verbose, and formats
+    // messages by the thousand only for us to drop them.
+    environment.set_log_level(LogLevel::Error);
+    *loaded = Some(Loaded {
+        path: path.to_owned(),
+        environment: Some(environment),
+    });
+    Ok(())
+}
+
+/// What the loaded ONNX Runtime says about its build, for reports.
+///
+/// # Errors
+/// [`Error::RuntimeNotLoaded`] before a successful [`load_runtime`].
+pub fn runtime_version() -> Result<String, Error> {
+    environment().map(|_| ort::info().to_owned())
+}
+
+pub(crate) fn environment() -> Result<Environment, Error> {
+    lock()
+        .as_ref()
+        .and_then(|loaded| loaded.environment.clone())
+        .ok_or(Error::RuntimeNotLoaded)
+}

@@ -1,0 +1,140 @@
+//! The tensors of a `model.safetensors`, checked and widened to `f32`.
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::Error;
+use crate::files::SAFETENSORS;
+
+/// The tensors of one file.
+pub(crate) struct Weights<'a> {
+    tensors: SafeTensors<'a>,
+    /// What stands before every name: `bert.` where a head was saved with the model.
+    prefix: &'static str,
+}
+
+impl<'a> Weights<'a> {
+    /// Reads the header; `first` is a tensor that every such model has.
+    pub(crate) fn open(bytes: &'a [u8], first: &str) -> Result<Self, Error> {
+        let tensors = SafeTensors::deserialize(bytes)
+            .map_err(|error| Error::malformed(SAFETENSORS, error))?;
+        let prefix = ["", "bert."]
+            .into_iter()
+            .find(|prefix| tensors.tensor(&format!("{prefix}{first}")).is_ok())
+            .ok_or_else(|| {
+                Error::malformed(SAFETENSORS, format!("it has no tensor \"{first}\""))
+            })?;
+        Ok(Weights { tensors, prefix })
+    }
+
+    /// A tensor's values in row-major order, if it has exactly this shape.
+    pub(crate) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        let full_name = format!("{}{name}", self.prefix);
+        let tensor = self
+            .tensors
+            .tensor(&full_name)
+            .or_else(|error| match older_name(&full_name) {
+                Some(older) => self.tensors.tensor(&older),
+                None => Err(error),
+            })
+            .map_err(|_| {
+                Error::malformed(SAFETENSORS, format!("it has no tensor \"{full_name}\""))
+            })?;
+        if tensor.shape() != shape {
+            return Err(Error::malformed(
+                SAFETENSORS,
+                format!(
+                    "tensor \"{full_name}\" has shape {:?}, but config.json asks for {shape:?}",
+                    tensor.shape()
+                ),
+            ));
+        }
+        // The header check of safetensors has made sure that the data has the
+        // length that shape and type ask for.
+        let data = tensor.data();
+        let values = match tensor.dtype() {
+            Dtype::F32 => widen(data, f32::from_le_bytes),
+            Dtype::F16 => widen(data, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Dtype::BF16 => widen(data, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            other => {
+                return Err(Error::unsupported(format!(
+                    "tensor \"{full_name}\" in {SAFETENSORS} has the type {other}; F32, F16 and \
+                     BF16 are read"
+                )));
+            }
+        };
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(Error::malformed(
+                SAFETENSORS,
+                format!("tensor \"{full_name}\" has a value that is not finite"),
+            ));
+        }
+        Ok(values)
+    }
+
+    /// A weight matrix of a linear layer, stored as [outputs, inputs], turned to
+    /// [inputs, outputs] as a matrix product wants it.
+    pub(crate) fn read_transposed(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let rows = self.read(name, &[outputs, inputs])?;
+        Ok(transpose(&rows, outputs, inputs))
+    }
+}
+
+/// The name that layer normalization parameters had in early checkpoints.
+fn older_name(name: &str) -> Option<String> {
+    if let Some(stem) = name.strip_suffix("LayerNorm.weight") {
+        Some(format!("{stem}LayerNorm.gamma"))
+    } else {
+        let stem = name.strip_suffix("LayerNorm.bias")?;
+        Some(format!("{stem}LayerNorm.beta"))
+    }
+}
+
+fn widen<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    let (values, _) = data.as_chunks::<N>();
+    values.iter().map(|&bytes| read(bytes)).collect()
+}
+
+fn transpose(rows: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    let mut columns = vec![0.0; rows.len()];
+    if inputs == 0 {
+        return columns;
+    }
+    for (output, row) in rows.chunks_exact(inputs).enumerate() {
+        for (input, &value) in row.iter().enumerate() {
+            columns[input * outputs + output] = value;
+        }
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{older_name, transpose};
+
+    #[test]
+    fn transposing() {
+        assert_eq!(
+            transpose(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3),
+            [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]
+        );
+    }
+
+    #[test]
+    fn older_names() {
+        assert_eq!(
+            older_name("a.LayerNorm.bias").as_deref(),
+            Some("a.LayerNorm.beta")
+        );
+        assert_eq!(
+            older_name("a.LayerNorm.weight").as_deref(),
+            Some("a.LayerNorm.gamma")
+        );
+        assert_eq!(older_name("a.dense.bias"), None);
+    }
+}

@@ -1,0 +1,39 @@
+-- Nearest rows by <#>, through an index of vector_ip_ops.
+SET enable_seqscan = off;
+CREATE TABLE ip_points (id int PRIMARY KEY, emb vector(2));
+INSERT INTO ip_points VALUES (1, '[0,0]'), (2, '[1,2]'), (3, '[3,1]'), (4, '[-2,5]'), (5, NULL), (6, '[10,-1]');
+CREATE INDEX ip_points_emb ON ip_points USING hnsw (emb vector_ip_ops);
+INSERT INTO ip_points VALUES (7, '[2,2.5]'), (8, '[-4,-4]'), (9, NULL);
+
+EXPLAIN (COSTS OFF) SELECT id FROM ip_points ORDER BY emb <#> '[2,2.1]' LIMIT 3;
+SELECT id, emb, round((emb <#> '[2,2.1]')::numeric, 5) AS distance FROM ip_points ORDER BY emb <#> '[2,2.1]' LIMIT 4;
+SELECT id FROM ip_points ORDER BY emb <#> '[-1.4,-3.25]';
+SELECT id FROM ip_points WHERE id % 2 = 0 ORDER BY emb <#> '[-1.4,-3.25]' LIMIT 2;
+SELECT id FROM ip_points ORDER BY emb <#> (SELECT emb FROM ip_points WHERE id = 3) LIMIT 3;
+SELECT count(*) FROM (SELECT id FROM ip_points ORDER BY emb <#> (SELECT NULL::vector) LIMIT 3) n;
+SELECT id FROM ip_points ORDER BY emb <#> '[1,2,3]' LIMIT 3;
+
+-- Another operator is not this index's.
+EXPLAIN (COSTS OFF) SELECT id FROM ip_points ORDER BY emb <-> '[2,2.1]' LIMIT 3;
+
+SET hnsw.iterative_scan = strict_order;
+SELECT id FROM ip_points ORDER BY emb <#> '[2,2.1]';
+SET hnsw.iterative_scan = relaxed_order;
+SELECT id FROM ip_points WHERE id % 3 <> 1 ORDER BY emb <#> '[2,2.1]';
+RESET hnsw.iterative_scan;
+
+UPDATE ip_points SET emb = '[2,2.25]' WHERE id = 8;
+DELETE FROM ip_points WHERE id IN (2, 7);
+SELECT id FROM ip_points ORDER BY emb <#> '[2,2.1]' LIMIT 2;
+VACUUM ip_points;
+SELECT id FROM ip_points ORDER BY emb <#> '[2,2.1]';
+SELECT heap_tids, unreachable FROM insitu.verify_index('ip_points_emb');
+REINDEX INDEX ip_points_emb;
+SELECT id FROM ip_points ORDER BY emb <#> '[2,2.1]' LIMIT 2;
+SELECT vertices, heap_tids, free_slots, unreachable FROM insitu.verify_index('ip_points_emb');
+SELECT count(*) FROM ip_points;
+TRUNCATE ip_points;
+SELECT id FROM ip_points ORDER BY emb <#> '[2,2.1]';
+SELECT vertices, heap_tids, free_slots, unreachable FROM insitu.verify_index('ip_points_emb');
+DROP TABLE ip_points;
+RESET enable_seqscan;

@@ -1,0 +1,42 @@
+-- What can be said about models without having one. Codes, as the texts may name files of the machine.
+\set VERBOSITY sqlstate
+SELECT insitu.load_model('absent', '/no/such/directory');
+SELECT insitu.load_model('absent', '');
+SELECT insitu.load_model('', '/no/such/directory');
+SELECT insitu.load_model('absent', '{}'::text[], '{}'::bytea[]);
+SELECT insitu.load_model('absent', '{config.json}'::text[], '{}'::bytea[]);
+SELECT insitu.load_model('absent', '{config.json}'::text[], ARRAY['not json'::bytea]);
+SELECT insitu.load_model('absent', '{config.json,NULL}'::text[], ARRAY['{}'::bytea, '{}'::bytea]);
+SELECT insitu.load_model('absent', '{../config.json}'::text[], ARRAY['{}'::bytea]);
+\set VERBOSITY default
+
+SELECT insitu.embed('absent', 'text');
+SELECT insitu.embed('absent', ARRAY['text']);
+SELECT insitu.embed('', 'text');
+SELECT insitu.embed('Robert''); DROP TABLE students;--', 'text');
+SELECT insitu.drop_model('absent');
+SELECT insitu.grant_model('absent', 'public');
+SELECT insitu.revoke_model('absent', 'public');
+
+-- NULL in, NULL out; there is no model to ask.
+SELECT insitu.embed('absent', NULL::text) IS NULL, insitu.embed(NULL, 'text') IS NULL, insitu.embed('absent', NULL::text[]) IS NULL;
+
+SELECT * FROM insitu.models;
+SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 'insitu' AND table_name = 'models' ORDER BY ordinal_position;
+
+-- What PUBLIC may do, and what the planner is told.
+SELECT p.oid::regprocedure, provolatile, proisstrict, proparallel, has_function_privilege('public', p.oid, 'EXECUTE') AS public_may, procost > 100 AS dear
+FROM pg_proc p WHERE pronamespace = 'insitu'::regnamespace
+  AND proname IN ('embed', 'load_model', 'drop_model', 'grant_model', 'revoke_model', 'verify_index')
+ORDER BY p.oid::regprocedure::text COLLATE "C";
+
+-- The checker knows its own indexes only.
+CREATE TABLE checked (id int PRIMARY KEY);
+SELECT * FROM insitu.verify_index('checked');
+SELECT * FROM insitu.verify_index('checked_pkey');
+SELECT * FROM insitu.verify_index(NULL);
+DROP TABLE checked;
+
+-- Settings.
+SET insitu.threads = -1;
+SET insitu.no_such_setting = 1;

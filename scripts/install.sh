@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs the extension, ONNX Runtime's library and its licences into PG_CONFIG's PostgreSQL; with the argument
+# `compat`, the compatibility extension `vector` instead. Asks sudo where the caller may not write there.
+set -euo pipefail
+# shellcheck source=scripts/env.sh
+. "$(dirname "$0")/env.sh"
+
+libdir=$("$PG_CONFIG" --pkglibdir)
+extensiondir=$("$PG_CONFIG" --sharedir)/extension
+docdir=$("$PG_CONFIG" --docdir)/insitu
+
+sudo=()
+[ -w "$libdir" ] && [ -w "$extensiondir" ] || sudo=(sudo)
+
+if [ "${1:-}" = compat ]; then
+    control=$extensiondir/vector.control
+    if [ -e "$control" ] && ! grep -q "requires = 'insitu'" "$control"; then
+        echo "pgvector is installed in this PostgreSQL ($control): its extension 'vector' stays as it is." >&2
+        exit 1
+    fi
+    "${sudo[@]}" install -m 644 compat/vector.control compat/vector--*.sql "$extensiondir"
+    echo "installed the compatibility extension 'vector' into $extensiondir"
+    exit
+fi
+
+build=(--release --no-default-features --features "$PG_FEATURE")
+# Before anything is removed, so that a build that fails leaves the installed library in place.
+cargo build "${build[@]}"
+# cargo-pgrx overwrites the library in place, which would crash a server that has it loaded.
+"${sudo[@]}" rm -f "$libdir/insitu.so"
+cargo pgrx install "${build[@]}" --pg-config "$PG_CONFIG" ${sudo:+--sudo}
+# Under the project's own name: another program's ONNX Runtime may be of another version.
+"${sudo[@]}" install -m 755 "$INSITU_ONNXRUNTIME" "$libdir/insitu-onnxruntime.so"
+"${sudo[@]}" install -d "$docdir"
+"${sudo[@]}" install -m 644 LICENSE "$docdir/LICENSE"
+"${sudo[@]}" install -m 644 target/runtime/LICENSE "$docdir/LICENSE.onnxruntime"
+"${sudo[@]}" install -m 644 target/runtime/ThirdPartyNotices.txt "$docdir/ThirdPartyNotices.onnxruntime"

@@ -1,0 +1,100 @@
+//! Who may use, share and remove a model: its owner, superusers, and for use
+//! the roles that were granted it.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+
+use pgrx::prelude::*;
+
+use super::catalog::{self, Model};
+use crate::errors::{raise, raise_with_hint};
+
+/// The role that the present code runs as.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: reads the state of the session.
+    unsafe { pg_sys::GetUserId() }
+}
+
+fn has_privileges_of(user: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: reads the catalog.
+    unsafe { pg_sys::has_privs_of_role(user, role) }
+}
+
+fn owns(user: pg_sys::Oid, model: &Model) -> bool {
+    // SAFETY: reads the catalog. An owner that was dropped is nobody.
+    unsafe { pg_sys::superuser_arg(user) || has_privileges_of(user, model.owner) }
+}
+
+/// Raises an ERROR unless the role may use the model.
+pub fn check_use(user: pg_sys::Oid, name: &str, model: &Model) {
+    let granted =
+        |&grantee: &pg_sys::Oid| grantee == pg_sys::InvalidOid || has_privileges_of(user, grantee);
+    if !owns(user, model) && !model.grantees.iter().any(granted) {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for model {name}"),
+            "Its owner can grant it with insitu.grant_model.",
+        );
+    }
+}
+
+/// The model, or an ERROR if there is none of this name or the current role
+/// does not own it.
+pub fn owned(name: &str) -> Model {
+    let model = existing(name);
+    if !owns(current_user(), &model) {
+        raise(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of model {name}"),
+        );
+    }
+    model
+}
+
+/// The model, or an ERROR if there is none of this name.
+pub fn existing(name: &str) -> Model {
+    catalog::find(name).unwrap_or_else(|| {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("model \"{name}\" does not exist"),
+            "The view insitu.models lists the models; insitu.load_model loads one.",
+        )
+    })
+}
+
+/// Raises an ERROR unless the current role may read files of the server.
+pub fn check_server_files() {
+    let reader = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);
+    if !has_privileges_of(current_user(), reader) {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied to load a model from files of the server",
+            "Only roles with privileges of pg_read_server_files may; others can pass the files as bytea.",
+        );
+    }
+}
+
+/// The role of this name; `public` is `InvalidOid`.
+fn role(name: &str) -> pg_sys::Oid {
+    if name == "public" {
+        return pg_sys::InvalidOid;
+    }
+    let role = CString::new(name).unwrap_or_default();
+    // SAFETY: reads the catalog; a missing role is an ERROR.
+    unsafe { pg_sys::get_role_oid(role.as_ptr(), false) }
+}
+
+/// Lets a role use a model.
+#[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
+fn grant_model(name: &str, role: &str) {
+    owned(name);
+    catalog::add_grant(name, self::role(role));
+}
+
+/// Takes a grant back.
+#[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
+fn revoke_model(name: &str, role: &str) {
+    owned(name);
+    catalog::remove_grant(name, self::role(role));
+}

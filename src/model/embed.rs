@@ -1,0 +1,84 @@
+//! `insitu.embed`: text in, vector out.
+
+#![allow(unsafe_code)]
+
+use pgrx::callconv::{BoxRet, FcInfo};
+use pgrx::pgrx_sql_entity_graph::metadata::{
+    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
+};
+use pgrx::prelude::*;
+
+use super::session;
+use crate::types::OwnedVector;
+use crate::types::vector::sql_type;
+
+/// The embedding of a text.
+#[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
+fn embed(model: &str, input: &str) -> OwnedVector {
+    let mut vectors = session::embed(model, &[input]);
+    OwnedVector::checked(vectors.pop().unwrap_or_default())
+}
+
+/// The embeddings of several texts, which is faster than one by one; the
+/// result for each is the same. NULL elements stay NULL.
+#[pg_extern(
+    schema = "insitu",
+    name = "embed",
+    immutable,
+    strict,
+    parallel_safe,
+    cost = 200000
+)]
+fn embed_all(model: &str, inputs: pgrx::Array<'_, &str>) -> VectorArray {
+    let inputs: Vec<Option<&str>> = inputs.iter().collect();
+    let texts: Vec<&str> = inputs.iter().copied().flatten().collect();
+    let mut vectors = session::embed(model, &texts).into_iter();
+    VectorArray(
+        inputs
+            .iter()
+            .map(|input| input.and_then(|_| vectors.next()).map(OwnedVector::checked))
+            .collect(),
+    )
+}
+
+/// An array of vectors to be returned.
+struct VectorArray(Vec<Option<OwnedVector>>);
+
+sql_type!([] VectorArray, "vector[]");
+
+// SAFETY: the array is made by the server's own function, of the element type
+// that the called SQL function declares.
+unsafe impl BoxRet for VectorArray {
+    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
+        let count = self.0.len() as i32;
+        let mut nulls: Vec<bool> = self.0.iter().map(Option::is_none).collect();
+        let mut datums: Vec<pg_sys::Datum> = self
+            .0
+            .into_iter()
+            .map(|vector| vector.map_or(pg_sys::Datum::from(0_usize), OwnedVector::into_datum))
+            .collect();
+        // SAFETY: the arrays have `count` elements. A vector is a varlena
+        // aligned as an int (typalign of the type).
+        unsafe {
+            let function = (*(*fcinfo.as_mut_ptr()).flinfo).fn_oid;
+            let element = pg_sys::get_element_type(pg_sys::get_func_rettype(function));
+            let (mut size, mut lower) = (count, 1);
+            let array = if count == 0 {
+                pg_sys::construct_empty_array(element)
+            } else {
+                pg_sys::construct_md_array(
+                    datums.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                    1,
+                    &mut size,
+                    &mut lower,
+                    element,
+                    -1,
+                    false,
+                    b'i' as _,
+                )
+            };
+            fcinfo.return_raw_datum(pg_sys::Datum::from(array))
+        }
+    }
+}

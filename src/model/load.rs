@@ -1,0 +1,101 @@
+//! `insitu.load_model` and `insitu.drop_model`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use encoder::{ModelFiles, compile};
+use pgrx::prelude::*;
+
+use super::{access, catalog, session, unwrap_model};
+use crate::errors::{raise, raise_with_hint};
+
+/// Loads a model from a directory of the server.
+#[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
+fn load_model(name: &str, path: &str) {
+    access::check_server_files();
+    check_name(name);
+    if !Path::new(path).is_absolute() {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("the path of a model must be absolute, but is \"{path}\""),
+        );
+    }
+    load(
+        name,
+        &unwrap_model(ModelFiles::read_directory(Path::new(path))),
+    );
+}
+
+/// Loads a model from the contents of its files.
+#[pg_extern(
+    schema = "insitu",
+    name = "load_model",
+    volatile,
+    parallel_unsafe,
+    strict
+)]
+fn load_model_files(
+    name: &str,
+    file_names: pgrx::Array<'_, String>,
+    files: pgrx::Array<'_, &[u8]>,
+) {
+    check_name(name);
+    if file_names.len() != files.len() {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "{} file names were given for {} files",
+                file_names.len(),
+                files.len()
+            ),
+        );
+    }
+    let mut by_name = BTreeMap::new();
+    for (file_name, file) in file_names.iter().zip(files.iter()) {
+        let (Some(file_name), Some(file)) = (file_name, file) else {
+            raise(
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "the names and contents of a model's files must not be null",
+            )
+        };
+        if by_name.insert(file_name.clone(), file.to_vec()).is_some() {
+            raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("the file \"{file_name}\" was given twice"),
+            );
+        }
+    }
+    load(name, &unwrap_model(ModelFiles::new(by_name)));
+}
+
+/// Removes a model.
+#[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
+fn drop_model(name: &str) {
+    access::owned(name);
+    catalog::remove(name);
+}
+
+fn check_name(name: &str) {
+    if name.is_empty() || name.len() > 255 {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            format!("the name of a model has 1 to 255 bytes, not {}", name.len()),
+        );
+    }
+    if catalog::find(name).is_some() {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("model \"{name}\" already exists"),
+            "A name always means the same model: choose another name, or drop the model if nothing uses it.",
+        );
+    }
+}
+
+/// Compiles, tries out and stores a model.
+fn load(name: &str, files: &ModelFiles) {
+    let model = unwrap_model(compile(files));
+    pgrx::check_for_interrupts!();
+    session::try_out(&model);
+    pgrx::check_for_interrupts!();
+    catalog::store(name, &model, access::current_user());
+}

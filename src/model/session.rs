@@ -1,0 +1,253 @@
+//! The encoders of this backend, and what it knows of the catalog.
+//!
+//! An encoder is known by its model's SHA-256. Which model a name means, and
+//! that a role may use it, is remembered until the tables of models or the
+//! roles change: a trigger on the tables and the server's own caches tell.
+//!
+//! Everything here is Rust memory in a static, so that no destructor runs when
+//! the process ends.
+
+#![allow(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use encoder::{CompiledModel, Encoder, Error, Options, Settings};
+use lru::LruCache;
+use pgrx::prelude::*;
+
+use super::{access, catalog, unwrap_model};
+use crate::settings::{ONNXRUNTIME_PATH, THREADS};
+
+/// Tokens in one run of a model. More would need more memory without being
+/// faster.
+const BATCH_TOKENS: usize = 4096;
+/// Embeddings of single texts that are remembered, per model.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// Longer texts are not remembered.
+const MAX_REMEMBERED_TEXT: usize = 4096;
+
+struct Loaded {
+    encoder: Encoder,
+    remembered: LruCache<String, Vec<f32>>,
+}
+
+#[derive(Default)]
+struct Session {
+    /// Encoders by their model's SHA-256.
+    loaded: HashMap<String, Loaded>,
+    /// What each name means.
+    names: HashMap<String, Known>,
+}
+
+struct Known {
+    sha256: String,
+    settings: Settings,
+    /// Roles that were found to be allowed to use it.
+    users: HashSet<u32>,
+}
+
+static SESSION: Mutex<Option<Session>> = Mutex::new(None);
+
+/// The table whose changes make the session forget what it knows.
+static MODEL_TABLE: AtomicU32 = AtomicU32::new(0);
+
+/// Works on the session. `work` must not call the server: an ERROR would leave
+/// it half-way.
+fn with_session<R>(work: impl FnOnce(&mut Session) -> R) -> R {
+    let mut session = match SESSION.lock() {
+        Ok(session) => session,
+        Err(poisoned) => poisoned.into_inner(),
+    };
+    work(session.get_or_insert_default())
+}
+
+fn forget_names() {
+    with_session(|session| session.names.clear());
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::InvalidOid || relation.to_u32() == MODEL_TABLE.load(Ordering::Relaxed) {
+        forget_names();
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_role_change(_argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    forget_names();
+}
+
+/// Asks the server to tell when the tables of models or the roles change.
+fn watch_catalog() {
+    let table = catalog::model_table().to_u32();
+    if MODEL_TABLE.swap(table, Ordering::Relaxed) != 0 {
+        return;
+    }
+    // SAFETY: registered once in a process, for as long as it lives.
+    unsafe {
+        let none = pg_sys::Datum::from(0_usize);
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_relation_change), none);
+        for cache in [
+            pg_sys::SysCacheIdentifier::AUTHOID,
+            pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,
+        ] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(on_role_change), none);
+        }
+    }
+}
+
+/// Tells all sessions that the tables of models have changed; a trigger calls
+/// it.
+#[pg_trigger]
+fn model_changed<'a>(
+    trigger: &'a PgTrigger<'a>,
+) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgHeapTupleError> {
+    // SAFETY: the message is sent when the transaction commits.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::model_table()) };
+    Ok(trigger.new())
+}
+
+/// Whether an interrupt of this backend waits to be served. ONNX Runtime's
+/// watchdog calls it from its own thread: it only reads.
+fn interrupted() -> bool {
+    // SAFETY: the flags are plain integers that signal handlers set.
+    unsafe {
+        std::ptr::read_volatile(&raw const pg_sys::InterruptPending) != 0
+            && std::ptr::read_volatile(&raw const pg_sys::InterruptHoldoffCount) == 0
+            && std::ptr::read_volatile(&raw const pg_sys::CritSectionCount) == 0
+    }
+}
+
+/// Loads ONNX Runtime, once in a session.
+fn load_runtime() {
+    let setting = ONNXRUNTIME_PATH.get().unwrap_or_default();
+    let setting = setting.to_string_lossy();
+    // SAFETY: the server's library directory, a string with a closing zero.
+    let libdir = unsafe { core::ffi::CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
+    let path = match setting.strip_prefix("$libdir") {
+        Some(rest) => PathBuf::from(format!("{}{rest}", libdir.to_string_lossy())),
+        None => PathBuf::from(&*setting),
+    };
+    unwrap_model(encoder::load_runtime(&path));
+}
+
+fn options() -> Options {
+    Options {
+        threads: THREADS.get() as usize,
+        batch_tokens: BATCH_TOKENS,
+        interrupted,
+    }
+}
+
+/// Runs a model operation again for as long as it was stopped by interrupts
+/// that turn out not to be an ERROR.
+fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, Error>) -> T {
+    loop {
+        match operation() {
+            Err(Error::Interrupted) => {
+                pgrx::check_for_interrupts!();
+            }
+            result => return unwrap_model(result),
+        }
+    }
+}
+
+/// Makes an encoder of a model that is about to be stored, and checks that it
+/// keeps its promises. The encoder stays for later use.
+pub fn try_out(model: &CompiledModel) {
+    load_runtime();
+    let settings = model.settings.clone();
+    let made = Encoder::new(&model.graph, &model.tokenizer, settings, options());
+    let mut encoder = unwrap_model(made);
+    uninterrupted(|| encoder.probe());
+    keep(model.sha256(), encoder);
+}
+
+fn keep(sha256: String, encoder: Encoder) {
+    let remembered = LruCache::new(REMEMBERED);
+    let loaded = Loaded {
+        encoder,
+        remembered,
+    };
+    with_session(|session| session.loaded.insert(sha256, loaded));
+}
+
+/// The SHA-256 and settings of the model that a name means, if the current
+/// role may use it; else an ERROR.
+fn resolve(name: &str) -> (String, Settings) {
+    watch_catalog();
+    let user = access::current_user();
+    let known = with_session(|session| {
+        let known = session.names.get(name)?;
+        let allowed = known.users.contains(&user.to_u32());
+        allowed.then(|| (known.sha256.clone(), known.settings.clone()))
+    });
+    if let Some(known) = known {
+        return known;
+    }
+    let model = access::existing(name);
+    access::check_use(user, name, &model);
+    let result = (model.sha256.clone(), model.settings.clone());
+    with_session(|session| {
+        let known = session.names.entry(name.to_owned()).or_insert(Known {
+            sha256: model.sha256,
+            settings: model.settings,
+            users: HashSet::new(),
+        });
+        known.users.insert(user.to_u32());
+    });
+    result
+}
+
+/// The vectors of texts, in their order: rows of as many components as the
+/// model has dimensions.
+pub fn embed(name: &str, texts: &[&str]) -> Vec<Vec<f32>> {
+    let (sha256, settings) = resolve(name);
+    let prefix = &settings.passage_prefix;
+    let prefixed: Vec<String> = match prefix.as_str() {
+        "" => Vec::new(),
+        prefix => texts.iter().map(|text| format!("{prefix}{text}")).collect(),
+    };
+    let texts: Vec<&str> = if prefix.is_empty() {
+        texts.to_vec()
+    } else {
+        prefixed.iter().map(String::as_str).collect()
+    };
+    if !with_session(|session| session.loaded.contains_key(&sha256)) {
+        load_runtime();
+        let graph = catalog::read_file(name, "graph");
+        let tokenizer = catalog::read_file(name, "tokenizer");
+        let made = Encoder::new(&graph, &tokenizer, settings, options());
+        keep(sha256.clone(), unwrap_model(made));
+    }
+    uninterrupted(|| {
+        with_session(|session| match session.loaded.get_mut(&sha256) {
+            Some(loaded) => loaded.embed(&texts),
+            None => Err(Error::RuntimeNotLoaded),
+        })
+    })
+}
+
+impl Loaded {
+    fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>, Error> {
+        // A query may ask for the embedding of the same text for every row.
+        let single = match texts {
+            [text] if text.len() <= MAX_REMEMBERED_TEXT => Some(*text),
+            _ => None,
+        };
+        if let Some(vector) = single.and_then(|text| self.remembered.get(text)) {
+            return Ok(vec![vector.clone()]);
+        }
+        let dimension = self.encoder.dimension();
+        let values = self.encoder.embed(texts)?;
+        let vectors: Vec<Vec<f32>> = values.chunks(dimension).map(<[f32]>::to_vec).collect();
+        if let (Some(text), [vector]) = (single, &vectors[..]) {
+            self.remembered.put(text.to_owned(), vector.clone());
+        }
+        Ok(vectors)
+    }
+}

@@ -1,0 +1,312 @@
+"""The index under everything that DDL does to indexes, and what the planner and the statistics make of it."""
+
+import re
+
+import psycopg
+import pytest
+
+from checks import (assert_index_scan, background, clustered, copy_rows, create_items, execute, nearest_sql, plan_nodes,
+                    recall, verify, wait_for)
+
+DIMS = 32
+DATA = clustered(3030, DIMS, seed=80)
+ROWS, QUERIES = DATA[:3000], DATA[3000:]
+BUILD = "CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)"
+
+
+@pytest.fixture
+def items(conn):
+    """3,000 rows in the table items, without an index."""
+    conn.execute("DROP TABLE IF EXISTS items")
+    create_items(conn, ROWS)
+    return conn
+
+
+def assert_good(conn, rows=len(ROWS), index="items_emb", table="items"):
+    conn.execute("SET hnsw.ef_search = 100")
+    assert verify(conn, index).heap_tids == rows
+    assert recall(conn, table, "l2", QUERIES, index=index) >= 0.95
+
+
+@pytest.mark.parametrize("kind", ["UNLOGGED", "TEMPORARY"])
+def test_unlogged_and_temporary_tables(conn, kind):
+    create_items(conn, ROWS[:1000], f"{kind}_items", kind)
+    conn.execute(f"CREATE INDEX {kind}_emb ON {kind}_items USING hnsw (emb vector_l2_ops)")
+    copy_rows(conn, f"{kind}_items", enumerate(ROWS[1000:], start=1000))
+    assert_good(conn, index=f"{kind}_emb".lower(), table=f"{kind}_items")
+    conn.execute(f"DELETE FROM {kind}_items WHERE id % 3 = 0")
+    conn.execute(f"VACUUM {kind}_items")
+    assert_good(conn, 2000, f"{kind}_emb".lower(), f"{kind}_items")
+    if kind == "UNLOGGED":
+        conn.execute("ALTER TABLE unlogged_items SET LOGGED")
+        assert_good(conn, 2000, "unlogged_emb", "unlogged_items")
+        conn.execute("ALTER TABLE unlogged_items SET UNLOGGED")
+        assert_good(conn, 2000, "unlogged_emb", "unlogged_items")
+
+
+def test_temporary_table_that_forgets_on_commit(conn):
+    conn.execute(f"CREATE TEMP TABLE brief (id int, emb vector({DIMS})) ON COMMIT DELETE ROWS")
+    conn.execute("CREATE INDEX brief_emb ON brief USING hnsw (emb vector_l2_ops)")
+    for _ in range(3):
+        with conn.transaction():
+            copy_rows(conn, "brief", enumerate(ROWS[:300]), types=("int4", "vector"))
+            assert recall(conn, "brief", "l2", QUERIES) >= 0.95
+        assert verify(conn, "brief_emb").heap_tids == 0
+        assert conn.execute(nearest_sql("brief", "l2"), [QUERIES[0]]).fetchall() == []
+
+
+def test_partitioned_table(conn):
+    conn.execute(f"CREATE TABLE parts (id bigint, emb vector({DIMS})) PARTITION BY HASH (id)")
+    for part in range(3):
+        conn.execute(f"CREATE TABLE parts_{part} PARTITION OF parts FOR VALUES WITH (MODULUS 3, REMAINDER {part})")
+    copy_rows(conn, "parts", enumerate(ROWS[:2000]))
+    conn.execute("CREATE INDEX parts_emb ON parts USING hnsw (emb vector_l2_ops)")
+    copy_rows(conn, "parts", enumerate(ROWS[2000:], start=2000))
+    conn.execute("ANALYZE parts")
+    kinds = [node["Node Type"] for node in plan_nodes(conn, nearest_sql("parts", "l2"), [QUERIES[0]])]
+    assert "Merge Append" in kinds and kinds.count("Index Scan") == 3
+    conn.execute("SET hnsw.ef_search = 100")
+    assert recall(conn, "parts", "l2", QUERIES) >= 0.95
+    assert sum(verify(conn, f"parts_{part}_emb_idx").heap_tids for part in range(3)) == len(ROWS)
+    with pytest.raises(psycopg.Error):
+        verify(conn, "parts_emb")
+
+
+def test_tablespace(items):
+    items.execute("SET allow_in_place_tablespaces = on")
+    items.execute("CREATE TABLESPACE aside LOCATION ''")
+    items.execute(f"{BUILD} TABLESPACE aside")
+    assert_good(items)
+    items.execute("ALTER INDEX items_emb SET TABLESPACE pg_default")
+    assert_good(items)
+    items.execute("ALTER TABLE items SET TABLESPACE aside")
+    assert_good(items)
+    items.execute("DROP TABLE items")
+    items.execute("DROP TABLESPACE aside")
+
+
+def test_concurrent_build_keeps_the_rows_that_came_meanwhile(database, items):
+    with background() as pool:
+        build = pool.submit(execute, database, BUILD.replace("INDEX", "INDEX CONCURRENTLY"))
+        wait_for(lambda: build.done() or items.execute("SELECT 1 FROM pg_stat_progress_create_index").fetchone(), "build")
+        copy_rows(items, "items", ((id + 10_000, ROWS[id]) for id in range(200)))
+        items.execute("DELETE FROM items WHERE id < 100")
+        build.result()
+    items.execute("VACUUM (INDEX_CLEANUP ON) items")
+    assert items.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'items_emb'::regclass").fetchone() == (True,)
+    assert_good(items, len(ROWS) + 100)
+
+
+@pytest.mark.parametrize("statement", ["REINDEX INDEX items_emb", "REINDEX INDEX CONCURRENTLY items_emb",
+                                       "REINDEX TABLE items", "VACUUM FULL items", "CLUSTER items USING items_pkey"])
+def test_rebuilds(items, statement):
+    items.execute(BUILD)
+    items.execute("DELETE FROM items WHERE id % 2 = 0")
+    items.execute(statement)
+    assert_good(items, len(ROWS) // 2)
+
+
+def test_a_build_beside_dead_and_toasted_rows(database, conn):
+    """Rows that an old snapshot still sees, and rows of an aborted transaction, with vectors outside their heap page."""
+    data = clustered(420, 1200, seed=82)
+    conn.execute("DROP TABLE IF EXISTS wide")
+    create_items(conn, data[:200], "wide")
+    with database.connect() as old, old.transaction():
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM wide")
+        conn.execute("DELETE FROM wide WHERE id < 100")
+        with conn.transaction(force_rollback=True):
+            copy_rows(conn, "wide", ((id, data[id]) for id in range(200, 300)))
+        conn.execute("VACUUM wide")
+        copy_rows(conn, "wide", ((id, data[id]) for id in range(300, 400)))
+        conn.execute("CREATE INDEX wide_emb ON wide USING hnsw (emb vector_l2_ops)")
+        assert recall(conn, "wide", "l2", data[400:], index="wide_emb") >= 0.95
+        verify(conn, "wide_emb")
+    conn.execute("VACUUM (INDEX_CLEANUP ON) wide")
+    assert verify(conn, "wide_emb").heap_tids == 200
+
+
+def test_truncate_and_refill(items):
+    items.execute(BUILD)
+    with items.transaction(force_rollback=True):
+        items.execute("TRUNCATE items")
+        assert verify(items, "items_emb").heap_tids == 0
+    assert_good(items)
+    items.execute("TRUNCATE items")
+    assert items.execute(nearest_sql("items", "l2"), [QUERIES[0]]).fetchall() == []
+    copy_rows(items, "items", enumerate(ROWS))
+    assert_good(items)
+
+
+def test_changed_options_count_from_the_next_build(items):
+    items.execute(f"{BUILD} WITH (m = 8, ef_construction = 32)")
+    items.execute("ALTER INDEX items_emb SET (m = 24, ef_construction = 100)")
+    # Inserts into the old graph go on with the m it was built with.
+    items.execute("INSERT INTO items SELECT id + 10000, emb FROM items WHERE id < 300")
+    assert_good(items, len(ROWS) + 300)
+    items.execute("REINDEX INDEX items_emb")
+    assert_good(items, len(ROWS) + 300)
+    options = items.execute("SELECT reloptions FROM pg_class WHERE relname = 'items_emb'").fetchone()
+    assert options == (["m=24", "ef_construction=100"],)
+    items.execute("ALTER INDEX items_emb RESET (m, ef_construction)")
+    items.execute("REINDEX INDEX items_emb")
+    assert_good(items, len(ROWS) + 300)
+
+
+def test_column_changes(items):
+    items.execute(BUILD)
+    items.execute("ALTER TABLE items ADD note text DEFAULT 'x', ALTER id TYPE numeric")
+    assert_good(items)
+    items.execute("ALTER TABLE items RENAME TO things; ALTER TABLE things RENAME TO items; ALTER INDEX items_emb RENAME TO e")
+    assert_good(items, index="e")
+    with pytest.raises(psycopg.Error, match=f"expected 3 dimensions, not {DIMS}"):
+        items.execute("ALTER TABLE items ALTER emb TYPE vector(3)")
+    items.execute("ALTER TABLE items ALTER emb TYPE vector(8) USING subvector(emb, 1, 8)::vector(8)")
+    assert verify(items, "e").heap_tids == len(ROWS)
+    assert recall(items, "items", "l2", QUERIES[:, :8]) >= 0.95
+    items.execute("ALTER TABLE items DROP emb")
+    assert items.execute("SELECT to_regclass('e')").fetchone() == (None,)
+
+
+def test_several_indexes_on_one_column(items):
+    for opclass in ("vector_l2_ops", "vector_cosine_ops", "vector_ip_ops", "vector_l1_ops"):
+        items.execute(f"CREATE INDEX items_{opclass} ON items USING hnsw (emb {opclass})")
+    items.execute("SET hnsw.ef_search = 200")
+    for metric, opclass in [("l2", "l2_ops"), ("cosine", "cosine_ops"), ("ip", "ip_ops"), ("l1", "l1_ops")]:
+        assert recall(items, "items", metric, QUERIES, index=f"items_vector_{opclass}") >= 0.95
+        verify(items, f"items_vector_{opclass}")
+
+
+def test_progress_is_reported(database, conn):
+    conn.execute("DROP TABLE IF EXISTS items")
+    create_items(conn, clustered(25_000, 64, seed=81))
+    seen = []
+    with background() as pool, database.connect() as watcher:
+        build = pool.submit(execute, database, BUILD)
+        while not build.done():
+            row = watcher.execute("SELECT phase, tuples_done, tuples_total FROM pg_stat_progress_create_index").fetchone()
+            seen += [row] if row else []
+        build.result()
+    phases = {phase for phase, _, _ in seen}
+    assert any(phase.startswith("building index: ") for phase in phases), phases
+    done = [tuples for phase, tuples, _ in seen if phase.startswith("building index: ")]
+    assert max(done) > 0
+    assert all(tuples <= 25_000 for tuples in done)
+
+
+def collect_notices(conn):
+    """The list of (severity, message, hint) that the connection's notices will be added to."""
+    notices = []
+    conn.add_notice_handler(lambda notice: notices.append((notice.severity, notice.message_primary, notice.message_hint)))
+    return notices
+
+
+def test_a_build_beyond_maintenance_work_mem_says_so_and_is_correct(items):
+    copy_rows(items, "items", ((id + 3000, ROWS[id]) for id in range(3000)))
+    notices = collect_notices(items)
+    items.execute("SET maintenance_work_mem = '1MB'")
+    items.execute(BUILD)
+    (severity, message, hint), = notices
+    assert severity == "NOTICE"
+    count, = re.fullmatch(r"hnsw graph no longer fits into maintenance_work_mem after (\d+) tuples", message).groups()
+    assert 0 < int(count) < 6000
+    assert hint
+    assert_good(items, 6000)
+
+
+def test_a_build_that_fits_says_nothing(items):
+    notices = collect_notices(items)
+    items.execute("SET maintenance_work_mem = '64MB'")
+    items.execute(BUILD)
+    assert notices == []
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_builds_with_any_number_of_workers_are_sound(items, workers):
+    items.execute(f"SET max_parallel_maintenance_workers = {workers}")
+    items.execute(BUILD)
+    assert_good(items)
+
+
+def test_the_planner_weighs_the_index(database, items):
+    copy_rows(items, "items", ((id + 3000, ROWS[id % 3000]) for id in range(17_000)))
+    items.execute("ALTER TABLE items ADD drawer int")
+    items.execute("UPDATE items SET drawer = id % 2000")
+    items.execute("CREATE INDEX items_drawer ON items (drawer)")
+    items.execute(BUILD)
+    items.execute("VACUUM ANALYZE items")
+    with database.connect() as conn:
+        # Nothing is disabled here: these are the planner's own choices.
+        assert_index_scan(conn, nearest_sql("items", "l2"), [QUERIES[0]], "items_emb")
+        assert_index_scan(conn, nearest_sql("items", "l2", where="drawer > 100"), [QUERIES[0]], "items_emb")
+        nodes = plan_nodes(conn, nearest_sql("items", "l2", where="drawer = 7"), [QUERIES[0]])
+        assert "items_drawer" in [node.get("Index Name") for node in nodes]
+        assert "Sort" in [node["Node Type"] for node in nodes]
+        assert len(conn.execute(nearest_sql("items", "l2", where="drawer = 7"), [QUERIES[0]]).fetchall()) == 10
+        # An index that has an order and no conditions is no way to count, and none to sort everything.
+        assert conn.execute("SELECT count(*) FROM items").fetchone() == (20_000,)
+        whole = plan_nodes(conn, "SELECT id FROM items ORDER BY emb <-> %s", [QUERIES[0]])
+        assert len(conn.execute("SELECT id FROM items ORDER BY emb <-> %s", [QUERIES[0]]).fetchall()) == 20_000 \
+            or "items_emb" in [node.get("Index Name") for node in whole]
+        conn.execute("SET enable_seqscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
+        conn.execute("DROP INDEX items_drawer")
+        assert conn.execute("SELECT count(*) FROM items").fetchone() == (20_000,)
+        assert conn.execute("SELECT count(*) FROM items WHERE emb IS NOT NULL").fetchone() == (20_000,)
+        # The other direction of the order is not the index's.
+        kinds = [node["Node Type"] for node in plan_nodes(
+            conn, "SELECT id FROM items ORDER BY emb <-> %s DESC LIMIT 3", [QUERIES[0]])]
+        assert "Sort" in kinds
+
+
+def test_row_estimates_stay_sane(items):
+    estimate = "SELECT reltuples FROM pg_class WHERE relname = %s"
+    items.execute(BUILD)
+    items.execute("INSERT INTO items SELECT id + 10000, CASE WHEN id % 2 = 0 THEN emb END FROM items WHERE id < 1000")
+    items.execute("VACUUM items")
+    assert items.execute(estimate, ["items"]).fetchone() == (4000,)
+    # Without a dead row, a vacuum may leave the index and its old count alone.
+    assert 3000 <= items.execute(estimate, ["items_emb"]).fetchone()[0] <= 3500
+    items.execute("DELETE FROM items WHERE id < 1000")
+    items.execute("VACUUM items")
+    assert items.execute(estimate, ["items"]).fetchone()[0] == pytest.approx(3000, rel=0.1)
+    assert items.execute(estimate, ["items_emb"]).fetchone() == (2500,)
+    items.execute("ANALYZE items")
+    assert items.execute(estimate, ["items"]).fetchone()[0] == pytest.approx(3000, rel=0.1)
+
+
+def test_vacuum_options(items):
+    items.execute(BUILD)
+    for options in ("INDEX_CLEANUP OFF", "FREEZE", "DISABLE_PAGE_SKIPPING", "PARALLEL 2", "INDEX_CLEANUP ON"):
+        items.execute("DELETE FROM items WHERE id = (SELECT min(id) FROM items)")
+        items.execute(f"VACUUM ({options}) items")
+        verify(items, "items_emb")
+    assert_good(items, len(ROWS) - 5)
+
+
+def test_the_checker_refuses_what_it_cannot_check(items):
+    items.execute(BUILD)
+    for name in ("items", "items_pkey", "pg_class"):
+        with pytest.raises(psycopg.Error) as error:
+            items.execute("SELECT * FROM insitu.verify_index(%s::text::regclass)", [name])
+        assert error.value.sqlstate in ("42809", "22023"), error.value
+    with pytest.raises(psycopg.Error):
+        items.execute("SELECT * FROM insitu.verify_index(4294967295::oid::regclass)")
+    items.execute("DROP ROLE IF EXISTS dave")
+    items.execute("CREATE ROLE dave LOGIN")
+    items.execute("SET ROLE dave")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        items.execute("SELECT * FROM insitu.verify_index('items_emb')")
+    items.execute("RESET ROLE")
+    items.execute("DROP ROLE dave")
+
+
+def test_index_in_the_middle_of_a_transaction(items):
+    with items.transaction(force_rollback=True):
+        items.execute(BUILD)
+        items.execute("INSERT INTO items SELECT id + 10000, emb FROM items WHERE id < 100")
+        assert_good(items, len(ROWS) + 100)
+        with items.transaction(force_rollback=True):
+            items.execute("INSERT INTO items SELECT id + 20000, emb FROM items WHERE id < 100")
+        items.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+        assert recall(items, "items", "l2", QUERIES) >= 0.95
+    assert items.execute("SELECT to_regclass('items_emb')").fetchone() == (None,)

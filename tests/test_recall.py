@@ -1,0 +1,390 @@
+"""How much of the truth an index scan finds, through the life of an index, and on data that isn't nice."""
+
+import numpy as np
+import psycopg
+import pytest
+
+import corpus as package_corpus
+from checks import (METRICS, assert_index_scan, clustered, copy_rows, create_items, nearest_sql, recall, vectors,
+                    verify)
+
+
+def test_real_embeddings_after_build_inserts_and_vacuum(model_database, corpus):
+    with model_database.connect() as conn:
+        package_corpus.load(conn, corpus)
+        base, later = package_corpus.BASE, package_corpus.BASE + package_corpus.LATER
+        queries = vectors(conn, f"SELECT id, emb FROM corpus WHERE id >= {later} ORDER BY id")[1]
+        conn.execute(f"CREATE TABLE packages AS SELECT * FROM corpus WHERE id < {base}")
+        conn.execute("ANALYZE packages")
+
+        conn.execute("SET maintenance_work_mem = '512MB'")
+        conn.execute("CREATE INDEX packages_emb ON packages USING hnsw (emb vector_cosine_ops)"
+                     " WITH (m = 16, ef_construction = 64)")
+        found = {"build": check_packages(conn, base, queries)}
+
+        # Row by row, as an application would: a statement for each.
+        conn.execute("PREPARE later (bigint) AS INSERT INTO packages SELECT * FROM corpus WHERE id = $1")
+        with conn.pipeline():
+            for id in range(base, later):
+                conn.execute(f"EXECUTE later ({id})")
+        found["inserts"] = check_packages(conn, later, queries)
+
+        conn.execute("DELETE FROM packages WHERE id % 3 = 1")
+        conn.execute("VACUUM packages")
+        live, = conn.execute("SELECT count(*) FROM packages").fetchone()
+        found["vacuum"] = check_packages(conn, live, queries)
+
+        # The slots that vacuum freed take new rows.
+        size = "SELECT pg_relation_size('packages_emb')"
+        before = conn.execute(size).fetchone()[0]
+        conn.execute("INSERT INTO packages SELECT * FROM corpus WHERE id % 3 = 1 AND id < 6000")
+        found["reuse"] = check_packages(conn, live + 2000, queries)
+        assert conn.execute(size).fetchone()[0] <= before * 1.02
+    assert min(found.values()) >= 0.95, found
+
+
+def check_packages(conn, rows, queries):
+    conn.execute("SET hnsw.ef_search = 40")
+    counts = verify(conn, "packages_emb")
+    assert counts.heap_tids == rows
+    assert 0 < counts.vertices <= rows
+    assert counts.unreachable <= counts.vertices // 100, counts
+    # The planner takes the index on its own: nothing is disabled here.
+    return recall(conn, "packages", "cosine", queries, index="packages_emb")
+
+
+# Floors at ef_search = 100: inner products have hubs, and need more.
+@pytest.mark.parametrize("metric, floor", [("l2", 0.97), ("cosine", 0.97), ("l1", 0.97), ("ip", 0.95)])
+def test_each_metric_after_build_inserts_and_vacuum(conn, metric, floor):
+    rows = 5000
+    data = clustered(rows + 50, 48, seed=4)
+    queries = data[rows:]
+    conn.execute(f"DROP TABLE IF EXISTS {metric}_items")
+    create_items(conn, data[:rows // 2], f"{metric}_items")
+    conn.execute(f"CREATE INDEX {metric}_index ON {metric}_items USING hnsw (emb {METRICS[metric].opclass})")
+    conn.execute("SET hnsw.ef_search = 100")
+    found = {"build": recall(conn, f"{metric}_items", metric, queries)}
+    verify(conn, f"{metric}_index")
+
+    copy_rows(conn, f"{metric}_items", enumerate(data[rows // 2:rows], start=rows // 2))
+    found["inserts"] = recall(conn, f"{metric}_items", metric, queries)
+    assert verify(conn, f"{metric}_index").heap_tids == rows
+
+    conn.execute(f"DELETE FROM {metric}_items WHERE id % 3 = 0")
+    found["deletes"] = recall(conn, f"{metric}_items", metric, queries, k=5)
+    conn.execute(f"VACUUM {metric}_items")
+    found["vacuum"] = recall(conn, f"{metric}_items", metric, queries)
+    assert verify(conn, f"{metric}_index").heap_tids == rows - (rows + 2) // 3
+
+    conn.execute(f"UPDATE {metric}_items SET emb = emb + (SELECT emb FROM {metric}_items WHERE id = 1) WHERE id % 5 = 1")
+    conn.execute(f"VACUUM {metric}_items")
+    found["updates"] = recall(conn, f"{metric}_items", metric, queries)
+    verify(conn, f"{metric}_index")
+    assert min(found.values()) >= floor, found
+
+
+def test_small_m_and_ef_construction_still_work(conn):
+    data = clustered(1020, 16, seed=5)
+    create_items(conn, data[:1000], "sparse_graph")
+    conn.execute("CREATE INDEX sparse_graph_emb ON sparse_graph USING hnsw (emb vector_l2_ops)"
+                 " WITH (m = 2, ef_construction = 4)")
+    conn.execute("SET hnsw.ef_search = 400")
+    assert recall(conn, "sparse_graph", "l2", data[1000:]) >= 0.5
+    verify(conn, "sparse_graph_emb")
+    conn.execute("DROP INDEX sparse_graph_emb")
+    conn.execute("CREATE INDEX sparse_graph_emb ON sparse_graph USING hnsw (emb vector_l2_ops)"
+                 " WITH (m = 100, ef_construction = 1000)")
+    assert recall(conn, "sparse_graph", "l2", data[1000:]) >= 0.99
+    verify(conn, "sparse_graph_emb")
+
+
+def test_null_vectors_are_not_indexed(conn):
+    data = clustered(600, 8, seed=6)
+    conn.execute("CREATE TABLE gaps (id bigint, emb vector(8))")
+    copy_rows(conn, "gaps", ((id, None if id % 3 == 0 else row) for id, row in enumerate(data)))
+    conn.execute("CREATE INDEX gaps_emb ON gaps USING hnsw (emb vector_l2_ops)")
+    conn.execute("INSERT INTO gaps SELECT id + 600, emb FROM gaps")
+    conn.execute("UPDATE gaps SET emb = NULL WHERE id % 6 = 1")
+    conn.execute("VACUUM gaps")
+    present, = conn.execute("SELECT count(emb) FROM gaps").fetchone()
+    assert verify(conn, "gaps_emb").heap_tids == present
+    assert recall(conn, "gaps", "l2", data[:20]) >= 0.98
+
+
+def test_zero_vectors_have_no_direction(conn):
+    data = clustered(500, 8, seed=7)
+    data[::5] = 0
+    create_items(conn, data, "zeros")
+    conn.execute("CREATE INDEX zeros_cosine ON zeros USING hnsw (emb vector_cosine_ops)")
+    conn.execute("INSERT INTO zeros SELECT id + 500, emb FROM zeros")
+    assert verify(conn, "zeros_cosine").heap_tids == 800
+    found = {row[0] for row in conn.execute(nearest_sql("zeros", "cosine", k=1000), [data[1]])}
+    assert found and not {id for id in found if id % 5 == 0}
+    # A query without a direction may find anything, but it ends.
+    assert len(conn.execute(nearest_sql("zeros", "cosine", k=5), [np.zeros(8)]).fetchall()) <= 5
+
+    conn.execute("CREATE INDEX zeros_l2 ON zeros USING hnsw (emb vector_l2_ops)")
+    assert verify(conn, "zeros_l2").heap_tids == 1000
+    nearest = {row[0] % 5 for row in conn.execute(nearest_sql("zeros", "l2", k=10), [np.zeros(8)])}
+    assert nearest == {0}
+
+
+@pytest.mark.parametrize("loaded", ["before", "after"])
+def test_a_thousand_equal_vectors_are_all_found(conn, loaded):
+    table = f"equal_{loaded}"
+    data = clustered(3000, 16, seed=8)
+    data[1000:2000] = data[0]
+    create_items(conn, data if loaded == "before" else data[:0], table)
+    conn.execute(f"CREATE INDEX ON {table} USING hnsw (emb vector_l2_ops)")
+    if loaded == "after":
+        copy_rows(conn, table, enumerate(data))
+    equal = {0, *range(1000, 2000)}
+    assert {row[0] for row in conn.execute(nearest_sql(table, "l2", k=40), [data[0]])} <= equal
+    conn.execute("SET hnsw.iterative_scan = relaxed_order")
+    sql = nearest_sql(table, "l2", k=3000)
+    assert_index_scan(conn, sql, [data[0]])
+    assert {row[0] for row in conn.execute(sql, [data[0]])} >= equal
+    # The duplicates don't hide the rest.
+    conn.execute("SET hnsw.iterative_scan = off; SET hnsw.ef_search = 200")
+    assert recall(conn, table, "l2", data[2000:2050]) >= 0.95
+    verify(conn, f"{table}_emb_idx")
+    conn.execute(f"DELETE FROM {table} WHERE id BETWEEN 1000 AND 1998")
+    conn.execute(f"VACUUM {table}")
+    assert {row[0] for row in conn.execute(nearest_sql(table, "l2", k=2), [data[0]])} == {0, 1999}
+    assert verify(conn, f"{table}_emb_idx").heap_tids == 2001
+
+
+@pytest.fixture
+def shelves(conn):
+    """5,000 rows with a column `shelf` of 50 values, spread over all clusters, and an index on the vectors."""
+    data = clustered(5030, 24, seed=9)
+    if conn.execute("SELECT to_regclass('shelves')").fetchone() == (None,):
+        create_items(conn, data[:5000], "shelves")
+        conn.execute("ALTER TABLE shelves ADD shelf int")
+        conn.execute("UPDATE shelves SET shelf = id * 7919 % 50")
+        conn.execute("VACUUM FULL ANALYZE shelves")
+        conn.execute("CREATE INDEX shelves_emb ON shelves USING hnsw (emb vector_l2_ops)")
+    return data[5000:]
+
+
+@pytest.mark.parametrize("mode, floor", [("strict_order", 0.9), ("relaxed_order", 0.9)])
+def test_iterative_scans_fill_the_limit_behind_a_filter(conn, shelves, mode, floor):
+    conn.execute(f"SET hnsw.iterative_scan = {mode}")
+    hits = 0
+    for query in shelves:
+        sql = nearest_sql("shelves", "l2", where="shelf = 3")
+        assert_index_scan(conn, sql, [query], "shelves_emb")
+        found = [row[0] for row in conn.execute(sql, [query])]
+        assert len(found) == 10
+        ids, matrix = vectors(conn, "SELECT id, emb FROM shelves WHERE shelf = 3")
+        distance = dict(zip(ids.tolist(), METRICS["l2"].distances(query, matrix).tolist()))
+        assert set(found) <= distance.keys()
+        if mode == "strict_order":
+            ranked = [distance[id] for id in found]
+            assert ranked == pytest.approx(sorted(ranked), abs=1e-4)
+        hits += len(set(found) & set(sorted(distance, key=distance.get)[:10]))
+    assert hits / (10 * len(shelves)) >= floor
+
+
+def test_strict_order_holds_over_a_whole_scan(conn, shelves):
+    conn.execute("SET hnsw.iterative_scan = strict_order")
+    rows = conn.execute("SELECT emb <-> %s FROM shelves ORDER BY emb <-> %s LIMIT 2000",
+                        [shelves[0], shelves[0]]).fetchall()
+    distances = [row[0] for row in rows]
+    assert distances == sorted(distances)
+    assert len(distances) >= 500
+
+
+def test_relaxed_order_returns_every_row_of_a_small_table_once(conn, shelves):
+    conn.execute("SET hnsw.iterative_scan = relaxed_order")
+    found = [row[0] for row in conn.execute(nearest_sql("shelves", "l2", k=6000), [shelves[0]])]
+    assert len(found) == len(set(found))
+    # Vertices that no path reaches are the only ones that may be missing.
+    assert len(found) >= 5000 - verify(conn, "shelves_emb").unreachable
+
+
+def test_max_scan_tuples_ends_a_hopeless_scan(conn, shelves):
+    conn.execute("SET hnsw.iterative_scan = relaxed_order")
+    conn.execute("SET hnsw.max_scan_tuples = 500")
+    assert len(conn.execute(nearest_sql("shelves", "l2", where="shelf = 3"), [shelves[0]]).fetchall()) < 100
+    assert conn.execute(nearest_sql("shelves", "l2", where="shelf = -1"), [shelves[0]]).fetchall() == []
+
+
+def test_a_plain_scan_returns_at_most_ef_search_rows(conn, shelves):
+    conn.execute("SET hnsw.ef_search = 25")
+    assert len(conn.execute(nearest_sql("shelves", "l2", k=1000), [shelves[0]]).fetchall()) == 25
+    assert len(conn.execute(nearest_sql("shelves", "l2", where="shelf = 3"), [shelves[0]]).fetchall()) < 10
+
+
+def test_joins_rescan_the_index_for_each_outer_row(conn, shelves):
+    sql = ("SELECT q.id, n.id FROM shelves q, LATERAL (SELECT id FROM shelves s ORDER BY s.emb <-> q.emb LIMIT 3) n"
+           " WHERE q.id < 40")
+    assert_index_scan(conn, sql, index="shelves_emb")
+    rows = conn.execute(sql).fetchall()
+    assert len(rows) == 120
+    assert sum(left == right for left, right in rows) == 40
+
+
+def test_cursors_stop_and_go_backwards_as_the_executor_allows(conn, shelves):
+    with conn.transaction():
+        conn.execute("DECLARE half SCROLL CURSOR FOR SELECT id FROM shelves ORDER BY emb <-> (SELECT emb FROM shelves"
+                     " WHERE id = 5) LIMIT 10")
+        ahead = conn.execute("FETCH 6 FROM half").fetchall()
+        assert conn.execute("FETCH ABSOLUTE 2 FROM half").fetchone() == ahead[1]
+        # One scan is open while another one runs on the same index.
+        assert len(conn.execute(nearest_sql("shelves", "l2"), [shelves[1]]).fetchall()) == 10
+        assert conn.execute("FETCH ABSOLUTE 6 FROM half").fetchone() == ahead[5]
+
+
+def test_order_by_null_is_answered_not_crashed(conn, shelves):
+    sql = "SELECT id FROM shelves ORDER BY emb <-> $1 LIMIT 5"
+    conn.execute("SET plan_cache_mode = force_generic_plan")
+    conn.execute(f"PREPARE by_null (vector) AS {sql}")
+    assert_index_scan(conn, "EXECUTE by_null (NULL)", index="shelves_emb")
+    assert len(conn.execute("EXECUTE by_null (NULL)").fetchall()) == 5
+    assert len(conn.execute("SELECT id FROM shelves ORDER BY emb <-> (SELECT NULL::vector) LIMIT 5").fetchall()) == 5
+    assert len(conn.execute("SELECT id FROM shelves ORDER BY emb <-> NULL LIMIT 5").fetchall()) == 5
+
+
+def test_query_of_other_dimensions_is_an_error(conn, shelves):
+    with pytest.raises(psycopg.errors.DataException, match="different vector dimensions"):
+        conn.execute(nearest_sql("shelves", "l2"), [np.ones(2)]).fetchall()
+
+
+def test_count_does_not_go_through_the_index(conn, shelves):
+    assert conn.execute("SELECT count(*) FROM shelves").fetchone() == (5000,)
+    assert conn.execute("SELECT count(*) FROM shelves WHERE emb IS NOT NULL").fetchone() == (5000,)
+
+
+def test_partial_index(conn):
+    data = clustered(2020, 16, seed=10)
+    create_items(conn, data[:2000], "halves")
+    conn.execute("CREATE INDEX halves_even ON halves USING hnsw (emb vector_l2_ops) WHERE mod(id, 2) = 0")
+    assert verify(conn, "halves_even").heap_tids == 1000
+    assert recall(conn, "halves", "l2", data[2000:], where="mod(id, 2) = 0", index="halves_even") >= 0.95
+    conn.execute("UPDATE halves SET id = id + 20001 WHERE id < 100")
+    conn.execute("VACUUM halves")
+    assert verify(conn, "halves_even").heap_tids == 1000
+    assert recall(conn, "halves", "l2", data[2000:], where="mod(id, 2) = 0", index="halves_even") >= 0.95
+
+
+def test_expression_index(conn):
+    data = clustered(1010, 16, seed=11)
+    create_items(conn, data[:1000], "long_vectors")
+    conn.execute("CREATE INDEX long_vectors_head ON long_vectors"
+                 " USING hnsw ((subvector(emb, 1, 8)::vector(8)) vector_cosine_ops)")
+    conn.execute("SET hnsw.ef_search = 100")
+    conn.execute("INSERT INTO long_vectors SELECT id + 1000, emb FROM long_vectors WHERE id < 100")
+    verify(conn, "long_vectors_head")
+    sql = "SELECT id FROM long_vectors ORDER BY subvector(emb, 1, 8)::vector(8) <=> %s LIMIT 10"
+    assert_index_scan(conn, sql, [data[0][:8]], "long_vectors_head")
+    ids, matrix = vectors(conn, "SELECT id, emb FROM long_vectors")
+    hits = 0
+    for query in data[1000:, :8]:
+        distances = METRICS["cosine"].distances(query, matrix[:, :8])
+        bound = np.sort(distances)[9] + 1e-6
+        found = [row[0] for row in conn.execute(sql, [query])]
+        hits += sum(distances[np.flatnonzero(ids == id)[0]] <= bound for id in found)
+    assert hits >= 95
+
+
+@pytest.mark.parametrize("dims, rows", [(1, 500), (2, 500), (3, 500), (1999, 200), (3000, 200), (16000, 60)])
+def test_every_width_can_be_indexed(conn, dims, rows):
+    data = clustered(rows + 10, dims, seed=12)
+    create_items(conn, data[:rows // 2], f"width_{dims}")
+    conn.execute(f"CREATE INDEX ON width_{dims} USING hnsw (emb vector_l2_ops)")
+    copy_rows(conn, f"width_{dims}", enumerate(data[rows // 2:rows], start=rows // 2))
+    conn.execute("SET hnsw.ef_search = 100")
+    assert recall(conn, f"width_{dims}", "l2", data[rows:]) >= 0.95
+    assert verify(conn, f"width_{dims}_emb_idx").heap_tids == rows
+    conn.execute(f"DELETE FROM width_{dims} WHERE id % 3 = 0")
+    conn.execute(f"VACUUM width_{dims}")
+    copy_rows(conn, f"width_{dims}", ((id + rows, data[id]) for id in range(0, rows, 6)))
+    assert recall(conn, f"width_{dims}", "l2", data[rows:]) >= 0.95
+    verify(conn, f"width_{dims}_emb_idx")
+
+
+def test_an_index_on_an_empty_table_takes_inserts(conn):
+    data = clustered(1020, 12, seed=13)
+    create_items(conn, data[:0], "empty")
+    conn.execute("CREATE INDEX empty_emb ON empty USING hnsw (emb vector_l2_ops)")
+    assert conn.execute(nearest_sql("empty", "l2"), [data[0]]).fetchall() == []
+    assert tuple(verify(conn, "empty_emb"))[:2] == (0, 0)
+    conn.execute("VACUUM empty")
+    conn.execute("INSERT INTO empty VALUES (0, %s)", [data[0]])
+    assert conn.execute(nearest_sql("empty", "l2"), [data[1]]).fetchall() == [(0,)]
+    copy_rows(conn, "empty", enumerate(data[1:1000], start=1))
+    assert recall(conn, "empty", "l2", data[1000:]) >= 0.95
+    conn.execute("DELETE FROM empty")
+    conn.execute("VACUUM empty")
+    assert conn.execute(nearest_sql("empty", "l2"), [data[0]]).fetchall() == []
+    assert verify(conn, "empty_emb").heap_tids == 0
+    copy_rows(conn, "empty", enumerate(data[:1000]))
+    assert recall(conn, "empty", "l2", data[1000:]) >= 0.95
+    verify(conn, "empty_emb")
+
+
+def test_dead_rows_near_the_query_do_not_hide_the_living(conn):
+    data = clustered(2000, 16, seed=14, clusters=2)
+    create_items(conn, data, "graveyard")
+    conn.execute("CREATE INDEX graveyard_emb ON graveyard USING hnsw (emb vector_l2_ops)")
+    query = data[0]
+    near = np.argsort(METRICS["l2"].distances(query, data))[:500].tolist()
+    conn.execute("DELETE FROM graveyard WHERE id = ANY(%s)", [near])
+    conn.execute("SET hnsw.iterative_scan = strict_order")
+    assert recall(conn, "graveyard", "l2", [query]) >= 0.9
+    conn.execute("VACUUM graveyard")
+    conn.execute("SET hnsw.iterative_scan = off")
+    assert recall(conn, "graveyard", "l2", [query]) >= 0.9
+    verify(conn, "graveyard_emb")
+
+
+def test_inserts_find_room_without_a_search(conn):
+    """The pages that an insert touches don't multiply when vacuum has left free slots all over the index."""
+    data = clustered(6000, 32, seed=17)
+    create_items(conn, data[:4000], "rooms")
+    conn.execute("CREATE INDEX rooms_emb ON rooms USING hnsw (emb vector_l2_ops)")
+
+    def buffers(first):
+        conn.execute("CREATE TEMP TABLE arrivals (id bigint, emb vector(32))")
+        copy_rows(conn, "arrivals", ((id, data[id]) for id in range(first, first + 1000)))
+        (plan,), = conn.execute(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) INSERT INTO rooms SELECT * FROM arrivals").fetchall()
+        conn.execute("DROP TABLE arrivals")
+        return (plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]) / 1000
+
+    before = buffers(4000)
+    conn.execute("DELETE FROM rooms WHERE id % 4 = 0")
+    conn.execute("VACUUM rooms")
+    after = buffers(5000)
+    assert after < 2 * before, f"{before} pages an insert before the vacuum, {after} after it"
+
+
+def test_rows_of_an_aborted_transaction_never_appear(conn):
+    data = clustered(1000, 16, seed=15)
+    create_items(conn, data[:500], "attempts")
+    conn.execute("CREATE INDEX attempts_emb ON attempts USING hnsw (emb vector_l2_ops)")
+    with conn.transaction(force_rollback=True):
+        copy_rows(conn, "attempts", enumerate(data[500:], start=500))
+        assert recall(conn, "attempts", "l2", data[500:510]) >= 0.95
+    conn.execute("SET hnsw.iterative_scan = strict_order")
+    assert recall(conn, "attempts", "l2", data[500:510]) >= 0.95
+    verify(conn, "attempts_emb")
+    conn.execute("VACUUM attempts")
+    assert verify(conn, "attempts_emb").heap_tids == 500
+    assert recall(conn, "attempts", "l2", data[500:510]) >= 0.95
+
+
+def test_heap_only_updates_keep_their_entry(conn):
+    data = clustered(300, 8, seed=16)
+    create_items(conn, data, "notes")
+    conn.execute("ALTER TABLE notes ADD note int DEFAULT 0, SET (fillfactor = 50)")
+    conn.execute("VACUUM FULL notes")
+    conn.execute("CREATE INDEX notes_emb ON notes USING hnsw (emb vector_l2_ops)")
+    for _ in range(5):
+        conn.execute("UPDATE notes SET note = note + 1")
+    assert recall(conn, "notes", "l2", data[:20]) >= 0.98
+    verify(conn, "notes_emb")
+    conn.execute("VACUUM notes")
+    assert recall(conn, "notes", "l2", data[:20]) >= 0.98
+    assert verify(conn, "notes_emb").heap_tids >= 300

@@ -1,0 +1,153 @@
+"""A streaming standby gives the same answers as its primary, in the same order, while it replays."""
+
+import threading
+
+import psycopg
+import pytest
+
+from checks import (Database, assert_index_scan, clustered, copy_rows, create_items, install, nearest_sql, recall,
+                    verify, wait_for)
+
+DIMS = 32
+DATA = clustered(12_000, DIMS, seed=30)
+QUERIES = clustered(12_030, DIMS, seed=30)[12_000:]
+OPCLASSES = {"l2": "vector_l2_ops", "cosine": "vector_cosine_ops"}
+
+
+@pytest.fixture
+def primary(new_cluster):
+    return install(new_cluster({
+        # The startup process compares each replayed page with the image that the primary wrote, and stops at a difference.
+        "wal_consistency_checking": "generic",
+        "hot_standby_feedback": "on",
+        "max_standby_streaming_delay": "-1",
+    }))
+
+
+@pytest.fixture
+def standby(primary):
+    copy = primary.cluster.standby("standby")
+    yield Database(copy)
+    copy.remove()
+
+
+def replayed(primary, standby):
+    """Waits until the standby has replayed all that the primary has written."""
+    with primary.connect() as conn:
+        lsn, = conn.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+    with standby.connect() as conn:
+        wait_for(lambda: conn.execute("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", [lsn]).fetchone() == (True,),
+                 f"replay of {lsn}")
+
+
+def answers(database):
+    """The ids that each query finds, in order."""
+    with database.connect() as conn:
+        conn.execute("SET enable_seqscan = off")
+        result = {}
+        for metric in OPCLASSES:
+            sql = nearest_sql("items", metric, k=30)
+            assert_index_scan(conn, sql, [QUERIES[0]], f"items_{metric}")
+            result[metric] = [[row[0] for row in conn.execute(sql, [query])] for query in QUERIES]
+        return result
+
+
+class Readers:
+    """Asks the standby without a pause, and keeps the first failure."""
+
+    def __init__(self, database):
+        self.queries = 0
+        self.failure = None
+        self._database = database
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._read) for _ in range(2)]
+
+    def _read(self):
+        try:
+            with self._database.connect() as conn:
+                conn.execute("SET enable_seqscan = off; SET hnsw.iterative_scan = relaxed_order")
+                while not self._stop.is_set():
+                    sql = nearest_sql("items", "l2", k=20, where="mod(id, 2) = 0")
+                    found = [row[0] for row in conn.execute(sql, [QUERIES[self.queries % len(QUERIES)]])]
+                    assert len(found) == len(set(found)) == 20 and not any(id % 2 for id in found), found
+                    self.queries += 1
+        except (AssertionError, psycopg.Error) as error:
+            self.failure = error
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_standby_answers_like_its_primary(primary, standby):
+    with primary.connect() as conn:
+        create_items(conn, DATA[:3000])
+        for metric, opclass in OPCLASSES.items():
+            conn.execute(f"CREATE INDEX items_{metric} ON items USING hnsw (emb {opclass})")
+        replayed(primary, standby)
+        assert answers(standby) == answers(primary)
+
+        with Readers(standby) as readers:
+            for cycle in range(3):
+                first = 3000 + 1000 * cycle
+                copy_rows(conn, "items", ((id, DATA[id]) for id in range(first, first + 1000)))
+                compare(primary, standby, f"inserts of cycle {cycle}")
+                for id in range(cycle, first, 20):
+                    conn.execute("UPDATE items SET emb = %s WHERE id = %s", [DATA[-1 - id // 2], id])
+                compare(primary, standby, f"updates of cycle {cycle}")
+                conn.execute(f"DELETE FROM items WHERE id % 7 = {cycle}")
+                conn.execute("VACUUM items")
+                compare(primary, standby, f"vacuum of cycle {cycle}")
+            conn.execute("REINDEX INDEX items_l2")
+            compare(primary, standby, "reindex")
+        assert readers.failure is None
+        assert readers.queries > 50
+
+    with standby.connect() as conn:
+        conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
+        for metric in OPCLASSES:
+            assert recall(conn, "items", metric, QUERIES, index=f"items_{metric}") >= 0.95
+    log = standby.cluster.log_path.read_text(errors="replace")
+    assert "inconsistent page found" not in log
+
+
+def compare(primary, standby, stage):
+    replayed(primary, standby)
+    assert answers(standby) == answers(primary), f"different answers after {stage}"
+    counts = {}
+    for database in (primary, standby):
+        with database.connect() as conn:
+            counts[database.cluster.name] = [tuple(verify(conn, f"items_{metric}")) for metric in OPCLASSES]
+    assert len(set(map(str, counts.values()))) == 1, f"different graphs after {stage}: {counts}"
+
+
+def test_promoted_standby_goes_on(primary, standby):
+    with primary.connect() as conn:
+        create_items(conn, DATA[:1000])
+        conn.execute("CREATE INDEX items_l2 ON items USING hnsw (emb vector_l2_ops)")
+        conn.execute("CREATE UNLOGGED TABLE scratch (id bigint, emb vector(32))")
+        conn.execute("CREATE INDEX scratch_emb ON scratch USING hnsw (emb vector_l2_ops)")
+        copy_rows(conn, "scratch", enumerate(DATA[:100]))
+    replayed(primary, standby)
+    with standby.connect() as conn:
+        conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
+        with pytest.raises(psycopg.Error, match="temporary or unlogged relations"):
+            conn.execute(nearest_sql("scratch", "l2"), [QUERIES[0]]).fetchall()
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            conn.execute("INSERT INTO items VALUES (5000, %s)", [DATA[0]])
+        conn.execute("SELECT pg_promote()")
+        copy_rows(conn, "items", ((id, DATA[id]) for id in range(1000, 3000)))
+        conn.execute("DELETE FROM items WHERE id % 3 = 0")
+        conn.execute("VACUUM items")
+        assert recall(conn, "items", "l2", QUERIES, index="items_l2") >= 0.95
+        verify(conn, "items_l2")
+        assert conn.execute("SELECT count(*) FROM scratch").fetchone() == (0,)
+        copy_rows(conn, "scratch", enumerate(DATA[:100]))
+        assert recall(conn, "scratch", "l2", QUERIES) >= 0.95
+        verify(conn, "scratch_emb")

@@ -1,0 +1,203 @@
+"""Dump and restore, and life beside pgvector's own extension."""
+
+import subprocess
+
+import psycopg
+import pytest
+
+import tiny_models
+from checks import Database, assert_index_scan, clustered, create_items, install, nearest_sql, recall, verify
+from cluster import pg_config
+
+DATA = clustered(2020, 32, seed=100)
+TEXTS = [f"{noun} number {n}" for n in range(60) for noun in ("river", "house", "database")]
+
+
+@pytest.fixture
+def empty_database(cluster):
+    """Makes databases without the extension, and drops them after the test."""
+    names = []
+
+    def make(name):
+        with cluster.connect() as conn:
+            conn.execute(f"CREATE DATABASE {name}")
+        names.append(name)
+        return Database(cluster, name)
+
+    yield make
+    with cluster.connect() as conn:
+        for name in names:
+            conn.execute(f"DROP DATABASE {name} (FORCE)")
+
+
+@pytest.fixture
+def lookup_model(minilm, server_dir):
+    """The directory of a small model."""
+    return tiny_models.write_lookup(minilm, server_dir / "tiny", tiny_models.lookup_table(minilm))
+
+
+def fill(database, model):
+    """A model, indexed vectors, a generated column, an expression index, and views that embed."""
+    with database.connect() as conn:
+        conn.execute("SELECT insitu.load_model('tiny', %s)", [str(model)])
+        create_items(conn, DATA[:2000])
+        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_cosine_ops)"
+                     " WITH (m = 12, ef_construction = 50)")
+        conn.execute("CREATE INDEX items_btree ON items (emb)")
+        conn.execute("CREATE TABLE notes (id int PRIMARY KEY, body text,"
+                     " emb vector(8) GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
+        conn.execute("INSERT INTO notes SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY u (t, n)", [TEXTS])
+        conn.execute("CREATE INDEX notes_emb ON notes USING hnsw (emb vector_l2_ops)")
+        conn.execute("CREATE INDEX notes_body ON notes"
+                     " USING hnsw ((insitu.embed('tiny', body)::vector(8)) vector_cosine_ops)")
+        conn.execute("CREATE VIEW near_river AS SELECT id FROM notes ORDER BY emb <-> insitu.embed('tiny', 'river') LIMIT 5")
+        conn.execute("CREATE MATERIALIZED VIEW lengths AS SELECT id, vector_norm(insitu.embed('tiny', body)) FROM notes")
+
+
+@pytest.fixture
+def filled(database, lookup_model):
+    """The test file's database, filled by the first test that asks."""
+    with database.connect() as conn:
+        first = conn.execute("SELECT to_regclass('items')").fetchone() == (None,)
+    if first:
+        fill(database, lookup_model)
+        with database.connect() as conn:
+            conn.execute("CREATE ROLE reader; SELECT insitu.grant_model('tiny', 'reader')")
+    return database
+
+
+def contents(database):
+    """All values, bit for bit."""
+    with database.connect() as conn:
+        return [conn.execute(sql).fetchall() for sql in [
+            "SELECT id, encode(vector_send(emb), 'hex') FROM items ORDER BY id",
+            "SELECT id, body, encode(vector_send(emb), 'hex') FROM notes ORDER BY id",
+            "SELECT name, sha256, dimension, max_tokens, owner FROM insitu.models",
+            "SELECT encode(vector_send(insitu.embed('tiny', 'a new text')), 'hex')",
+            "SELECT id FROM near_river",
+            "SELECT * FROM lengths ORDER BY id",
+        ]]
+
+
+def dump(database, *options):
+    done = subprocess.run([f"{pg_config('--bindir')}/pg_dump", "-d", database.dsn(), *options],
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"warning" not in done.stderr.lower(), done.stderr.decode()
+    return done.stdout
+
+
+@pytest.mark.parametrize("form", ["custom", "plain"])
+def test_dump_and_restore(filled, empty_database, form):
+    copy = empty_database(f"restored_{form}")
+    data = dump(filled, f"--format={form}")
+    command = {"custom": [f"{pg_config('--bindir')}/pg_restore", "--exit-on-error", "-d", copy.dsn()],
+               "plain": [f"{pg_config('--bindir')}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", copy.dsn()]}[form]
+    done = subprocess.run(command, input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+    assert contents(copy) == contents(filled)
+    with copy.connect() as conn:
+        conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
+        assert recall(conn, "items", "cosine", DATA[2000:], index="items_emb") >= 0.95
+        for index in ("items_emb", "notes_emb", "notes_body"):
+            verify(conn, index)
+        assert conn.execute("SELECT reloptions FROM pg_class WHERE relname = 'items_emb'").fetchone() == \
+            (["m=12", "ef_construction=50"],)
+        # Who may use the model is part of the dump.
+        conn.execute("SET ROLE reader")
+        conn.execute("SELECT insitu.embed('tiny', 'river')")
+
+
+def test_dump_of_the_schema_alone(filled, empty_database):
+    copy = empty_database("schema_alone")
+    done = subprocess.run([f"{pg_config('--bindir')}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", copy.dsn()],
+                          input=dump(filled, "--schema-only"), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    with copy.connect() as conn:
+        assert conn.execute("SELECT count(*) FROM insitu.models").fetchone() == (0,)
+
+
+def test_grants_are_kept_by_name(filled, new_cluster):
+    """In another cluster the same role has another oid, and the same oid may be another role."""
+    other = new_cluster()
+    with other.connect() as conn:
+        conn.execute("CREATE ROLE stranger; CREATE ROLE intruder; CREATE ROLE reader")
+    subprocess.run([f"{pg_config('--bindir')}/pg_restore", "--exit-on-error", "-d", other.dsn()],
+                   input=dump(filled, "--format=custom"), check=True)
+    with other.connect() as conn:
+        for role in ("stranger", "intruder"):
+            conn.execute(f"SET ROLE {role}")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for model tiny"):
+                conn.execute("SELECT insitu.embed('tiny', 'river')")
+        conn.execute("SET ROLE reader")
+        conn.execute("SELECT insitu.embed('tiny', 'river')")
+
+
+def test_restart_keeps_everything(new_cluster, lookup_model):
+    database = install(new_cluster())
+    fill(database, lookup_model)
+
+    def answers():
+        with database.connect() as conn:
+            conn.execute("SET enable_seqscan = off")
+            assert_index_scan(conn, nearest_sql("items", "cosine"), [DATA[2000]], "items_emb")
+            return contents(database), conn.execute(nearest_sql("items", "cosine", k=40), [DATA[2000]]).fetchall()
+
+    before = answers()
+    database.cluster.restart()
+    assert answers() == before
+
+
+def objects(conn):
+    """How many objects the database has, of each kind that an extension brings."""
+    kinds = ["pg_proc", "pg_type", "pg_am", "pg_operator", "pg_opclass", "pg_cast", "pg_namespace", "pg_extension"]
+    return [conn.execute(f"SELECT count(*) FROM {kind}").fetchone() for kind in kinds]
+
+
+def test_insitu_beside_pgvector_is_refused(empty_database):
+    with empty_database("has_pgvector").cluster.connect(dbname="has_pgvector") as conn:
+        # A pgvector as the catalog shows it; no file of it has to be there.
+        conn.execute("SET allow_system_table_mods = on")
+        conn.execute("INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)"
+                     " VALUES (99999, 'vector', 10, 'public'::regnamespace, true, '0.8.6')")
+        conn.execute("RESET allow_system_table_mods")
+        before = objects(conn)
+        with pytest.raises(psycopg.Error, match="vector") as error:
+            conn.execute("CREATE EXTENSION insitu")
+        assert error.value.diag.message_hint
+        assert "\n" not in error.value.diag.message_primary
+        assert objects(conn) == before
+        assert conn.execute("SELECT to_regnamespace('insitu'), to_regtype('vector')").fetchone() == (None, None)
+
+
+def test_extension_goes_where_the_user_says_and_goes_away(empty_database):
+    with empty_database("elsewhere").cluster.connect(dbname="elsewhere") as conn:
+        before = objects(conn)
+        conn.execute("CREATE SCHEMA ext; CREATE EXTENSION insitu SCHEMA ext")
+        assert conn.execute("SELECT '[1,2]'::ext.vector OPERATOR(ext.<->) '[1,4]'").fetchone() == (2,)
+        conn.execute("CREATE TABLE t (emb ext.vector(2))")
+        conn.execute("CREATE INDEX t_emb ON t USING hnsw (emb ext.vector_l2_ops)")
+        conn.execute("INSERT INTO t SELECT format('[%s,1]', n)::ext.vector FROM generate_series(1, 100) n")
+        conn.execute("SELECT insitu.verify_index('t_emb')")
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+            conn.execute("DROP EXTENSION insitu")
+        conn.execute("DROP EXTENSION insitu CASCADE")
+        conn.execute("DROP SCHEMA ext")
+        conn.execute("DROP TABLE t")
+        assert objects(conn) == before
+        conn.execute("CREATE EXTENSION insitu")
+
+
+def test_the_stand_in_for_pgvector(cluster, empty_database):
+    """The extension that `make install-compat` installs: for clients that create `vector` themselves."""
+    with cluster.connect() as conn:
+        requires = conn.execute("SELECT requires FROM pg_available_extension_versions WHERE name = 'vector'").fetchall()
+    if (["insitu"],) not in requires:
+        pytest.skip("the compatibility extension is not installed (make install-compat)")
+    with empty_database("compatible").cluster.connect(dbname="compatible") as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector CASCADE")
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        assert conn.execute("SELECT '[1,2]'::vector <-> '[1,4]'").fetchone() == (2,)
+        names = {row[0] for row in conn.execute("SELECT extname FROM pg_extension")}
+        assert {"insitu", "vector"} <= names
