@@ -23,12 +23,14 @@ if [ "${1:-}" = compat ]; then
     exit
 fi
 
-build=(--release --no-default-features --features "$PG_FEATURE")
-# Before anything is removed, so that a build that fails leaves the installed library in place.
-cargo build "${build[@]}"
-# cargo-pgrx overwrites the library in place, which would crash a server that has it loaded.
+# A copy of what is to be installed, by its full path, so that a build that fails leaves the installed files in place.
+package=target/release/insitu-$PG_FEATURE
+rm -rf "$package"
+cargo pgrx package --no-default-features --features "$PG_FEATURE" --pg-config "$PG_CONFIG"
+# Overwriting the library in place would crash a server that has it loaded; a removed file stays as it is for that.
 "${sudo[@]}" rm -f "$libdir/insitu.so"
-cargo pgrx install "${build[@]}" --pg-config "$PG_CONFIG" ${sudo:+--sudo}
+"${sudo[@]}" install -m 755 "$package$libdir/insitu.so" "$libdir"
+"${sudo[@]}" install -m 644 "$package$extensiondir"/insitu.control "$package$extensiondir"/insitu--*.sql "$extensiondir"
 # Under the project's own name: another program's ONNX Runtime may be of another version.
 "${sudo[@]}" install -m 755 "$INSITU_ONNXRUNTIME" "$libdir/insitu-onnxruntime.so"
 "${sudo[@]}" install -d "$docdir"

@@ -38,6 +38,17 @@ mod insitu {}
 
 extension_sql_file!("../sql/bootstrap.sql", bootstrap);
 extension_sql_file!(
+    "../sql/vector_type.sql",
+    name = "vector_type",
+    requires = [
+        vector_in,
+        vector_out,
+        vector_typmod_in,
+        vector_recv,
+        vector_send
+    ]
+);
+extension_sql_file!(
     "../sql/models.sql",
     name = "models",
     requires = [

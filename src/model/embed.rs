@@ -27,7 +27,8 @@ fn embed(model: &str, input: &str) -> OwnedVector {
     immutable,
     strict,
     parallel_safe,
-    cost = 200000
+    cost = 200000,
+    requires = ["vector_type"]
 )]
 fn embed_all(model: &str, inputs: pgrx::Array<'_, &str>) -> VectorArray {
     let inputs: Vec<Option<&str>> = inputs.iter().collect();

@@ -100,15 +100,20 @@ fn watch_catalog() {
     }
 }
 
-/// Tells all sessions that the tables of models have changed; a trigger calls
-/// it.
-#[pg_trigger]
-fn model_changed<'a>(
-    trigger: &'a PgTrigger<'a>,
-) -> Result<Option<PgHeapTuple<'a, impl WhoAllocated>>, PgHeapTupleError> {
+/// Tells all sessions that the tables of models have changed: the trigger
+/// function of these tables. It returns a null pointer, not SQL's NULL, as a
+/// trigger after a statement must.
+#[pg_extern(
+    schema = "insitu",
+    sql = "
+CREATE FUNCTION insitu.model_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+"
+)]
+fn model_changed(_fcinfo: pg_sys::FunctionCallInfo) -> i64 {
     // SAFETY: the message is sent when the transaction commits.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::model_table()) };
-    Ok(trigger.new())
+    0
 }
 
 /// Whether an interrupt of this backend waits to be served. ONNX Runtime's
