@@ -91,7 +91,7 @@ def readable_path(path, directory):
 def _as_server_user():
     """Arguments that make subprocess run a command under the server's account, in a clean environment."""
     user = server_user()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "PYTHON"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "PYTHON", "RUST"))}
     arguments = {"env": environment}
     if os.geteuid() == 0:
         environment |= {"HOME": "/tmp", "USER": user.pw_name, "LOGNAME": user.pw_name}

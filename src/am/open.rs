@@ -72,7 +72,7 @@ pub fn encode(codec: &Plain, dimension: usize, vector: Vector<'_>) -> Option<Cod
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!(
-                "different vector dimensions {dimension} and {}",
+                "different vector dimensions {} and {dimension}",
                 vector.values().len()
             ),
         );

@@ -4,16 +4,19 @@
 use pgrx::prelude::*;
 
 use crate::errors::raise;
+use crate::types::arrays::State;
 use crate::types::vector::check_dimensions;
 use crate::types::{OwnedVector, Vector};
 
-fn check_state(state: &[f64], caller: &str) {
-    if state.is_empty() {
+/// The count and the sums, or an ERROR if somebody calls the function with
+/// another array.
+fn checked(state: State, caller: &str) -> Vec<f64> {
+    state.0.unwrap_or_else(|| {
         raise(
             PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
             format!("{caller}: expected state array"),
-        );
-    }
+        )
+    })
 }
 
 fn check_same(expected: usize, dimensions: usize) {
@@ -35,8 +38,8 @@ fn check_sums(state: &[f64]) {
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]
-fn vector_accum(mut state: Vec<f64>, vector: Vector<'_>) -> Vec<f64> {
-    check_state(&state, "vector_accum");
+fn vector_accum(state: State, vector: Vector<'_>) -> Vec<f64> {
+    let mut state = checked(state, "vector_accum");
     if state[0] == 0.0 {
         state.truncate(1);
         state.resize(vector.values().len() + 1, 0.0);
@@ -51,9 +54,9 @@ fn vector_accum(mut state: Vec<f64>, vector: Vector<'_>) -> Vec<f64> {
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]
-fn vector_combine(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
-    check_state(&a, "vector_combine");
-    check_state(&b, "vector_combine");
+fn vector_combine(a: State, b: State) -> Vec<f64> {
+    let a = checked(a, "vector_combine");
+    let b = checked(b, "vector_combine");
     if a[0] == 0.0 {
         return b;
     }
@@ -67,8 +70,8 @@ fn vector_combine(a: Vec<f64>, b: Vec<f64>) -> Vec<f64> {
 }
 
 #[pg_extern(immutable, strict, parallel_safe)]
-fn vector_avg(state: Vec<f64>) -> Option<OwnedVector> {
-    check_state(&state, "vector_avg");
+fn vector_avg(state: State) -> Option<OwnedVector> {
+    let state = checked(state, "vector_avg");
     let count = state[0];
     if count == 0.0 {
         return None;

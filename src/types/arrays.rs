@@ -59,58 +59,100 @@ element!(Numeric, NUMERICOID, (-1, false, b'i'), |datum| {
         .unwrap_or(f32::NAN)
 });
 
-/// An array argument, as the components it stands for.
+/// The elements of an array that is not what a function takes.
+enum Unfit {
+    Dimensions,
+    Nulls,
+}
+
+/// The elements of an array argument of at most one dimension and without
+/// nulls.
+///
+/// # Safety
+///
+/// The argument is a non-null array of `E`.
+unsafe fn elements<E: Element>(arg: Arg<'_, '_>) -> Result<&'static [pg_sys::Datum], Unfit> {
+    // SAFETY: see above; the server's own function takes the array apart, into
+    // memory of the function call.
+    unsafe {
+        let Some(datum) = arg.unbox_arg_using_from_datum::<pg_sys::Datum>() else {
+            return Err(Unfit::Nulls);
+        };
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        if (*array).ndim > 1 {
+            return Err(Unfit::Dimensions);
+        }
+        if pg_sys::array_contains_nulls(array) {
+            return Err(Unfit::Nulls);
+        }
+        let (mut elements, mut count) = (std::ptr::null_mut(), 0);
+        let (len, by_value, align) = E::STORAGE;
+        pg_sys::deconstruct_array(
+            array,
+            E::OID,
+            len,
+            by_value,
+            align as _,
+            &mut elements,
+            std::ptr::null_mut(),
+            &mut count,
+        );
+        Ok(match count {
+            0 => &[],
+            count => std::slice::from_raw_parts(elements, count as usize),
+        })
+    }
+}
+
+/// An array argument, as the components it stands for: one to the most a
+/// vector can have.
 pub struct Components<E>(Vec<f32>, PhantomData<E>);
 
 impl<E> Components<E> {
-    /// The components; one to the most a vector can have.
+    /// The components.
     pub fn into_values(self) -> Vec<f32> {
         self.0
     }
 }
 
-// SAFETY: the datum is an array of `E`, and is read with the server's own
-// functions for that.
+// SAFETY: the datum is an array of `E`: the cast functions are strict and
+// declared so.
 unsafe impl<'fcx, E: Element> ArgAbi<'fcx> for Components<E> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the cast functions are strict and declared with arrays of
-        // `E`, so the datum is such an array, and its elements are of `E`.
-        unsafe {
-            let Some(datum) = arg.unbox_arg_using_from_datum::<pg_sys::Datum>() else {
-                raise(
-                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                    "an array argument is null",
-                )
-            };
-            let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
-            if (*array).ndim > 1 {
-                raise(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, "array must be 1-D");
+        // SAFETY: see above.
+        match unsafe { elements::<E>(arg) } {
+            Ok(elements) => {
+                check_dimensions(elements.len());
+                // SAFETY: the elements are of `E`.
+                let component = |&element: &pg_sys::Datum| unsafe { E::component(element) };
+                Components(elements.iter().map(component).collect(), PhantomData)
             }
-            if pg_sys::array_contains_nulls(array) {
-                raise(
-                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                    "array must not contain nulls",
-                );
+            Err(Unfit::Dimensions) => {
+                raise(PgSqlErrorCode::ERRCODE_DATA_EXCEPTION, "array must be 1-D")
             }
-            let (mut elements, mut count) = (std::ptr::null_mut(), 0);
-            let (len, by_value, align) = E::STORAGE;
-            pg_sys::deconstruct_array(
-                array,
-                E::OID,
-                len,
-                by_value,
-                align as _,
-                &mut elements,
-                std::ptr::null_mut(),
-                &mut count,
-            );
-            check_dimensions(count as usize);
-            let elements = std::slice::from_raw_parts(elements, count as usize);
-            Components(
-                elements.iter().map(|&e| E::component(e)).collect(),
-                PhantomData,
-            )
+            Err(Unfit::Nulls) => raise(
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "array must not contain nulls",
+            ),
         }
+    }
+}
+
+/// The state of an aggregate: an array of at least one double, or `None` if a
+/// caller passed another array.
+pub struct State(pub Option<Vec<f64>>);
+
+// SAFETY: the datum is an array of doubles: the aggregate's functions are
+// strict and declared so.
+unsafe impl<'fcx> ArgAbi<'fcx> for State {
+    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
+        // SAFETY: see above.
+        let elements = unsafe { elements::<Double>(arg) };
+        let double = |element: &pg_sys::Datum| f64::from_bits(element.value() as u64);
+        State(match elements {
+            Ok(elements) if !elements.is_empty() => Some(elements.iter().map(double).collect()),
+            _ => None,
+        })
     }
 }
 
@@ -118,3 +160,4 @@ sql_type!([] Components<Integer>, "integer[]");
 sql_type!([] Components<Real>, "real[]");
 sql_type!([] Components<Double>, "double precision[]");
 sql_type!([] Components<Numeric>, "numeric[]");
+sql_type!([] State, "double precision[]");

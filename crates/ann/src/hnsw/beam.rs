@@ -134,22 +134,18 @@ impl Beam {
         }
     }
 
-    /// Visits a starting point; false if there is no such vertex.
-    pub fn start(
-        &mut self,
-        graph: &impl Graph,
-        query: &[u8],
-        vertex: Vertex,
-    ) -> Result<bool, Error> {
-        self.visited.insert(vertex);
-        let Some(entry) = self.visit(graph, query, vertex)? else {
-            return Ok(false);
-        };
-        self.frontier.push(Reverse(entry));
-        if self.nodes[entry.node as usize].live {
-            self.nearest.push(entry);
+    /// Visits a starting point, if there is such a vertex.
+    pub fn start(&mut self, graph: &impl Graph, query: &[u8], vertex: Vertex) -> Result<(), Error> {
+        if !self.visited.insert(vertex) {
+            return Ok(());
         }
-        Ok(true)
+        if let Some(entry) = self.visit(graph, query, vertex)? {
+            self.frontier.push(Reverse(entry));
+            if self.nodes[entry.node as usize].live {
+                self.nearest.push(entry);
+            }
+        }
+        Ok(())
     }
 
     /// Expands vertices until the `ef` nearest results stand.
@@ -179,6 +175,11 @@ impl Beam {
             self.neighbours = neighbours;
         }
         Ok(())
+    }
+
+    /// Whether there are results to take.
+    pub fn has_results(&self) -> bool {
+        !self.nearest.is_empty()
     }
 
     /// Takes the results, nearest first, out of the beam. What remains can go
@@ -282,33 +283,45 @@ impl Beam {
     }
 }
 
-/// Walks from `entry` on `from` down to level `to`, greedily, and returns the
-/// vertex of `to` where a search should start; `NONE` if the way was lost
+/// The width of the beam on the way down. The paper walks with one vertex; on
+/// data in clusters, such a walk now and then ends in the wrong cluster, and a
+/// search of level 0 does not get out of it.
+const DESCENT: usize = 4;
+
+/// Walks from `entry` on level `from` down to level `to`, and returns the
+/// vertices of `to` where a search should start; none if the way was lost
 /// because vertices were removed meanwhile.
 pub fn descend(
     graph: &impl Graph,
     query: &[u8],
-    mut entry: Vertex,
+    entry: Vertex,
     from: u8,
     to: u8,
-) -> Result<Vertex, Error> {
+) -> Result<Vec<Vertex>, Error> {
     let options = BeamOptions {
         passages_too: true,
         ..BeamOptions::default()
     };
+    let mut entries = vec![entry];
     for level in (to + 1..=from).rev() {
         let mut beam = Beam::new(level, options);
-        if !beam.start(graph, query, entry)? {
-            return Ok(NONE);
+        for entry in entries {
+            beam.start(graph, query, entry)?;
         }
-        beam.run(graph, query, 1)?;
-        let Some(nearest) = beam.take().first().copied() else {
-            return Ok(NONE);
-        };
-        entry = graph.below(nearest.vertex, level)?;
-        if entry == NONE {
-            return Ok(NONE);
+        beam.run(graph, query, DESCENT)?;
+        entries = step_down(graph, level, &beam.take())?;
+    }
+    Ok(entries)
+}
+
+/// The vertices that those which were found on a level stand on.
+pub fn step_down(graph: &impl Graph, level: u8, found: &[Found]) -> Result<Vec<Vertex>, Error> {
+    let mut below = Vec::with_capacity(found.len().min(DESCENT));
+    for found in found.iter().take(DESCENT) {
+        let vertex = graph.below(found.vertex, level)?;
+        if vertex != NONE {
+            below.push(vertex);
         }
     }
-    Ok(entry)
+    Ok(below)
 }

@@ -6,12 +6,18 @@
 //! the entry point. A crash in between leaves an element that is found less
 //! often or not at all; its row is not committed then, and vacuum removes it.
 
-use super::beam::{Beam, BeamOptions, Found, Graph, descend};
+use super::beam::{Beam, BeamOptions, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::layout::{HeapTid, MAX_HEAP_TIDS, MAX_LEVEL, Meta, NONE, Slot, SlotMut, State, Vertex};
 use crate::Error;
 use crate::page::PageStore;
+
+/// A search from the entry point can end in vertices that vacuum frees at that
+/// moment. Vacuum does so after it has unlinked them, so the next try, which
+/// begins at the entry point again, does not meet them. The limit only matters
+/// for an index in which nothing is alive.
+pub(super) const MAX_TRIES: usize = 8;
 
 /// The level of a new element, from a uniform random number in (0, 1]:
 /// ⌊−ln(u) / ln(m)⌋ (Malkov and Yashunin, section 4.1, with mL = 1/ln m).
@@ -33,19 +39,22 @@ pub(super) fn nearest_by_level(
 ) -> Result<Vec<Vec<Found>>, Error> {
     let top = top.min(entry_level);
     let mut found = vec![Vec::new(); usize::from(top) + 1];
-    let mut entry = descend(graph, query, entry, entry_level, top)?;
+    let mut entries = descend(graph, query, entry, entry_level, top)?;
     for level in (0..=top).rev() {
         let mut beam = Beam::new(level, BeamOptions::default());
-        if entry == NONE || !beam.start(graph, query, entry)? {
-            break;
+        for &entry in &entries {
+            beam.start(graph, query, entry)?;
         }
         beam.run(graph, query, ef)?;
         let nearest = beam.take();
         if level > 0 {
-            entry = match nearest.first() {
-                Some(nearest) => graph.below(nearest.vertex, level)?,
-                // Every vertex near the entry is dead: go straight down.
-                None => graph.below(entry, level)?,
+            // Where every vertex nearby is dead, go straight down.
+            let below = step_down(graph, level, &nearest)?;
+            entries = if below.is_empty() {
+                let below = entries.iter().map(|&entry| graph.below(entry, level));
+                below.collect::<Result<_, Error>>()?
+            } else {
+                below
             };
         }
         found[usize::from(level)] = nearest;
@@ -60,9 +69,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// The caller makes vacuum's [`super::vacuum`] barrier wait for this call.
     pub fn insert(&self, code: &Code, tid: HeapTid, uniform: f64) -> Result<(), Error> {
         let level = random_level(self.options.m, uniform);
-        let ef = usize::from(self.options.ef_construction);
-        let meta = self.meta()?;
-        let found = self.find(&meta, code, level, ef)?;
+        let (meta, found) = self.find(code, level)?;
         if let Some(level_0) = found.first()
             && self.add_to_duplicate(level_0, code, tid)?
         {
@@ -79,18 +86,24 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(())
     }
 
-    fn find(
-        &self,
-        meta: &Meta,
-        code: &Code,
-        level: u8,
-        ef: usize,
-    ) -> Result<Vec<Vec<Found>>, Error> {
-        if meta.entry == NONE {
-            return Ok(Vec::new());
+    /// The live vertices nearest to a code on each level up to `level`, and the
+    /// metapage by which they were found.
+    fn find(&self, code: &Code, level: u8) -> Result<(Meta, Vec<Vec<Found>>), Error> {
+        let ef = usize::from(self.options.ef_construction);
+        let mut tries = 0;
+        loop {
+            let meta = self.meta()?;
+            if meta.entry == NONE {
+                return Ok((meta, Vec::new()));
+            }
+            let entry_level = meta.entry_level as u8;
+            let query = code.bytes();
+            let found = nearest_by_level(self, query, meta.entry, entry_level, level, ef)?;
+            tries += 1;
+            if found.first().is_some_and(|found| !found.is_empty()) || tries == MAX_TRIES {
+                return Ok((meta, found));
+            }
         }
-        let query = code.bytes();
-        nearest_by_level(self, query, meta.entry, meta.entry_level as u8, level, ef)
     }
 
     /// The neighbours of a new element on each level, out of what was found.
@@ -266,7 +279,6 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         };
         let mut page = self.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&page)?;
-        let before = meta;
         let vacant = meta.entry == NONE
             || vertices.contains(&meta.entry)
             || alone && self.with_slot(meta.entry, |slot| slot.state != State::Live)?;
@@ -278,22 +290,15 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         }
         drop(page);
         if alone && !vacant {
-            self.relink(&before, vertices, code)?;
+            self.relink(vertices, code)?;
         }
         Ok(())
     }
 
-    /// Gives the vertices of an element neighbours anew, searching from the
-    /// entry point in `meta`.
-    pub(super) fn relink(
-        &self,
-        meta: &Meta,
-        vertices: &[Vertex],
-        code: &Code,
-    ) -> Result<(), Error> {
-        let ef = usize::from(self.options.ef_construction);
+    /// Gives the vertices of an element neighbours anew.
+    pub(super) fn relink(&self, vertices: &[Vertex], code: &Code) -> Result<(), Error> {
         let top = (vertices.len() - 1) as u8;
-        let mut found = self.find(meta, code, top, ef)?;
+        let (_, mut found) = self.find(code, top)?;
         for found in &mut found {
             found.retain(|f| !vertices.contains(&f.vertex));
         }

@@ -7,9 +7,16 @@
 use super::beam::{Beam, BeamOptions, Found, descend};
 use super::codec::{Code, Codec};
 use super::index::Index;
+use super::insert::MAX_TRIES;
 use super::layout::{HeapTid, NONE};
 use crate::Error;
 use crate::page::PageStore;
+
+const OPTIONS: BeamOptions = BeamOptions {
+    passages_too: false,
+    with_tids: true,
+    resumable: true,
+};
 
 /// A search of an index; see [`Scan::next_round`].
 pub struct Scan {
@@ -22,14 +29,9 @@ pub struct Scan {
 impl Scan {
     /// A search for the rows nearest to the encoded `query`.
     pub fn new(query: Code) -> Self {
-        let options = BeamOptions {
-            with_tids: true,
-            resumable: true,
-            ..BeamOptions::default()
-        };
         Scan {
             query,
-            beam: Beam::new(0, options),
+            beam: Beam::new(0, OPTIONS),
             started: false,
             exhausted: false,
         }
@@ -49,8 +51,7 @@ impl Scan {
             self.beam.resume(index, self.query.bytes(), ef)?;
         } else {
             self.started = true;
-            self.start(index)?;
-            self.beam.run(index, self.query.bytes(), ef)?;
+            self.first_round(index, ef)?;
         }
         let found = self.beam.take();
         self.exhausted = found.is_empty();
@@ -72,24 +73,29 @@ impl Scan {
         self.beam.memory()
     }
 
-    fn start<S: PageStore, C: Codec>(&mut self, index: &Index<'_, S, C>) -> Result<(), Error> {
+    /// Searches from the entry point until something is found: vacuum may free
+    /// the vertices on the way, see [`MAX_TRIES`].
+    fn first_round<S: PageStore, C: Codec>(
+        &mut self,
+        index: &Index<'_, S, C>,
+        ef: usize,
+    ) -> Result<(), Error> {
         let query = self.query.bytes();
-        // Vacuum may take away the vertices on the way down; it does so once
-        // per vacuum, so a second try finds a standing way.
-        for _ in 0..8 {
+        for _ in 0..MAX_TRIES {
             let meta = index.meta()?;
             if meta.entry == NONE {
-                return Ok(());
+                break;
             }
             let level = meta.entry_level as u8;
-            let entry = descend(index, query, meta.entry, level, 0)?;
-            if entry != NONE && self.beam.start(index, query, entry)? {
-                return Ok(());
+            self.beam = Beam::new(0, OPTIONS);
+            for entry in descend(index, query, meta.entry, level, 0)? {
+                self.beam.start(index, query, entry)?;
+            }
+            self.beam.run(index, query, ef)?;
+            if self.beam.has_results() {
+                break;
             }
         }
-        Err(Error::corrupted(
-            super::index::METAPAGE,
-            "the entry point leads to no vertex of level 0",
-        ))
+        Ok(())
     }
 }

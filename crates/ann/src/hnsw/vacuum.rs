@@ -69,6 +69,9 @@ impl Marked {
 impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// Removes the rows for which `is_dead` says so, and marks the elements
     /// that have no rows left.
+    ///
+    /// The inserts of these rows must have ended before this call. (Those that
+    /// PostgreSQL's vacuum names were collected from the table before it.)
     pub fn mark(&self, is_dead: &mut dyn FnMut(HeapTid) -> bool) -> Result<Marked, Error> {
         let mut marked = Marked::default();
         // Vertices above level 0: (number, level, base).
@@ -228,10 +231,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             }
             if links.is_empty() && level == 0 {
                 // Everything within two steps is dead: search for neighbours.
-                let meta = self.meta()?;
-                if meta.entry != NONE {
-                    self.relink(&meta, &[vertex], &own)?;
-                }
+                self.relink(&[vertex], &own)?;
             }
             return Ok(());
         }

@@ -10,18 +10,28 @@ use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::HeapTid;
 
+/// Rows in the index before everything starts.
+const FIRST: usize = 400;
+
+/// Most rows die, so that whole regions of the graph do.
+fn keeps(row: u64) -> bool {
+    row.is_multiple_of(4)
+}
+
 #[test]
 fn inserts_scans_and_vacuums_at_once() {
     let options = options(Metric::L2, 16);
-    let vectors = clustered(2400, 16, 51);
-    let store = empty(&options);
+    let vectors = clustered(6000, 16, 51);
+    let store = build_all(&options, &vectors[..FIRST], 0);
     // Vacuum's barrier: inserts share it, vacuum takes it for a moment.
     let barrier = RwLock::new(());
-    let next = AtomicU64::new(0);
+    let next = AtomicU64::new(FIRST as u64);
     let inserting = AtomicBool::new(true);
     // Rows die only after their insert has ended, as in a database.
-    let done: Vec<AtomicBool> = vectors.iter().map(|_| AtomicBool::new(false)).collect();
-    let is_dead = |row: u64| row.is_multiple_of(4) && done[row as usize].load(Ordering::Acquire);
+    let done: Vec<AtomicBool> = (0..vectors.len())
+        .map(|row| AtomicBool::new(row < FIRST))
+        .collect();
+    let dies = |row: u64| !keeps(row) && done[row as usize].load(Ordering::Acquire);
 
     std::thread::scope(|scope| {
         let inserters: Vec<_> = (0..3)
@@ -48,7 +58,8 @@ fn inserts_scans_and_vacuums_at_once() {
         scope.spawn(|| {
             while inserting.load(Ordering::Relaxed) {
                 let index = open(&store);
-                let marked = index.mark(&mut |tid| is_dead(tid.0)).unwrap();
+                let dead: Vec<bool> = (0..6000).map(dies).collect();
+                let marked = index.mark(&mut |tid| dead[tid.0 as usize]).unwrap();
                 drop(barrier.write());
                 index.repair(&marked).unwrap();
                 index.free(&marked).unwrap();
@@ -58,7 +69,9 @@ fn inserts_scans_and_vacuums_at_once() {
             let mut rng = SmallRng::seed_from_u64(9);
             while inserting.load(Ordering::Relaxed) {
                 let query = &vectors[rng.random_range(0..vectors.len())];
-                nearest(&store, query, 40, 10);
+                // Rows that are never deleted are there from the beginning.
+                let found = nearest(&store, query, 40, 40);
+                assert!(found.len() > 20, "{found:?}");
             }
         });
         for inserter in inserters {
@@ -67,8 +80,8 @@ fn inserts_scans_and_vacuums_at_once() {
         inserting.store(false, Ordering::Relaxed);
     });
 
-    vacuum(&store, is_dead);
-    let live = || (0..2400).filter(|&row| !is_dead(row));
+    vacuum(&store, dies);
+    let live = || (0..6000).filter(|&row| keeps(row));
     let report = assert_valid(&store, live());
     assert_eq!(report.marked, 0);
     let rows: Vec<(u64, &Vec<f32>)> = live().map(|row| (row, &vectors[row as usize])).collect();
