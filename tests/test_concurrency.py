@@ -139,7 +139,7 @@ def test_an_open_transaction_blocks_nobody(database, items):
         items.execute("DELETE FROM items WHERE id < 10")
         items.execute("VACUUM items")
         assert len(items.execute(nearest_sql("items", "l2"), [DATA[30_000]]).fetchall()) == 10
-        verify(items, "items_emb")
+    verify(items, "items_emb")
 
 
 def test_vacuum_of_almost_everything_against_inserts(database, items):

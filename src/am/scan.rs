@@ -27,9 +27,10 @@ struct Search {
     ef: usize,
     /// Rows of the present round that were not returned yet, the next one last.
     rows: Vec<HeapTid>,
-    returned: usize,
-    /// Returned rows that the executor found to be dead to everybody.
-    dead: usize,
+    /// Rows returned since their visibility was last looked at.
+    returned: Vec<HeapTid>,
+    /// Rows returned before, and visible.
+    visible: usize,
     /// Distance of the last row, for strict order.
     last: f32,
     finished: bool,
@@ -89,12 +90,12 @@ pub unsafe extern "C-unwind" fn amgettuple(
         let index = (*scan).indexRelation;
         let state = &mut *(*scan).opaque.cast::<State>();
         let search = match &mut state.search {
-            Some(search) => {
-                search.dead += usize::from((*scan).kill_prior_tuple);
-                search
-            }
+            Some(search) => search,
             None => state.search.insert(begin(scan)),
         };
+        if search.rows.is_empty() && !search.finished {
+            search.finished = !search.may_go_on(scan);
+        }
         if search.rows.is_empty() && !search.finished {
             let name = open::name(index);
             let pages = RelationPages::new(index);
@@ -103,7 +104,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
         let Some(tid) = search.rows.pop() else {
             return false;
         };
-        search.returned += 1;
+        search.returned.push(tid);
         (*scan).xs_heaptid = open::item_pointer(tid);
         (*scan).xs_recheck = false;
         // The distances of plain vertices are those of the operator, so the
@@ -158,8 +159,8 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             mode: ITERATIVE_SCAN.get(),
             ef: EF_SEARCH.get() as usize,
             rows: Vec::new(),
-            returned: 0,
-            dead: 0,
+            returned: Vec::new(),
+            visible: 0,
             last: f32::NEG_INFINITY,
             finished: false,
         }
@@ -200,33 +201,51 @@ impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
         let graph = open::index(pages, name);
-        while self.rows.is_empty() && self.may_go_on() {
+        // An order that was promised stays one when a scan goes on.
+        let strict = self.mode != IterativeScan::RelaxedOrder;
+        while self.rows.is_empty() {
             let found = unwrap_index(self.scan.next_round::<_, Plain>(&graph, self.ef), name);
-            if found.is_empty() {
-                break;
-            }
-            for found in found {
-                if self.mode == IterativeScan::StrictOrder && found.distance < self.last {
+            self.finished = found.is_empty() || !self.is_within_limits();
+            for found in &found {
+                if strict && found.distance < self.last {
                     continue;
                 }
                 self.last = self.last.max(found.distance);
-                self.rows.extend(self.scan.heap_tids(&found));
+                self.rows.extend(self.scan.heap_tids(found));
             }
-            self.rows.reverse();
+            if self.finished {
+                break;
+            }
         }
-        self.finished = self.rows.is_empty();
+        self.rows.reverse();
     }
 
-    /// Whether the scan may begin one more round.
-    fn may_go_on(&self) -> bool {
-        let first = self.scan.visited() == 0;
-        // Rows that are dead but not vacuumed must not use up the result.
-        let live = self.returned - self.dead.min(self.returned);
-        let wanted = self.mode != IterativeScan::Off || live < self.ef && self.dead > 0;
+    /// Whether the scan may begin one more round: its first one; if it is
+    /// iterative, any; if not, one to make up for rows that this snapshot does
+    /// not see, so that deleted rows never crowd out others.
+    unsafe fn may_go_on(&mut self, scan: pg_sys::IndexScanDesc) -> bool {
+        if self.scan.visited() == 0 || self.mode != IterativeScan::Off {
+            return true;
+        }
+        let before = self.returned.len();
+        // SAFETY: the executor gives the table of the index, and a snapshot.
+        let is_visible = |tid: &HeapTid| unsafe {
+            pg_sys::table_index_fetch_tuple_check(
+                (*scan).heapRelation,
+                &mut open::item_pointer(*tid),
+                (*scan).xs_snapshot,
+                std::ptr::null_mut(),
+            )
+        };
+        let visible = self.returned.drain(..).filter(is_visible).count();
+        self.visible += visible;
+        visible < before && self.visible < self.ef
+    }
+
+    fn is_within_limits(&self) -> bool {
         // SAFETY: reads a setting.
         let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
-        let within_limits = self.scan.visited() < MAX_SCAN_TUPLES.get() as usize
-            && (self.scan.memory() as f64) < work_mem * SCAN_MEM_MULTIPLIER.get();
-        first || wanted && within_limits
+        self.scan.visited() < MAX_SCAN_TUPLES.get() as usize
+            && (self.scan.memory() as f64) < work_mem * SCAN_MEM_MULTIPLIER.get()
     }
 }

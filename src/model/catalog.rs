@@ -134,18 +134,24 @@ pub fn read_file(name: &str, file: &str) -> Vec<u8> {
         pgrx::check_for_interrupts!();
         // One part at a time, so that the file is in memory only once.
         let data = as_owner(|| {
-            Spi::get_one_with_args::<Vec<u8>>(
-                "SELECT p.data FROM insitu.model_part p
-                  WHERE p.model OPERATOR(pg_catalog.=) $1
-                    AND p.file OPERATOR(pg_catalog.=) $2
-                    AND p.part OPERATOR(pg_catalog.=) $3",
-                &[name.into(), file.into(), part.into()],
-            )
+            Spi::connect(|client| {
+                let rows = client.select(
+                    "SELECT p.data FROM insitu.model_part p
+                      WHERE p.model OPERATOR(pg_catalog.=) $1
+                        AND p.file OPERATOR(pg_catalog.=) $2
+                        AND p.part OPERATOR(pg_catalog.=) $3",
+                    Some(1),
+                    &[name.into(), file.into(), part.into()],
+                )?;
+                if rows.is_empty() {
+                    return Ok(None);
+                }
+                rows.first().get_one::<Vec<u8>>()
+            })
         });
-        match data {
-            Ok(Some(data)) => bytes.extend(data),
-            Ok(None) | Err(pgrx::spi::Error::InvalidPosition) => break,
-            Err(error) => unwrap(Err(error)),
+        match unwrap(data) {
+            Some(data) => bytes.extend(data),
+            None => break,
         }
     }
     bytes
@@ -190,13 +196,18 @@ pub fn remove(name: &str) {
     });
 }
 
+/// A role for a query, in which `InvalidOid` is 0, not NULL.
+fn as_number(role: pg_sys::Oid) -> i64 {
+    i64::from(role.to_u32())
+}
+
 /// Lets a role use a model; `InvalidOid` is PUBLIC.
 pub fn add_grant(name: &str, grantee: pg_sys::Oid) {
     as_owner(|| {
         run(
-            "INSERT INTO insitu.model_grant (model, grantee) VALUES ($1, $2)
-             ON CONFLICT DO NOTHING",
-            &[name.into(), grantee.into()],
+            "INSERT INTO insitu.model_grant (model, grantee)
+             VALUES ($1, $2::pg_catalog.oid::pg_catalog.regrole) ON CONFLICT DO NOTHING",
+            &[name.into(), as_number(grantee).into()],
         );
     });
 }
@@ -207,8 +218,8 @@ pub fn remove_grant(name: &str, grantee: pg_sys::Oid) {
         run(
             "DELETE FROM insitu.model_grant g
               WHERE g.model OPERATOR(pg_catalog.=) $1
-                AND g.grantee::oid OPERATOR(pg_catalog.=) $2",
-            &[name.into(), grantee.into()],
+                AND g.grantee::pg_catalog.oid OPERATOR(pg_catalog.=) $2::pg_catalog.oid",
+            &[name.into(), as_number(grantee).into()],
         );
     });
 }

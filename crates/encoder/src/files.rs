@@ -53,23 +53,17 @@ pub struct ModelFiles {
 impl ModelFiles {
     /// Takes a model as bytes.
     ///
+    /// Files that a model is not made of are left out, as those of a directory are.
+    ///
     /// # Errors
-    /// [`Error::File`] for a name that no model file has, or a file over its limit.
-    pub fn new(files: BTreeMap<String, Vec<u8>>) -> Result<Self, Error> {
+    /// [`Error::File`] for a file over its limit.
+    pub fn new(mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, Error> {
+        files.retain(|name, _| size_limit(name).is_some());
         for (name, bytes) in &files {
-            let limit = size_limit(name).ok_or_else(|| Error::File {
-                path: name.clone(),
-                reason: format!(
-                    "it is none of the files that a model is made of: {}, {SAFETENSORS}, {}, {}, \
-                     1_Pooling/config.json",
-                    DESCRIPTIONS.join(", "),
-                    ONNX[0],
-                    ONNX[1],
-                ),
-            })?;
             let size = bytes.len() as u64;
-            if size > limit {
-                return Err(too_large(name, size, limit));
+            match size_limit(name) {
+                Some(limit) if size > limit => return Err(too_large(name, size, limit)),
+                _ => {}
             }
         }
         Ok(ModelFiles { files })

@@ -21,7 +21,7 @@ use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::insert::{nearest_by_level, random_level};
 use super::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Options, Vertex};
-use super::neighbours::select_diverse;
+use super::neighbours::{select_diverse, sort_candidates};
 use crate::page::{Body, PageStore};
 use crate::{Error, simd};
 
@@ -329,7 +329,7 @@ impl<C: Codec> Builder<C> {
         }
         let chosen: Vec<Vec<(f32, u32)>> = (0_u8..)
             .zip(&found)
-            .map(|(level, found)| self.choose(found, self.list(node, level).len()))
+            .map(|(level, found)| self.choose(node, found, self.list(node, level).len()))
             .collect();
         // Own links on all levels first: once linked back to on one level, the
         // node can be reached on those below.
@@ -343,14 +343,21 @@ impl<C: Codec> Builder<C> {
         }
     }
 
-    fn choose(&self, found: &[Found], limit: usize) -> Vec<(f32, u32)> {
-        let distances: Vec<f32> = found.iter().map(|f| f.distance).collect();
+    /// Of what was found near a node, at most `limit` diverse ones.
+    fn choose(&self, node: u32, found: &[Found], limit: usize) -> Vec<(f32, u32)> {
+        let mut candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
+        sort_candidates(node, &mut candidates);
+        self.select(&candidates, limit)
+    }
+
+    fn select(&self, candidates: &[(f32, u32)], limit: usize) -> Vec<(f32, u32)> {
+        let distances: Vec<f32> = candidates.iter().map(|c| c.0).collect();
         select_diverse(&distances, limit, |i, j| {
-            let (a, b) = (found[i].vertex, found[j].vertex);
+            let (a, b) = (candidates[i].1, candidates[j].1);
             self.codec.distance(self.code(a), self.code(b))
         })
         .into_iter()
-        .map(|i| (found[i].distance, found[i].vertex))
+        .map(|i| candidates[i])
         .collect()
     }
 
@@ -367,14 +374,8 @@ impl<C: Codec> Builder<C> {
             list[links.len() - 1].store(pack(distance, new), Ordering::Release);
             return;
         }
-        links.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let distances: Vec<f32> = links.iter().map(|l| l.0).collect();
-        let kept = select_diverse(&distances, list.len(), |a, b| {
-            self.codec
-                .distance(self.code(links[a].1), self.code(links[b].1))
-        });
-        let kept: Vec<_> = kept.into_iter().map(|k| links[k]).collect();
-        store_links(list, &kept);
+        sort_candidates(vertex, &mut links);
+        store_links(list, &self.select(&links, list.len()));
     }
 
     fn duplicate_of(&self, node: u32) -> u32 {

@@ -5,6 +5,8 @@
 //! * every slot parses, and its level, `below` and `base` form one chain per
 //!   element down to level 0;
 //! * a live vertex on level 0 has rows, an upper one has none;
+//! * the vertices of an element have the same code;
+//! * what is not in use is zero;
 //! * neighbours are other vertices of the same level that are in use, without
 //!   repetition; none is a free slot;
 //! * the entry point is in use, on the level that the metapage says;
@@ -99,6 +101,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(report);
         };
         self.check_chains(&seen, &mut report)?;
+        self.check_codes(&seen, &mut report)?;
         self.check_free_chain(&meta, &seen, &mut report)?;
         self.check_links(&seen, &mut report)?;
         self.check_entry(&meta, &seen, &mut report)?;
@@ -133,9 +136,10 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                             base: header.base,
                         },
                         tids,
+                        slot.is_tidy(&self.layout),
                     )
                 });
-                let (slot, tids) = match looked {
+                let (slot, tids, tidy) = match looked {
                     Ok(looked) => looked,
                     Err(problem) => {
                         report.add(problem);
@@ -144,6 +148,10 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     }
                 };
                 seen.push(slot);
+                if !tidy {
+                    let reason = format!("slot {vertex} has content where it should have none");
+                    report.add(Error::corrupted(block, reason));
+                }
                 let bottom = slot.state == State::Live && slot.level == 0;
                 if bottom == tids.is_empty() && slot.state != State::Free {
                     report.add(Error::corrupted(
@@ -199,6 +207,30 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     format!(
                         "vertex {vertex} of level {} stands on vertex {} and base {}",
                         slot.level, slot.below, slot.base
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The codes of the vertices above level 0.
+    fn check_codes(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
+        let mut code = Code::zeroed(self.layout.code_len);
+        let mut base_code = Code::zeroed(self.layout.code_len);
+        for (vertex, slot) in (0..).zip(seen) {
+            if slot.state == State::Free || slot.level == 0 {
+                continue;
+            }
+            self.store.pause();
+            let loaded = self.load_code(vertex, slot.level, code.bytes_mut())?
+                && self.load_code(slot.base, 0, base_code.bytes_mut())?;
+            if loaded && code != base_code {
+                report.add(Error::corrupted(
+                    self.layout.locate(vertex)?.0,
+                    format!(
+                        "vertex {vertex} has another code than its base {}",
+                        slot.base
                     ),
                 ));
             }

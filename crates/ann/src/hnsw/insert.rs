@@ -10,6 +10,7 @@ use super::beam::{Beam, BeamOptions, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::layout::{HeapTid, MAX_HEAP_TIDS, MAX_LEVEL, Meta, NONE, Slot, SlotMut, State, Vertex};
+use super::neighbours::sort_candidates;
 use crate::Error;
 use crate::page::PageStore;
 
@@ -76,7 +77,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(());
         }
 
-        let neighbours = self.choose(&found)?;
+        let neighbours = self.choose(&found, tid.0 as u32)?;
         let vertices = self.write_element(level, code, tid, &neighbours)?;
         self.link_back(&vertices, &neighbours, code)?;
         let alone = neighbours.first().is_none_or(Vec::is_empty);
@@ -107,11 +108,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// The neighbours of a new element on each level, out of what was found.
-    fn choose(&self, found: &[Vec<Found>]) -> Result<Vec<Vec<Vertex>>, Error> {
+    /// `salt` tells elements apart, see [`sort_candidates`].
+    fn choose(&self, found: &[Vec<Found>], salt: u32) -> Result<Vec<Vec<Vertex>>, Error> {
         (0_u8..)
             .zip(found)
             .map(|(level, found)| {
-                let candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
+                let mut candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
+                sort_candidates(salt, &mut candidates);
                 self.select(&candidates, level, self.layout.capacity(level))
             })
             .collect()
@@ -259,7 +262,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 candidates.push((distance, neighbour));
             }
         }
-        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
+        sort_candidates(vertex, &mut candidates);
         self.select(&candidates, level, self.layout.capacity(level))
     }
 
@@ -302,7 +305,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         for found in &mut found {
             found.retain(|f| !vertices.contains(&f.vertex));
         }
-        let neighbours = self.choose(&found)?;
+        let neighbours = self.choose(&found, vertices[0])?;
         for ((level, &vertex), neighbours) in (0_u8..).zip(vertices).zip(&neighbours) {
             for &neighbour in neighbours {
                 let mut other = Code::zeroed(self.layout.code_len);

@@ -336,6 +336,19 @@ impl<'a> Slot<'a> {
         tids.iter().map(HeapTid::from_bytes)
     }
 
+    /// Whether all bytes before the code that mean nothing now are zero, as
+    /// they are written.
+    pub fn is_tidy(&self, layout: &Layout) -> bool {
+        let rows = TIDS_AT + usize::from(self.header.heap_tids) * 6;
+        let neighbours = NEIGHBOURS_AT + usize::from(self.header.neighbours) * 4;
+        let unused = [rows..NEIGHBOURS_AT, neighbours..layout.code_at];
+        self.header.reserved == 0
+            && self.header.reserved_2 == 0
+            && unused
+                .into_iter()
+                .all(|range| self.bytes[range].iter().all(|&byte| byte == 0))
+    }
+
     /// The neighbours of this vertex.
     pub fn neighbours(&self) -> &'a [Vertex] {
         let count = usize::from(self.header.neighbours);
@@ -346,6 +359,7 @@ impl<'a> Slot<'a> {
 /// Changes a slot on the image of its first page.
 pub struct SlotMut<'a> {
     bytes: &'a mut [u8],
+    code_at: usize,
 }
 
 impl<'a> SlotMut<'a> {
@@ -354,6 +368,7 @@ impl<'a> SlotMut<'a> {
         let end = (at + layout.slot_len).min(BODY_LEN);
         SlotMut {
             bytes: &mut body.0[at..end],
+            code_at: layout.code_at,
         }
     }
 
@@ -386,6 +401,8 @@ impl<'a> SlotMut<'a> {
         *header = Header::zeroed();
         header.below = next;
         header.base = NONE;
+        self.set_heap_tids(&[]);
+        self.set_neighbours(&[]);
     }
 
     /// Writes the rows; at most [`MAX_HEAP_TIDS`].
@@ -393,6 +410,7 @@ impl<'a> SlotMut<'a> {
         debug_assert!(tids.len() <= MAX_HEAP_TIDS);
         self.header().heap_tids = tids.len() as u8;
         let (stored, _) = self.bytes[TIDS_AT..NEIGHBOURS_AT].as_chunks_mut::<6>();
+        stored.fill([0; 6]);
         for (stored, tid) in stored.iter_mut().zip(tids) {
             *stored = tid.to_bytes();
         }
@@ -401,7 +419,10 @@ impl<'a> SlotMut<'a> {
     /// Writes the neighbours; at most the capacity of the vertex's level.
     pub fn set_neighbours(&mut self, neighbours: &[Vertex]) {
         self.header().neighbours = neighbours.len() as u16;
-        self.bytes[NEIGHBOURS_AT..NEIGHBOURS_AT + neighbours.len() * 4]
-            .copy_from_slice(bytemuck::cast_slice(neighbours));
+        let code_at = self.code_at;
+        let places: &mut [Vertex] =
+            bytemuck::cast_slice_mut(&mut self.bytes[NEIGHBOURS_AT..code_at]);
+        places.fill(0);
+        places[..neighbours.len()].copy_from_slice(neighbours);
     }
 }

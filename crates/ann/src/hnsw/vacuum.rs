@@ -18,6 +18,7 @@
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE};
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
+use super::neighbours::sort_candidates;
 use crate::Error;
 use crate::page::{Block, PageStore};
 
@@ -264,7 +265,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 candidates.push((distance, number));
             }
         }
-        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
+        sort_candidates(vertex, &mut candidates);
         // The heuristic fills a list from the nearest third of so many
         // candidates; looking at all of them would only cost reads.
         let capacity = self.layout.capacity(level);

@@ -92,6 +92,8 @@ fn the_checker_sees_each_kind_of_damage() {
         ("a vertex below the lowest", 8, 3),
         ("a neighbour that does not exist", 82, 255),
         ("a row that another vertex has", 16, 8),
+        ("content in a reserved byte", 3, 1),
+        ("content in an unused row", 40, 1),
     ] {
         let store = sample();
         let index = open(&store);

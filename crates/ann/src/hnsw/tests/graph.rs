@@ -133,6 +133,26 @@ fn equal_vectors_share_vertices_and_are_all_returned() {
 }
 
 #[test]
+fn a_thousand_equal_vectors_are_all_reached() {
+    let options = options(Metric::L2, 8);
+    let mut vectors = clustered(3000, 8, 12);
+    for row in 1000..2000 {
+        vectors[row] = vectors[0].clone();
+    }
+    for built in [true, false] {
+        let store = if built {
+            build_all(&options, &vectors, 1)
+        } else {
+            let store = empty(&options);
+            insert_all(&store, &vectors, 0, 5);
+            store
+        };
+        let report = assert_valid(&store, 0..3000);
+        assert_eq!(report.unreachable, 0, "{report:?}");
+    }
+}
+
+#[test]
 fn vectors_of_every_size_can_be_stored() {
     // Around the sizes where slots start to share pages and to span them.
     for dimension in [1, 2, 3, 1000, 1001, 1980, 2000, 2001, 4000, 16_000] {
