@@ -43,7 +43,7 @@ def update(conn, rng, worker):
 
 
 def delete(conn, rng, worker):
-    conn.execute("DELETE FROM items WHERE id IN (SELECT id FROM items WHERE id > %s ORDER BY id LIMIT 3)",
+    conn.execute("DELETE FROM items WHERE id IN (SELECT id FROM items WHERE id > %s AND mod(id, 3) = 0 ORDER BY id LIMIT 3)",
                  [rng.randrange(8000)])
 
 

@@ -21,7 +21,7 @@ use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::insert::{nearest_by_level, random_level};
 use super::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Options, Vertex};
-use super::neighbours::{select_diverse, sort_candidates};
+use super::neighbours::select_diverse;
 use crate::page::{Body, PageStore};
 use crate::{Error, simd};
 
@@ -329,7 +329,7 @@ impl<C: Codec> Builder<C> {
         }
         let chosen: Vec<Vec<(f32, u32)>> = (0_u8..)
             .zip(&found)
-            .map(|(level, found)| self.choose(node, found, self.list(node, level).len()))
+            .map(|(level, found)| self.choose(found, self.list(node, level).len()))
             .collect();
         // Own links on all levels first: once linked back to on one level, the
         // node can be reached on those below.
@@ -344,12 +344,12 @@ impl<C: Codec> Builder<C> {
     }
 
     /// Of what was found near a node, at most `limit` diverse ones.
-    fn choose(&self, node: u32, found: &[Found], limit: usize) -> Vec<(f32, u32)> {
-        let mut candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
-        sort_candidates(node, &mut candidates);
+    fn choose(&self, found: &[Found], limit: usize) -> Vec<(f32, u32)> {
+        let candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
         self.select(&candidates, limit)
     }
 
+    /// Of candidates, nearest first, at most `limit` diverse ones.
     fn select(&self, candidates: &[(f32, u32)], limit: usize) -> Vec<(f32, u32)> {
         let distances: Vec<f32> = candidates.iter().map(|c| c.0).collect();
         select_diverse(&distances, limit, |i, j| {
@@ -374,8 +374,35 @@ impl<C: Codec> Builder<C> {
             list[links.len() - 1].store(pack(distance, new), Ordering::Release);
             return;
         }
-        sort_candidates(vertex, &mut links);
+        links.sort_by(|a, b| a.0.total_cmp(&b.0));
         store_links(list, &self.select(&links, list.len()));
+    }
+
+    /// Makes sure that a neighbour of each node links back to it, as
+    /// [`Index`] does for a single insert. The graph must be complete.
+    fn ensure_linked(&self, node: u32) {
+        let list = self.list(node, 0);
+        let links_back = |(_, neighbour): (f32, u32)| {
+            present(self.list(neighbour, 0)).any(|(_, other)| other == node)
+        };
+        if present(list).any(links_back) {
+            return;
+        }
+        let Some((distance, neighbour)) = present(list).next() else {
+            return;
+        };
+        let theirs = self.list(neighbour, 0);
+        match present(theirs).count() {
+            full if full == theirs.len() => {
+                // Their last link becomes ours; distances no longer matter.
+                let last = theirs[full - 1].swap(pack(distance, node), Ordering::AcqRel);
+                if present(list).all(|(_, other)| other != unpack(last).1) {
+                    let ours = present(list).count().min(list.len() - 1);
+                    list[ours].store(last, Ordering::Release);
+                }
+            }
+            count => theirs[count].store(pack(distance, node), Ordering::Release),
+        }
     }
 
     fn duplicate_of(&self, node: u32) -> u32 {
@@ -415,7 +442,10 @@ impl<C: Codec> Builder<C> {
         for node in 0..nodes {
             let (batch, i) = self.batch(node);
             match self.duplicate_of(node) {
-                NONE => numbers.add(node, self.level(node)),
+                NONE => {
+                    self.ensure_linked(node);
+                    numbers.add(node, self.level(node));
+                }
                 other => {
                     numbers.skip();
                     rows.entry(other).or_default().push(batch.tids[i]);

@@ -10,7 +10,6 @@ use super::beam::{Beam, BeamOptions, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::layout::{HeapTid, MAX_HEAP_TIDS, MAX_LEVEL, Meta, NONE, Slot, SlotMut, State, Vertex};
-use super::neighbours::sort_candidates;
 use crate::Error;
 use crate::page::PageStore;
 
@@ -77,7 +76,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(());
         }
 
-        let neighbours = self.choose(&found, tid.0 as u32)?;
+        let neighbours = self.choose(&found)?;
         let vertices = self.write_element(level, code, tid, &neighbours)?;
         self.link_back(&vertices, &neighbours, code)?;
         let alone = neighbours.first().is_none_or(Vec::is_empty);
@@ -108,13 +107,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// The neighbours of a new element on each level, out of what was found.
-    /// `salt` tells elements apart, see [`sort_candidates`].
-    fn choose(&self, found: &[Vec<Found>], salt: u32) -> Result<Vec<Vec<Vertex>>, Error> {
+    fn choose(&self, found: &[Vec<Found>]) -> Result<Vec<Vec<Vertex>>, Error> {
         (0_u8..)
             .zip(found)
             .map(|(level, found)| {
-                let mut candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
-                sort_candidates(salt, &mut candidates);
+                let candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
                 self.select(&candidates, level, self.layout.capacity(level))
             })
             .collect()
@@ -191,8 +188,86 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             for &neighbour in neighbours {
                 self.add_link(neighbour, vertex, level, code)?;
             }
+            self.ensure_linked(vertex, level, neighbours)?;
         }
         Ok(())
+    }
+
+    /// Makes sure that one of a vertex's neighbours links back to it.
+    ///
+    /// The heuristic may have turned the vertex down everywhere, most of all
+    /// where many vectors are equal. Then it goes into a neighbour's list in the
+    /// place of the last link there, and takes that link over itself: whatever
+    /// could be reached before still can.
+    pub(super) fn ensure_linked(
+        &self,
+        vertex: Vertex,
+        level: u8,
+        neighbours: &[Vertex],
+    ) -> Result<(), Error> {
+        let list = |vertex| {
+            self.with_slot(vertex, |slot| {
+                (slot.state == State::Live && slot.header.level == level)
+                    .then(|| slot.neighbours().to_vec())
+            })
+        };
+        for &neighbour in neighbours {
+            if list(neighbour)?.is_some_and(|links| links.contains(&vertex)) {
+                return Ok(());
+            }
+        }
+        let capacity = self.layout.capacity(level);
+        for &neighbour in neighbours {
+            let Some(seen) = list(neighbour)? else {
+                continue;
+            };
+            let mut links = seen.clone();
+            if links.len() == capacity
+                && let Some(last) = links.pop()
+            {
+                self.take_over(vertex, last, level)?;
+            }
+            links.push(vertex);
+            if self.replace_links(neighbour, level, &seen, &links)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a link to a vertex in any case, if need be in the place of its last.
+    fn take_over(&self, vertex: Vertex, link: Vertex, level: u8) -> Result<(), Error> {
+        let (block, at) = self.layout.locate(vertex)?;
+        let mut page = self.store.lock(block)?;
+        let slot = Slot::parse(&self.layout, block, &page, at)?;
+        let mut links = slot.neighbours().to_vec();
+        if slot.state != State::Live || slot.header.level != level || links.contains(&link) {
+            return Ok(());
+        }
+        links.truncate(self.layout.capacity(level) - 1);
+        links.push(link);
+        self.store.commit(&mut [&mut page], &mut |bodies| {
+            SlotMut::new(&self.layout, bodies[0], at).set_neighbours(&links);
+        });
+        Ok(())
+    }
+
+    /// Changes the neighbours of a vertex from `seen`, which was read before
+    /// without a lock; false if they were changed meanwhile.
+    pub(super) fn replace_links(
+        &self,
+        vertex: Vertex,
+        level: u8,
+        seen: &[Vertex],
+        links: &[Vertex],
+    ) -> Result<bool, Error> {
+        self.change_slot(
+            vertex,
+            |slot| {
+                slot.state == State::Live && slot.header.level == level && slot.neighbours() == seen
+            },
+            |slot| slot.set_neighbours(links),
+        )
     }
 
     /// Adds `new` (whose code is given) to the neighbours of `vertex`, in the
@@ -227,16 +302,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             };
             // The choice was made without a lock: it stands only if nobody
             // changed the list meanwhile.
-            let unchanged = self.change_slot(
-                vertex,
-                |slot| {
-                    slot.state == State::Live
-                        && slot.header.level == level
-                        && slot.neighbours() == seen
-                },
-                |slot| slot.set_neighbours(&links),
-            )?;
-            if unchanged {
+            if self.replace_links(vertex, level, &seen, &links)? {
                 return Ok(());
             }
         }
@@ -262,7 +328,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 candidates.push((distance, neighbour));
             }
         }
-        sort_candidates(vertex, &mut candidates);
+        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
         self.select(&candidates, level, self.layout.capacity(level))
     }
 
@@ -305,7 +371,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         for found in &mut found {
             found.retain(|f| !vertices.contains(&f.vertex));
         }
-        let neighbours = self.choose(&found, vertices[0])?;
+        let neighbours = self.choose(&found)?;
         for ((level, &vertex), neighbours) in (0_u8..).zip(vertices).zip(&neighbours) {
             for &neighbour in neighbours {
                 let mut other = Code::zeroed(self.layout.code_len);

@@ -4,8 +4,6 @@
 //! candidate is kept when it is nearer to the vertex than to every neighbour
 //! kept so far; places left over go to the nearest of the others.
 
-use super::layout::Vertex;
-
 /// Chooses at most `limit` of the candidates, whose distances to the vertex
 /// are given in ascending order; `between(i, j)` is the distance of two
 /// candidates. Returns indices of candidates, the diverse ones first.
@@ -28,26 +26,6 @@ pub fn select_diverse(
     }
     kept.extend(pruned.into_iter().take(limit - kept.len().min(limit)));
     kept
-}
-
-/// Sorts the candidates for the neighbours of a vertex, nearest first.
-///
-/// Equally near ones come in an order that depends on the vertex as well as on
-/// them: among many equal vectors, which are all at distance 0, every list then
-/// keeps others, and each of them stays in some. In the order of their age, a
-/// new one would never get into a full list.
-pub fn sort_candidates(vertex: Vertex, candidates: &mut [(f32, Vertex)]) {
-    let mixed = |other: Vertex| {
-        let both = u64::from(vertex) << 32 | u64::from(other);
-        // The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
-        let both = (both ^ both >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let both = (both ^ both >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        both ^ both >> 31
-    };
-    candidates.sort_unstable_by(|a, b| {
-        a.0.total_cmp(&b.0)
-            .then_with(|| mixed(a.1).cmp(&mixed(b.1)))
-    });
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE};
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
-use super::neighbours::sort_candidates;
 use crate::Error;
 use crate::page::{Block, PageStore};
 
@@ -222,14 +221,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 return Ok(());
             };
             let links = self.links_without_dead(marked, vertex, &seen, level, &own)?;
-            let unchanged = self.change_slot(
-                vertex,
-                |slot| slot.state == State::Live && slot.neighbours() == seen,
-                |slot| slot.set_neighbours(&links),
-            )?;
-            if !unchanged {
+            if !self.replace_links(vertex, level, &seen, &links)? {
                 continue;
             }
+            // What linked to this vertex may be dead.
+            self.ensure_linked(vertex, level, &links)?;
             if links.is_empty() && level == 0 {
                 // Everything within two steps is dead: search for neighbours.
                 self.relink(&[vertex], &own)?;
@@ -265,7 +261,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 candidates.push((distance, number));
             }
         }
-        sort_candidates(vertex, &mut candidates);
+        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
         // The heuristic fills a list from the nearest third of so many
         // candidates; looking at all of them would only cost reads.
         let capacity = self.layout.capacity(level);
