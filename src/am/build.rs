@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use ann::hnsw::build::{Added, Builder};
+use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
 use ann::hnsw::{Code, HeapTid, Index, Options, Plain};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -79,6 +79,7 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
 struct Build<'b, 's, 'r> {
     index: &'b Index<'s, RelationPages<'r>, Plain>,
     builder: &'b Builder<Plain>,
+    linker: Linker<'b, Plain>,
     workers: usize,
     row_context: RowContext,
     name: &'b str,
@@ -110,7 +111,7 @@ impl Build<'_, '_, '_> {
         // Without workers, this thread links everything; with them, it helps
         // when the table is read faster than they link.
         let backlog = 4096 * self.workers as u32;
-        while self.builder.help(backlog) {
+        while self.linker.help(backlog) {
             pgrx::check_for_interrupts!();
         }
         if self.indexed.is_multiple_of(64) {
@@ -129,7 +130,7 @@ impl Build<'_, '_, '_> {
     fn flush(&mut self) {
         report(progress::SUBPHASE, progress::LINKING);
         self.builder.close();
-        while self.builder.help(0) {
+        while self.linker.help(0) {
             pgrx::check_for_interrupts!();
             report(progress::TUPLES_DONE, i64::from(self.builder.linked()));
         }
@@ -214,6 +215,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         let mut build = Build {
             index: &graph,
             builder: &builder,
+            linker: builder.linker(),
             workers,
             row_context: RowContext::new(),
             name: &name,
@@ -227,7 +229,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         report(progress::TUPLES_TOTAL, estimate.max(0.0) as i64);
         with_workers(
             workers,
-            || builder.work(),
+            || builder.linker().work(),
             || builder.abandon(),
             || {
                 pg_sys::table_index_build_scan(

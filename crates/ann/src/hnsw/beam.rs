@@ -134,6 +134,18 @@ impl Beam {
         }
     }
 
+    /// Makes this a new beam, in the memory that it already has.
+    pub fn reset(&mut self, level: u8, options: BeamOptions) {
+        self.level = level;
+        self.options = options;
+        self.visited.clear();
+        self.nodes.clear();
+        self.frontier.clear();
+        self.nearest.clear();
+        self.aside.clear();
+        self.tids.clear();
+    }
+
     /// Visits a starting point, if there is such a vertex.
     pub fn start(&mut self, graph: &impl Graph, query: &[u8], vertex: Vertex) -> Result<(), Error> {
         if !self.visited.insert(vertex) {
@@ -185,11 +197,11 @@ impl Beam {
     /// Takes the results, nearest first, out of the beam. What remains can go
     /// on with [`Beam::resume`].
     pub fn take(&mut self) -> Vec<Found> {
-        std::mem::take(&mut self.nearest)
-            .into_sorted_vec()
-            .into_iter()
+        let mut found: Vec<Found> = std::iter::from_fn(|| self.nearest.pop())
             .map(|entry| self.nodes[entry.node as usize].found)
-            .collect()
+            .collect();
+        found.reverse();
+        found
     }
 
     /// Goes on after [`Beam::take`] until the next `ef` results stand; the
@@ -290,9 +302,10 @@ const DESCENT: usize = 4;
 
 /// Walks from `entry` on level `from` down to level `to`, and returns the
 /// vertices of `to` where a search should start; none if the way was lost
-/// because vertices were removed meanwhile.
+/// because vertices were removed meanwhile. It uses the memory of `beam`.
 pub fn descend(
     graph: &impl Graph,
+    beam: &mut Beam,
     query: &[u8],
     entry: Vertex,
     from: u8,
@@ -304,7 +317,7 @@ pub fn descend(
     };
     let mut entries = vec![entry];
     for level in (to + 1..=from).rev() {
-        let mut beam = Beam::new(level, options);
+        beam.reset(level, options);
         for entry in entries {
             beam.start(graph, query, entry)?;
         }

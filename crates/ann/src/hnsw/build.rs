@@ -1,7 +1,7 @@
 //! Building a whole graph in memory, with threads, and writing it to pages.
 //!
 //! One thread adds rows ([`Builder::add`]); any number of threads link them
-//! into the graph ([`Builder::work`]). The builder spawns none itself.
+//! into the graph ([`Linker`]). The builder spawns none itself.
 //!
 //! Vectors are kept in *batches* that never change once they are sealed, so
 //! they are read without locks. Links are atomic words, each with a neighbour
@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustc_hash::FxHashMap;
 
-use super::beam::{Found, Graph, Visit};
+use super::beam::{Beam, BeamOptions, Found, Graph, Visit};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::insert::{nearest_by_level, random_level};
@@ -47,15 +47,34 @@ struct Batch {
     locks: Vec<Mutex<()>>,
 }
 
-/// An absent link.
-const NO_LINK: u64 = u64::MAX;
-
-fn pack(distance: f32, node: u32) -> u64 {
-    u64::from(distance.to_bits()) << 32 | u64::from(node)
+/// A link of a node, as kept in one atomic word: the distance's bits, whether
+/// the heuristic holds the neighbour to be diverse, and its number.
+#[derive(Clone, Copy)]
+struct Link {
+    distance: f32,
+    diverse: bool,
+    node: u32,
 }
 
-fn unpack(link: u64) -> (f32, u32) {
-    (f32::from_bits((link >> 32) as u32), link as u32)
+/// An absent link.
+const NO_LINK: u64 = u64::MAX;
+/// Node numbers are below this, so that no link is [`NO_LINK`].
+const MAX_NODES: usize = (1 << 31) - 1;
+
+impl Link {
+    fn pack(self) -> u64 {
+        u64::from(self.distance.to_bits()) << 32
+            | u64::from(self.diverse) << 31
+            | u64::from(self.node)
+    }
+
+    fn unpack(word: u64) -> Self {
+        Link {
+            distance: f32::from_bits((word >> 32) as u32),
+            diverse: word >> 31 & 1 != 0,
+            node: word as u32 & 0x7fff_ffff,
+        }
+    }
 }
 
 fn empty_links(count: usize) -> impl Iterator<Item = AtomicU64> {
@@ -63,16 +82,16 @@ fn empty_links(count: usize) -> impl Iterator<Item = AtomicU64> {
 }
 
 /// The links in a list, up to the first absent one.
-fn present(list: &[AtomicU64]) -> impl Iterator<Item = (f32, u32)> {
+fn present(list: &[AtomicU64]) -> impl Iterator<Item = Link> {
     list.iter()
         .map(|link| link.load(Ordering::Acquire))
         .take_while(|&link| link != NO_LINK)
-        .map(unpack)
+        .map(Link::unpack)
 }
 
-fn store_links(list: &[AtomicU64], links: &[(f32, u32)]) {
-    for (place, &(distance, node)) in list.iter().zip(links) {
-        place.store(pack(distance, node), Ordering::Release);
+fn store_links(list: &[AtomicU64], links: &[Link]) {
+    for (place, link) in list.iter().zip(links) {
+        place.store(link.pack(), Ordering::Release);
     }
 }
 
@@ -123,7 +142,7 @@ impl<C: Codec> Builder<C> {
     pub fn new(codec: C, options: Options, budget: usize, seed: u64) -> Self {
         let node_len = Self::node_len(&codec, &options);
         let batch_len = (256 * 1024 / node_len).clamp(1, 1024);
-        let capacity = (budget / node_len).min(NONE as usize - 1);
+        let capacity = (budget / node_len).min(MAX_NODES);
         let batches = capacity / batch_len;
         Builder {
             codec,
@@ -198,47 +217,16 @@ impl<C: Codec> Builder<C> {
         self.changed.notify_all();
     }
 
-    /// Links nodes until [`Builder::close`] was called and none are left: the
-    /// body of a worker thread.
-    pub fn work(&self) {
-        loop {
-            let node = {
-                let mut progress = self.progress.lock();
-                loop {
-                    if progress.claimed < progress.sealed {
-                        break;
-                    }
-                    if progress.closed {
-                        return;
-                    }
-                    self.changed.wait(&mut progress);
-                }
-                progress.claimed += 1;
-                progress.claimed - 1
-            };
-            self.link(node);
-            self.progress.lock().linked += 1;
+    /// What a thread needs to link nodes.
+    pub fn linker(&self) -> Linker<'_, C> {
+        Linker {
+            builder: self,
+            beam: Beam::new(0, BeamOptions::default()),
         }
     }
 
-    /// Links one node that no worker has taken on yet, if there are more than
-    /// `backlog` of them; false if not.
-    pub fn help(&self, backlog: u32) -> bool {
-        let node = {
-            let mut progress = self.progress.lock();
-            if progress.sealed - progress.claimed <= backlog {
-                return false;
-            }
-            progress.claimed += 1;
-            progress.claimed - 1
-        };
-        self.link(node);
-        self.progress.lock().linked += 1;
-        true
-    }
-
     /// No more rows will come: seals those that wait. Workers end when all
-    /// nodes are linked; use [`Builder::help`] with a backlog of 0 to take
+    /// nodes are linked; use [`Linker::help`] with a backlog of 0 to take
     /// part in that.
     pub fn close(&self) {
         let mut pending = self.pending.lock();
@@ -299,109 +287,90 @@ impl<C: Codec> Builder<C> {
         batch.upper_links[i].get(from..from + m).unwrap_or(&[])
     }
 
-    /// Links a node into the graph (algorithm 1 of Malkov and Yashunin).
-    fn link(&self, node: u32) {
-        let level = self.level(node);
-        let entry = *self.entry.read();
-        match entry {
-            Some((_, top)) if level <= top => self.link_below(node, level, entry),
-            _ => {
-                let mut entry = self.entry.write();
-                self.link_below(node, level, *entry);
-                let is_duplicate = self.duplicate_of(node) != NONE;
-                if entry.is_none_or(|(_, top)| level > top) && !is_duplicate {
-                    *entry = Some((node, level));
-                }
-            }
-        }
-    }
-
-    fn link_below(&self, node: u32, level: u8, entry: Option<(u32, u8)>) {
-        let Some((entry, top)) = entry else { return };
-        let ef = usize::from(self.options.ef_construction);
-        let code = self.code(node);
-        // Memory holds no corrupted pages: the walk cannot fail.
-        let Ok(found) = nearest_by_level(self, code, entry, top, level, ef) else {
-            return;
-        };
-        if self.join_duplicate(node, &found[0]) {
-            return;
-        }
-        let chosen: Vec<Vec<(f32, u32)>> = (0_u8..)
-            .zip(&found)
-            .map(|(level, found)| self.choose(found, self.list(node, level).len()))
-            .collect();
-        // Own links on all levels first: once linked back to on one level, the
-        // node can be reached on those below.
-        for (level, chosen) in (0_u8..).zip(&chosen) {
-            store_links(self.list(node, level), chosen);
-        }
-        for (level, chosen) in (0_u8..).zip(&chosen) {
-            for &(distance, neighbour) in chosen {
-                self.link_back(neighbour, node, distance, level);
-            }
-        }
-    }
-
     /// Of what was found near a node, at most `limit` diverse ones.
-    fn choose(&self, found: &[Found], limit: usize) -> Vec<(f32, u32)> {
-        let candidates: Vec<_> = found.iter().map(|f| (f.distance, f.vertex)).collect();
-        self.select(&candidates, limit)
+    fn choose(&self, found: &[Found], limit: usize) -> Vec<Link> {
+        let distances: Vec<f32> = found.iter().map(|f| f.distance).collect();
+        let (chosen, diverse) = select_diverse(&distances, limit, |i, j| {
+            self.between(found[i].vertex, found[j].vertex)
+        });
+        let link = |(n, i): (usize, usize)| Link {
+            distance: found[i].distance,
+            diverse: n < diverse,
+            node: found[i].vertex,
+        };
+        chosen.into_iter().enumerate().map(link).collect()
     }
 
-    /// Of candidates, nearest first, at most `limit` diverse ones.
-    fn select(&self, candidates: &[(f32, u32)], limit: usize) -> Vec<(f32, u32)> {
-        let distances: Vec<f32> = candidates.iter().map(|c| c.0).collect();
-        select_diverse(&distances, limit, |i, j| {
-            let (a, b) = (candidates[i].1, candidates[j].1);
-            self.codec.distance(self.code(a), self.code(b))
-        })
-        .into_iter()
-        .map(|i| candidates[i])
-        .collect()
+    fn between(&self, a: u32, b: u32) -> f32 {
+        self.codec.distance(self.code(a), self.code(b))
     }
 
+    /// Links a node back to a new one.
+    ///
+    /// Choosing all neighbours anew would compare every two of them. Instead,
+    /// each link remembers whether its node is diverse, and only what the new
+    /// one changes is worked out: whether it is diverse itself, and which
+    /// farther ones no longer are. If there is no room, the farthest that is
+    /// not diverse goes, or the farthest of all.
     fn link_back(&self, vertex: u32, new: u32, distance: f32, level: u8) {
         let (batch, i) = self.batch(vertex);
         let list = self.list(vertex, level);
         let _lock = batch.locks[i].lock();
-        let mut links: Vec<(f32, u32)> = present(list).collect();
-        if links.iter().any(|&(_, n)| n == new) {
+        let mut links: Vec<Link> = present(list).collect();
+        if links.iter().any(|link| link.node == new) {
             return;
         }
-        links.push((distance, new));
-        if links.len() <= list.len() {
-            list[links.len() - 1].store(pack(distance, new), Ordering::Release);
-            return;
+        let mut nearer = links.iter().filter(|l| l.diverse && l.distance <= distance);
+        let diverse = nearer.all(|link| distance < self.between(new, link.node));
+        if diverse {
+            let farther = links
+                .iter_mut()
+                .filter(|l| l.diverse && l.distance > distance);
+            for link in farther {
+                link.diverse = link.distance < self.between(new, link.node);
+            }
         }
-        links.sort_by(|a, b| a.0.total_cmp(&b.0));
-        store_links(list, &self.select(&links, list.len()));
+        links.push(Link {
+            distance,
+            diverse,
+            node: new,
+        });
+        if links.len() > list.len() {
+            let rank = |link: &Link| (!link.diverse, link.distance);
+            let last = (0..links.len()).max_by(|&a, &b| {
+                let (a, b) = (rank(&links[a]), rank(&links[b]));
+                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+            });
+            if let Some(last) = last {
+                links.swap_remove(last);
+            }
+        }
+        store_links(list, &links);
     }
 
     /// Makes sure that a neighbour of each node links back to it, as
     /// [`Index`] does for a single insert. The graph must be complete.
     fn ensure_linked(&self, node: u32) {
         let list = self.list(node, 0);
-        let links_back = |(_, neighbour): (f32, u32)| {
-            present(self.list(neighbour, 0)).any(|(_, other)| other == node)
-        };
+        let links_back = |link: Link| present(self.list(link.node, 0)).any(|l| l.node == node);
         if present(list).any(links_back) {
             return;
         }
-        let Some((distance, neighbour)) = present(list).next() else {
+        let Some(mut first) = present(list).next() else {
             return;
         };
-        let theirs = self.list(neighbour, 0);
+        let theirs = self.list(first.node, 0);
+        first.node = node;
         match present(theirs).count() {
             full if full == theirs.len() => {
                 // Their last link becomes ours; distances no longer matter.
-                let last = theirs[full - 1].swap(pack(distance, node), Ordering::AcqRel);
-                if present(list).all(|(_, other)| other != unpack(last).1) {
+                let last = theirs[full - 1].swap(first.pack(), Ordering::AcqRel);
+                if present(list).all(|link| link.node != Link::unpack(last).node) {
                     let ours = present(list).count().min(list.len() - 1);
                     list[ours].store(last, Ordering::Release);
                 }
             }
-            count => theirs[count].store(pack(distance, node), Ordering::Release),
+            count => theirs[count].store(first.pack(), Ordering::Release),
         }
     }
 
@@ -459,7 +428,7 @@ impl<C: Codec> Builder<C> {
                 let levels = if upper { 1..=self.level(node) } else { 0..=0 };
                 for level in levels {
                     let links: Vec<Vertex> = present(self.list(node, level))
-                        .map(|(_, n)| numbers.vertex(n, level))
+                        .map(|link| numbers.vertex(link.node, level))
                         .collect();
                     let mut tids = Vec::new();
                     if level == 0 {
@@ -498,6 +467,105 @@ impl<C: Codec> Builder<C> {
     }
 }
 
+/// A thread's means of linking nodes into the graph.
+pub struct Linker<'b, C> {
+    builder: &'b Builder<C>,
+    /// Memory for searches, used again for each node.
+    beam: Beam,
+}
+
+impl<C: Codec> Linker<'_, C> {
+    /// Links nodes until [`Builder::close`] was called and none are left: the
+    /// body of a worker thread.
+    pub fn work(&mut self) {
+        loop {
+            let node = {
+                let mut progress = self.builder.progress.lock();
+                loop {
+                    if progress.claimed < progress.sealed {
+                        break;
+                    }
+                    if progress.closed {
+                        return;
+                    }
+                    self.builder.changed.wait(&mut progress);
+                }
+                progress.claimed += 1;
+                progress.claimed - 1
+            };
+            self.link(node);
+        }
+    }
+
+    /// Links one node that no worker has taken on yet, if there are more than
+    /// `backlog` of them; false if not.
+    pub fn help(&mut self, backlog: u32) -> bool {
+        let node = {
+            let mut progress = self.builder.progress.lock();
+            if progress.sealed - progress.claimed <= backlog {
+                return false;
+            }
+            progress.claimed += 1;
+            progress.claimed - 1
+        };
+        self.link(node);
+        true
+    }
+
+    /// Links a node into the graph.
+    fn link(&mut self, node: u32) {
+        self.link_node(node);
+        self.builder.progress.lock().linked += 1;
+    }
+
+    /// Algorithm 1 of Malkov and Yashunin.
+    fn link_node(&mut self, node: u32) {
+        let builder = self.builder;
+        let level = builder.level(node);
+        let entry = *builder.entry.read();
+        match entry {
+            Some((_, top)) if level <= top => self.link_below(node, level, entry),
+            _ => {
+                let mut entry = builder.entry.write();
+                self.link_below(node, level, *entry);
+                let is_duplicate = builder.duplicate_of(node) != NONE;
+                if entry.is_none_or(|(_, top)| level > top) && !is_duplicate {
+                    *entry = Some((node, level));
+                }
+            }
+        }
+    }
+
+    fn link_below(&mut self, node: u32, level: u8, entry: Option<(u32, u8)>) {
+        let Some((entry, top)) = entry else { return };
+        let builder = self.builder;
+        let ef = usize::from(builder.options.ef_construction);
+        let code = builder.code(node);
+        // Memory holds no corrupted pages: the walk cannot fail.
+        let Ok(found) = nearest_by_level(builder, &mut self.beam, code, entry, top, level, ef)
+        else {
+            return;
+        };
+        if builder.join_duplicate(node, &found[0]) {
+            return;
+        }
+        let chosen: Vec<Vec<Link>> = (0_u8..)
+            .zip(&found)
+            .map(|(level, found)| builder.choose(found, builder.list(node, level).len()))
+            .collect();
+        // Own links on all levels first: once linked back to on one level, the
+        // node can be reached on those below.
+        for (level, chosen) in (0_u8..).zip(&chosen) {
+            store_links(builder.list(node, level), chosen);
+        }
+        for (level, chosen) in (0_u8..).zip(&chosen) {
+            for link in chosen {
+                builder.link_back(link.node, node, link.distance, level);
+            }
+        }
+    }
+}
+
 impl<C: Codec> Graph for Builder<C> {
     fn visit(
         &self,
@@ -510,7 +578,7 @@ impl<C: Codec> Graph for Builder<C> {
     }
 
     fn neighbours(&self, vertex: Vertex, level: u8, out: &mut Vec<Vertex>) -> Result<(), Error> {
-        out.extend(present(self.list(vertex, level)).map(|(_, n)| n));
+        out.extend(present(self.list(vertex, level)).map(|link| link.node));
         Ok(())
     }
 

@@ -213,7 +213,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
             }
         }
         let distances: Vec<f32> = kept.iter().map(|(distance, _)| *distance).collect();
-        let chosen = select_diverse(&distances, limit, |i, j| {
+        let (chosen, _) = select_diverse(&distances, limit, |i, j| {
             self.codec.distance(codes[i].bytes(), codes[j].bytes())
         });
         Ok(chosen.into_iter().map(|i| kept[i].1).collect())

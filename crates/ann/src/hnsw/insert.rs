@@ -29,8 +29,11 @@ pub fn random_level(m: u16, uniform: f64) -> u8 {
 
 /// The vertices nearest to `query` on each level from `top` down to 0, the
 /// lists in ascending order of distance; index 0 is level 0.
+///
+/// It uses the memory of `beam`.
 pub(super) fn nearest_by_level(
     graph: &impl Graph,
+    beam: &mut Beam,
     query: &[u8],
     entry: Vertex,
     entry_level: u8,
@@ -39,9 +42,9 @@ pub(super) fn nearest_by_level(
 ) -> Result<Vec<Vec<Found>>, Error> {
     let top = top.min(entry_level);
     let mut found = vec![Vec::new(); usize::from(top) + 1];
-    let mut entries = descend(graph, query, entry, entry_level, top)?;
+    let mut entries = descend(graph, beam, query, entry, entry_level, top)?;
     for level in (0..=top).rev() {
-        let mut beam = Beam::new(level, BeamOptions::default());
+        beam.reset(level, BeamOptions::default());
         for &entry in &entries {
             beam.start(graph, query, entry)?;
         }
@@ -98,7 +101,9 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             }
             let entry_level = meta.entry_level as u8;
             let query = code.bytes();
-            let found = nearest_by_level(self, query, meta.entry, entry_level, level, ef)?;
+            let mut beam = Beam::new(0, BeamOptions::default());
+            let found =
+                nearest_by_level(self, &mut beam, query, meta.entry, entry_level, level, ef)?;
             tries += 1;
             if found.first().is_some_and(|found| !found.is_empty()) || tries == MAX_TRIES {
                 return Ok((meta, found));

@@ -6,12 +6,13 @@
 
 /// Chooses at most `limit` of the candidates, whose distances to the vertex
 /// are given in ascending order; `between(i, j)` is the distance of two
-/// candidates. Returns indices of candidates, the diverse ones first.
+/// candidates. Returns indices of candidates, the diverse ones first, and how
+/// many these are.
 pub fn select_diverse(
     distances: &[f32],
     limit: usize,
     mut between: impl FnMut(usize, usize) -> f32,
-) -> Vec<usize> {
+) -> (Vec<usize>, usize) {
     let mut kept: Vec<usize> = Vec::with_capacity(limit);
     let mut pruned = Vec::new();
     for (candidate, &distance) in distances.iter().enumerate() {
@@ -24,8 +25,9 @@ pub fn select_diverse(
             pruned.push(candidate);
         }
     }
-    kept.extend(pruned.into_iter().take(limit - kept.len().min(limit)));
-    kept
+    let diverse = kept.len();
+    kept.extend(pruned.into_iter().take(limit - diverse));
+    (kept, diverse)
 }
 
 #[cfg(test)]
@@ -35,10 +37,8 @@ mod tests {
     /// Points on a line, seen from 0.
     fn on_a_line(points: &[f32], limit: usize) -> Vec<f32> {
         let distances: Vec<f32> = points.iter().map(|p| p.abs()).collect();
-        select_diverse(&distances, limit, |i, j| (points[i] - points[j]).abs())
-            .into_iter()
-            .map(|i| points[i])
-            .collect()
+        let (chosen, _) = select_diverse(&distances, limit, |i, j| (points[i] - points[j]).abs());
+        chosen.into_iter().map(|i| points[i]).collect()
     }
 
     #[test]

@@ -87,8 +87,9 @@ impl Scan {
                 break;
             }
             let level = meta.entry_level as u8;
-            self.beam = Beam::new(0, OPTIONS);
-            for entry in descend(index, query, meta.entry, level, 0)? {
+            let entries = descend(index, &mut self.beam, query, meta.entry, level, 0)?;
+            self.beam.reset(0, OPTIONS);
+            for entry in entries {
                 self.beam.start(index, query, entry)?;
             }
             self.beam.run(index, query, ef)?;

@@ -78,14 +78,15 @@ pub fn build_all(options: &Options, vectors: &[Vec<f32>], threads: usize) -> Mem
     let builder = Builder::new(codec(options), *options, 1 << 30, 7);
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(|| builder.work());
+            scope.spawn(|| builder.linker().work());
         }
         for (i, vector) in vectors.iter().enumerate() {
             let added = builder.add(&encode(options, vector), HeapTid(i as u64));
             assert_eq!(added, build::Added::Yes);
         }
         builder.close();
-        while builder.help(0) {}
+        let mut linker = builder.linker();
+        while linker.help(0) {}
     });
     builder.flush(&open(&store)).unwrap();
     store
