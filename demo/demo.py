@@ -56,7 +56,8 @@ def main():
     if home.exists() and (not made_for.exists() or made_for.read_text() != wanted):
         shutil.rmtree(home)
 
-    cluster = Cluster(home, settings={"maintenance_work_mem": "512MB"}, name="insitu-demo")
+    settings = {"maintenance_work_mem": "512MB", "insitu.threads": str(os.cpu_count() or 1)}
+    cluster = Cluster(home, settings=settings, name="insitu-demo")
     cluster.start()
     try:
         made_for.write_text(wanted)
@@ -159,7 +160,7 @@ def ask(connection):
     # Reading the model into the session is a cost of the first question only.
     started = time.monotonic()
     connection.execute("SELECT insitu.embed('minilm', 'hello')")
-    say(f"the first embedding of the session, with the start of the model: {time.monotonic() - started:.2f} s")
+    say(f"the model is ready in this session after {time.monotonic() - started:.2f} s")
     for number, (question, condition) in enumerate(QUESTIONS):
         query = NEAREST.format(question=psycopg.sql.quote(question), condition=condition)
         started = time.monotonic()

@@ -24,6 +24,7 @@ fn visits(rows: f64, m: f64, ef: f64) -> f64 {
 
 /// The cost of a scan.
 #[pg_guard]
+#[allow(clippy::too_many_arguments)] // PostgreSQL's signature
 pub unsafe extern "C-unwind" fn amcostestimate(
     root: *mut pg_sys::PlannerInfo,
     path: *mut pg_sys::IndexPath,

@@ -15,6 +15,7 @@ pub const BARRIER: pg_sys::BlockNumber = 0;
 
 /// Adds a row to the index. It never asks for a recheck of uniqueness.
 #[pg_guard]
+#[allow(clippy::too_many_arguments)] // PostgreSQL's signature
 pub unsafe extern "C-unwind" fn aminsert(
     index: pg_sys::Relation,
     values: *mut pg_sys::Datum,

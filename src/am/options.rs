@@ -67,6 +67,7 @@ pub unsafe extern "C-unwind" fn amoptions(
     validate: bool,
 ) -> *mut pg_sys::bytea {
     let int = pg_sys::relopt_type::RELOPT_TYPE_INT;
+    #[allow(clippy::needless_update)] // later versions have more fields
     let element = |name: &'static core::ffi::CStr, offset: usize| pg_sys::relopt_parse_elt {
         optname: name.as_ptr(),
         opttype: int,

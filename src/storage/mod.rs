@@ -2,8 +2,9 @@
 //! that locks buffers and writes WAL.
 //!
 //! Each page is a standard page whose hole is closed (`pd_lower` = `pd_upper`),
-//! so that WAL records keep all of its content, with a special space that says
-//! whose page it is. Changes are Generic WAL records
+//! so that WAL records keep all of its content. After the server's header come
+//! eight bytes that say whose page it is and which one, in the same cache line,
+//! because every visit looks at both. Changes are Generic WAL records
 //! (PostgreSQL's src/backend/access/transam/generic_xlog.c).
 
 #![allow(unsafe_code)]
@@ -16,14 +17,15 @@ use ann::Error;
 use ann::page::{BODY_LEN, Block, Body, PageStore};
 use pgrx::pg_sys;
 
-/// Tells pages of this extension from others, at the end of each page.
+/// Tells pages of this extension from others.
 const PAGE_ID: u32 = 0x4953_5455; // "ISTU"
 
+/// Where [`PAGE_ID`] and the page's number are.
+const MARKS_AT: usize = 24;
 /// Where the content of a page begins.
-const BODY_AT: usize = 24;
-const SPECIAL_LEN: usize = 8;
-const _: () = assert!(BODY_AT == std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
-const _: () = assert!(BODY_AT + BODY_LEN + SPECIAL_LEN == pg_sys::BLCKSZ as usize);
+const BODY_AT: usize = 32;
+const _: () = assert!(MARKS_AT == std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp));
+const _: () = assert!(BODY_AT + BODY_LEN == pg_sys::BLCKSZ as usize);
 
 /// How changes of pages are made to survive a crash.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,8 +100,8 @@ impl Drop for Buffer<'_> {
     }
 }
 
-/// Writes header and special space of an empty page: whose it is, and its
-/// number, so that pages that changed places are told.
+/// Writes the header of an empty page: whose it is, and its number, so that
+/// pages that changed places are told.
 ///
 /// # Safety
 ///
@@ -107,12 +109,12 @@ impl Drop for Buffer<'_> {
 unsafe fn init_page(page: *mut u8, block: Block) {
     // SAFETY: see above; the header says that the page has no hole.
     unsafe {
-        pg_sys::PageInit(page.cast(), pg_sys::BLCKSZ as usize, SPECIAL_LEN);
+        pg_sys::PageInit(page.cast(), pg_sys::BLCKSZ as usize, 0);
         let header = page.cast::<pg_sys::PageHeaderData>();
         (*header).pd_lower = (*header).pd_upper;
-        let special = page.add(BODY_AT + BODY_LEN).cast::<u32>();
-        *special = PAGE_ID;
-        *special.add(1) = block;
+        let marks = page.add(MARKS_AT).cast::<u32>();
+        *marks = PAGE_ID;
+        *marks.add(1) = block;
     }
 }
 
@@ -213,19 +215,14 @@ impl<'r> RelationPages<'r> {
         pgrx::check_for_interrupts!();
         let buffer = self.buffer(block, pg_sys::ReadBufferMode::RBM_NORMAL);
         // SAFETY: the buffer was just pinned, and is locked before its content
-        // is read. A page that is not ours has another special space. A page of
-        // zeros was added to the file but not yet written, or not before a
-        // crash.
+        // is read. A page of zeros was added to the file but not yet written,
+        // or not before a crash.
         let (guard, known) = unsafe {
             pg_sys::LockBuffer(buffer, lock as i32);
             let mut guard = Buffer::new(buffer, false);
-            let header = guard.page.cast::<pg_sys::PageHeaderData>();
-            guard.is_new = (*header).pd_upper == 0;
-            let marks = guard.page.add(BODY_AT + BODY_LEN).cast::<u32>();
-            let marked = *marks == PAGE_ID && *marks.add(1) == block;
-            let special = usize::from((*header).pd_special);
-            let known = special == BODY_AT + BODY_LEN && marked;
-            let known = known || guard.is_new;
+            guard.is_new = (*guard.page.cast::<pg_sys::PageHeaderData>()).pd_upper == 0;
+            let marks = guard.page.add(MARKS_AT).cast::<u32>();
+            let known = guard.is_new || *marks == PAGE_ID && *marks.add(1) == block;
             (guard, known)
         };
         if !known {

@@ -16,7 +16,7 @@ use crate::Error;
 pub type Block = u32;
 
 /// Bytes of a page that belong to the index: an 8 KiB page less the server's
-/// 24-byte header and 8 bytes of special space.
+/// 24-byte header and 8 bytes that tell whose page it is.
 pub const BODY_LEN: usize = 8192 - 24 - 8;
 
 /// One atomic record changes at most so many pages

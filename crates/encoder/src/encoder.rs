@@ -298,7 +298,7 @@ impl Encoder {
             settings,
             ..
         } = self;
-        let run_options: &RunOptions = if shrink { &**shrinking } else { &**keeping };
+        let run_options: &RunOptions = if shrink { shrinking } else { keeping };
         run_options.unterminate().map_err(Error::inference)?;
 
         let elements: Vec<Elements> = inputs

@@ -147,11 +147,11 @@ impl Walk {
                 (Kind::Tensor { initializer: true }, 8, Value::Bytes(name)) => {
                     self.scan.initializers.push(text(name)?);
                 }
-                (Kind::Node, 4, Value::Bytes(operator)) => {
-                    // DynamicQuantizeLinear, DynamicQuantizeMatMul, ...
-                    if operator.starts_with(b"DynamicQuantize") {
-                        self.scan.dynamic_quantization = true;
-                    }
+                // DynamicQuantizeLinear, DynamicQuantizeMatMul, ...
+                (Kind::Node, 4, Value::Bytes(operator))
+                    if operator.starts_with(b"DynamicQuantize") =>
+                {
+                    self.scan.dynamic_quantization = true;
                 }
                 (Kind::Graph { top: true }, 11, Value::Bytes(input)) => {
                     value_info(&mut self.scan.inputs, input)?;

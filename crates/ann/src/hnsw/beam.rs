@@ -139,6 +139,8 @@ impl Beam {
         self.level = level;
         self.options = options;
         self.visited.clear();
+        // Room for what a usual search visits, so that the set rarely grows.
+        self.visited.reserve(if level == 0 { 1024 } else { 128 });
         self.nodes.clear();
         self.frontier.clear();
         self.nearest.clear();

@@ -149,13 +149,16 @@ macro_rules! kernels {
             // SAFETY: as above.
             unsafe { generic::cosine_parts::<$lanes>(a, b) }
         }
-        // SAFETY (all four): the table is handed out only by `available`,
-        // after it has found the instruction set on this processor.
         Kernels {
             name: $name,
+            // SAFETY: the table is handed out only by `available`, after it
+            // has found the instruction set on this processor.
             l2_squared: |a, b| unsafe { l2_squared(a, b) },
+            // SAFETY: as above.
             inner_product: |a, b| unsafe { inner_product(a, b) },
+            // SAFETY: as above.
             l1: |a, b| unsafe { l1(a, b) },
+            // SAFETY: as above.
             cosine_parts: |a, b| unsafe { cosine_parts(a, b) },
         }
     }};

@@ -26,6 +26,9 @@ use std::sync::LazyLock;
 /// Panics if the lengths differ.
 pub type Kernel = fn(&[f32], &[f32]) -> f32;
 
+/// A kernel that returns three sums, see [`Kernels::cosine_parts`].
+pub type CosineKernel = fn(&[f32], &[f32]) -> (f32, f32, f32);
+
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub struct Kernels {
@@ -38,7 +41,7 @@ pub struct Kernels {
     /// Σ |aᵢ − bᵢ|.
     pub l1: Kernel,
     /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ², in one pass.
-    pub cosine_parts: fn(&[f32], &[f32]) -> (f32, f32, f32),
+    pub cosine_parts: CosineKernel,
 }
 
 static BEST: LazyLock<Kernels> = LazyLock::new(|| available()[0]);
