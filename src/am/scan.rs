@@ -27,7 +27,8 @@ struct Search {
     ef: usize,
     /// Rows of the present round that were not returned yet, the next one last.
     rows: Vec<HeapTid>,
-    /// Rows returned since their visibility was last looked at.
+    /// Rows returned since their visibility was last looked at; not kept by an
+    /// iterative scan, which does not ask.
     returned: Vec<HeapTid>,
     /// Rows returned before, and visible.
     visible: usize,
@@ -104,7 +105,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
         let Some(tid) = search.rows.pop() else {
             return false;
         };
-        search.returned.push(tid);
+        if search.mode == IterativeScan::Off {
+            search.returned.push(tid);
+        }
         (*scan).xs_heaptid = open::item_pointer(tid);
         (*scan).xs_recheck = false;
         // The distances of plain vertices are those of the operator, so the
@@ -173,11 +176,7 @@ unsafe fn count_scan(scan: pg_sys::IndexScanDesc) {
     // may be absent, or still to be made.
     unsafe {
         let index = (*scan).indexRelation;
-        #[cfg(feature = "pg15")]
-        let enabled = (*index).pgstat_enabled;
-        #[cfg(not(feature = "pg15"))]
-        let enabled = (*index).pgstat_enabled;
-        if (*index).pgstat_info.is_null() && enabled {
+        if (*index).pgstat_info.is_null() && (*index).pgstat_enabled {
             pg_sys::pgstat_assoc_relation(index);
         }
         if let Some(info) = (*index).pgstat_info.as_mut() {

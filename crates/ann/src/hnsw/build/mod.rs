@@ -8,21 +8,20 @@
 //! and its distance: a reader may see a list in the middle of a change, which
 //! costs it a candidate at worst; a writer holds the vertex's lock.
 
+mod flush;
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rustc_hash::FxHashMap;
 
 use super::beam::{Beam, BeamOptions, Found, Graph, Visit};
 use super::codec::{Code, Codec};
-use super::index::{Index, METAPAGE, NewVertex};
 use super::insert::{nearest_by_level, random_level};
-use super::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Options, Vertex};
+use super::layout::{HeapTid, MAX_HEAP_TIDS, NONE, Options, Vertex};
 use super::neighbours::select_diverse;
-use crate::page::{Body, PageStore};
 use crate::{Error, simd};
 
 /// A row that waits for its batch to be sealed.
@@ -349,7 +348,7 @@ impl<C: Codec> Builder<C> {
     }
 
     /// Makes sure that a neighbour of each node links back to it, as
-    /// [`Index`] does for a single insert. The graph must be complete.
+    /// [`super::Index`] does for a single insert. The graph must be complete.
     fn ensure_linked(&self, node: u32) {
         let list = self.list(node, 0);
         let links_back = |link: Link| present(self.list(link.node, 0)).any(|l| l.node == node);
@@ -401,69 +400,6 @@ impl<C: Codec> Builder<C> {
                 own.duplicate_of[j].store(found.vertex, Ordering::Release);
                 true
             })
-    }
-
-    /// Writes the graph, which must be complete, to the pages of an empty index.
-    pub fn flush<S: PageStore>(&self, index: &Index<'_, S, C>) -> Result<(), Error> {
-        let nodes = self.progress.lock().sealed;
-        let mut numbers = Numbers::default();
-        let mut rows: FxHashMap<u32, Vec<HeapTid>> = FxHashMap::default();
-        for node in 0..nodes {
-            let (batch, i) = self.batch(node);
-            match self.duplicate_of(node) {
-                NONE => {
-                    self.ensure_linked(node);
-                    numbers.add(node, self.level(node));
-                }
-                other => {
-                    numbers.skip();
-                    rows.entry(other).or_default().push(batch.tids[i]);
-                }
-            }
-        }
-
-        let mut writer = PageWriter::new(index);
-        for upper in [false, true] {
-            for node in (0..nodes).filter(|&n| self.duplicate_of(n) == NONE) {
-                let levels = if upper { 1..=self.level(node) } else { 0..=0 };
-                for level in levels {
-                    let links: Vec<Vertex> = present(self.list(node, level))
-                        .map(|link| numbers.vertex(link.node, level))
-                        .collect();
-                    let mut tids = Vec::new();
-                    if level == 0 {
-                        let (batch, i) = self.batch(node);
-                        tids.push(batch.tids[i]);
-                        tids.extend(rows.remove(&node).into_iter().flatten());
-                    }
-                    writer.write(&NewVertex {
-                        level,
-                        below: if level == 0 {
-                            NONE
-                        } else {
-                            numbers.vertex(node, level - 1)
-                        },
-                        base: Some(numbers.vertex(node, 0)),
-                        heap_tids: &tids,
-                        neighbours: &links,
-                        code: self.code(node),
-                    })?;
-                }
-            }
-        }
-        let vertex_count = writer.finish()?;
-
-        let mut page = index.store.lock(METAPAGE)?;
-        let mut meta = Meta::parse(&page)?;
-        meta.vertex_count = vertex_count;
-        if let Some((node, level)) = *self.entry.read() {
-            meta.entry = numbers.vertex(node, level);
-            meta.entry_level = u32::from(level);
-        }
-        index
-            .store
-            .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
-        Ok(())
     }
 }
 
@@ -588,97 +524,5 @@ impl<C: Codec> Graph for Builder<C> {
 
     fn prefetch(&self, vertex: Vertex) {
         simd::prefetch(self.code(vertex));
-    }
-}
-
-/// The vertex numbers of the nodes: level 0 in the order of the nodes, then
-/// all upper vertices.
-#[derive(Default)]
-struct Numbers {
-    level_0: Vec<Vertex>,
-    elements: Vertex,
-    /// Per node with upper levels, how many upper vertices come before its own.
-    upper: FxHashMap<u32, Vertex>,
-    uppers: Vertex,
-}
-
-impl Numbers {
-    fn add(&mut self, node: u32, level: u8) {
-        self.level_0.push(self.elements);
-        self.elements += 1;
-        if level > 0 {
-            self.upper.insert(node, self.uppers);
-            self.uppers += Vertex::from(level);
-        }
-    }
-
-    fn skip(&mut self) {
-        self.level_0.push(NONE);
-    }
-
-    fn vertex(&self, node: u32, level: u8) -> Vertex {
-        if level == 0 {
-            return self.level_0[node as usize];
-        }
-        let before = self
-            .upper
-            .get(&node)
-            .copied()
-            .unwrap_or(NONE - self.elements);
-        self.elements + before + Vertex::from(level - 1)
-    }
-}
-
-/// Writes vertices in the order of their numbers, page after page.
-struct PageWriter<'w, 's, S, C> {
-    index: &'w Index<'s, S, C>,
-    /// The vertices of the page that is being filled.
-    body: Box<Body>,
-    next: Vertex,
-}
-
-impl<'w, 's, S: PageStore, C: Codec> PageWriter<'w, 's, S, C> {
-    fn new(index: &'w Index<'s, S, C>) -> Self {
-        PageWriter {
-            index,
-            body: Box::new(Body::ZERO),
-            next: 0,
-        }
-    }
-
-    fn write(&mut self, vertex: &NewVertex<'_>) -> Result<(), Error> {
-        let layout = &self.index.layout;
-        let (_, at) = layout.locate(self.next).map_err(|_| Error::Full {
-            vertices: self.next,
-        })?;
-        vertex.write(layout, self.next, &mut self.body, at);
-        self.next += 1;
-        if !self.next.is_multiple_of(layout.slots_per_page) {
-            return Ok(());
-        }
-        self.append()?;
-        for (range, from) in layout.code_pieces(at).skip(1) {
-            self.body.0[from..from + range.len()].copy_from_slice(&vertex.code[range]);
-            self.append()?;
-        }
-        Ok(())
-    }
-
-    /// Writes the page and starts an empty one.
-    fn append(&mut self) -> Result<(), Error> {
-        self.index.store.pause();
-        let mut page = self.index.store.extend()?;
-        self.index
-            .store
-            .commit(&mut [&mut page], &mut |bodies| *bodies[0] = *self.body);
-        *self.body = Body::ZERO;
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<Vertex, Error> {
-        if !self.next.is_multiple_of(self.index.layout.slots_per_page) {
-            self.append()?;
-        }
-        Ok(self.next)
     }
 }
