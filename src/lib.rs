@@ -16,6 +16,7 @@ mod am;
 mod errors;
 mod model;
 mod operators;
+mod security;
 mod settings;
 mod storage;
 mod threads;

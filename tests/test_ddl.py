@@ -310,3 +310,25 @@ def test_index_in_the_middle_of_a_transaction(items):
         items.execute("SET LOCAL hnsw.iterative_scan = strict_order")
         assert recall(items, "items", "l2", QUERIES) >= 0.95
     assert items.execute("SELECT to_regclass('items_emb')").fetchone() == (None,)
+
+
+def test_verify_runs_expressions_as_the_owner_of_the_table(database, conn):
+    """An administrator who checks a user's index must not run the user's functions with his own rights."""
+    conn.execute("DROP ROLE IF EXISTS carol; CREATE ROLE carol LOGIN; GRANT CREATE ON SCHEMA public TO carol")
+    with database.connect(user="carol") as carol:
+        carol.execute("CREATE TABLE carols (emb vector(2))")
+        carol.execute("INSERT INTO carols VALUES ('[1,2]'), ('[3,4]')")
+        carol.execute("CREATE FUNCTION same(vector) RETURNS vector(2) IMMUTABLE LANGUAGE plpgsql AS"
+                      " $$ BEGIN RETURN $1; END $$")
+        carol.execute("CREATE INDEX carols_emb ON carols USING hnsw ((same(emb)::vector(2)) vector_l2_ops)")
+        carol.execute("CREATE OR REPLACE FUNCTION same(vector) RETURNS vector(2) IMMUTABLE LANGUAGE plpgsql AS"
+                      " $$ BEGIN IF current_user <> 'carol' THEN RAISE 'trapped'; END IF; RETURN $1; END $$")
+    assert verify(conn, "carols_emb").heap_tids == 2
+    conn.execute("DROP OWNED BY carol; DROP ROLE carol")
+
+
+def test_a_partial_index_leaves_the_table_statistics_alone(conn):
+    conn.execute("CREATE TABLE partly AS SELECT n AS id, ARRAY[n, 1]::vector(2) AS emb FROM generate_series(1, 1000) n")
+    conn.execute("ANALYZE partly")
+    conn.execute("CREATE INDEX ON partly USING hnsw ((emb::vector(2)) vector_l2_ops) WHERE id < 10")
+    assert conn.execute("SELECT reltuples FROM pg_class WHERE relname = 'partly'").fetchone() == (1000,)

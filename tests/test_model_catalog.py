@@ -289,6 +289,11 @@ def test_a_search_path_full_of_traps_changes_nothing(admin, alice, model):
     alice.execute("CREATE FUNCTION public.trap(text, text) RETURNS boolean LANGUAGE plpgsql AS"
                   " $$ BEGIN RAISE 'trapped'; END $$")
     alice.execute("CREATE OPERATOR public.= (LEFTARG = text, RIGHTARG = text, FUNCTION = public.trap)")
+    # Types, unlike functions, are looked up among temporary objects before all others.
+    alice.execute("CREATE FUNCTION pg_temp.evil(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS"
+                  " $$ BEGIN RAISE 'trapped'; END $$")
+    for name, base in [("text", "text"), ("oid", "oid"), ("jsonb", "jsonb"), ("int4", "int4")]:
+        alice.execute(f"CREATE DOMAIN pg_temp.{name} AS pg_catalog.{base} CHECK (pg_temp.evil(VALUE::pg_catalog.text))")
     alice.execute("SET search_path = pg_temp, public, pg_catalog, insitu")
     value, = alice.execute("SELECT insitu.embed('tiny', 'river')").fetchone()
     assert value.to_numpy().tobytes() == expected

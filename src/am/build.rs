@@ -86,7 +86,6 @@ struct Build<'b, 's, 'r> {
     dimension: usize,
     /// The graph did not fit into memory and was written to the pages.
     flushed: bool,
-    rows: u64,
     indexed: u64,
 }
 
@@ -173,7 +172,6 @@ unsafe extern "C-unwind" fn on_row(
     // values are those of the index's one column.
     unsafe {
         let build = &mut *state.cast::<Build>();
-        build.rows += 1;
         if *is_null {
             return;
         }
@@ -221,18 +219,17 @@ pub unsafe extern "C-unwind" fn ambuild(
             name: &name,
             dimension,
             flushed: false,
-            rows: 0,
             indexed: 0,
         };
         report(progress::SUBPHASE, progress::LOADING);
         let estimate = (*(*heap).rd_rel).reltuples;
         report(progress::TUPLES_TOTAL, estimate.max(0.0) as i64);
-        with_workers(
+        let rows = with_workers(
             workers,
             || builder.linker().work(),
             || builder.abandon(),
             || {
-                pg_sys::table_index_build_scan(
+                let rows = pg_sys::table_index_build_scan(
                     heap,
                     index,
                     index_info,
@@ -246,14 +243,15 @@ pub unsafe extern "C-unwind" fn ambuild(
                 if !build.flushed {
                     build.flush();
                 }
+                rows
             },
         );
         pages.log_all();
-        (build.rows, build.indexed)
+        (rows, build.indexed)
     };
     // SAFETY: a plain struct, palloc'd.
     let mut result = unsafe { PgBox::<pg_sys::IndexBuildResult>::alloc0() };
-    result.heap_tuples = rows as f64;
+    result.heap_tuples = rows;
     result.index_tuples = indexed as f64;
     result.into_pg()
 }

@@ -26,7 +26,10 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
         let pages = RelationPages::new(index).throttled();
         let graph = open::index(&pages, &name);
         let marked = graph.mark(&mut |tid| match callback {
-            Some(callback) => callback(&mut open::item_pointer(tid), callback_state),
+            Some(callback) => {
+                let mut tid = open::item_pointer(tid);
+                pg_sys::ffi::pg_guard_ffi_boundary(|| callback(&mut tid, callback_state))
+            }
             None => false,
         });
         let marked = unwrap_index(marked, &name);

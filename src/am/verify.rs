@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 use std::collections::HashMap;
 
 use super::open::{self, RowContext};
-use crate::errors::{raise, raise_index, unwrap_index};
+use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
+use crate::security::run_as;
 use crate::storage::RelationPages;
 use crate::types::Vector;
 
@@ -97,22 +98,34 @@ fn verify_index(
         } else {
             pg_sys::ShareLock
         } as pg_sys::LOCKMODE;
-        let heap_oid = pg_sys::IndexGetRelation(oid, true);
         let wrong_kind = || -> ! {
             raise(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
                 "insitu.verify_index takes an hnsw index",
             )
         };
+        let heap_oid = pg_sys::IndexGetRelation(oid, true);
         if heap_oid == pg_sys::InvalidOid {
             wrong_kind();
         }
+        // Before a lock makes others wait, and again when nothing can change.
+        check_privilege(heap_oid);
         let heap = pg_sys::table_open(heap_oid, lock);
+        check_privilege(heap_oid);
         let relation = pg_sys::index_open(oid, lock);
-        if (*(*relation).rd_rel).relam != pg_sys::get_index_am_oid(c"hnsw".as_ptr(), true) {
+        let class = &*(*relation).rd_rel;
+        if class.relkind as u8 != pg_sys::RELKIND_INDEX
+            || class.relam != pg_sys::get_index_am_oid(c"hnsw".as_ptr(), true)
+        {
             wrong_kind();
         }
-        check_privilege(heap_oid, &open::name(heap));
+        if !(*(*relation).rd_index).indisvalid {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("index \"{}\" is not valid", open::name(relation)),
+                "A concurrent build did not complete: drop or REINDEX the index.",
+            );
+        }
 
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
@@ -138,19 +151,22 @@ fn verify_index(
         let info = pg_sys::BuildIndexInfo(relation);
         (*info).ii_Concurrent = true;
         (*info).ii_Unique = false;
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let table_scan =
             pg_sys::table_beginscan_strat(heap, snapshot, 0, std::ptr::null_mut(), true, true);
-        pg_sys::table_index_build_scan(
-            heap,
-            relation,
-            info,
-            true,
-            false,
-            Some(on_row),
-            (&raw mut comparison).cast(),
-            table_scan,
-        );
+        // The index may have expressions and a predicate of its owner's.
+        run_as((*(*heap).rd_rel).relowner, || {
+            pg_sys::table_index_build_scan(
+                heap,
+                relation,
+                info,
+                true,
+                false,
+                Some(on_row),
+                (&raw mut comparison).cast(),
+                table_scan,
+            );
+        });
         pg_sys::UnregisterSnapshot(snapshot);
         if let Some(reason) = comparison.problem {
             raise_index(ann::Error::Corrupted { block: 0, reason }, &name);
@@ -169,7 +185,7 @@ fn verify_index(
 }
 
 /// Only who owns the table may make its writers wait.
-unsafe fn check_privilege(heap: pg_sys::Oid, name: &str) {
+unsafe fn check_privilege(heap: pg_sys::Oid) {
     // SAFETY: reads the catalog.
     unsafe {
         #[cfg(feature = "pg15")]
@@ -178,9 +194,15 @@ unsafe fn check_privilege(heap: pg_sys::Oid, name: &str) {
         let is_owner =
             pg_sys::object_ownercheck(pg_sys::RelationRelationId, heap, pg_sys::GetUserId());
         if !is_owner {
+            let name = pg_sys::get_rel_name(heap);
+            let name = if name.is_null() {
+                c"?"
+            } else {
+                core::ffi::CStr::from_ptr(name)
+            };
             raise(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("must be owner of table {name}"),
+                format!("must be owner of table {}", name.to_string_lossy()),
             );
         }
     }

@@ -12,6 +12,7 @@ use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
 use crate::errors::{raise, raise_with_hint};
+use crate::security::run_as;
 
 /// Files are kept in parts of so many bytes: a single value of `bytea` could
 /// not hold more than 1 GB, and a dump writes each as one line.
@@ -28,19 +29,7 @@ pub struct Model {
 
 /// Runs `work` with the rights of the owner of the tables.
 pub fn as_owner<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: an ERROR in `work` ends the transaction or subtransaction, and
-    // with it the server restores the user.
-    unsafe {
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        pg_sys::SetUserIdAndSecContext(
-            table_owner(),
-            context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
-        );
-        let result = work();
-        pg_sys::SetUserIdAndSecContext(user, context);
-        result
-    }
+    run_as(table_owner(), work)
 }
 
 /// The table `insitu.model`.
@@ -93,8 +82,8 @@ pub fn find(name: &str) -> Option<Model> {
     let found = as_owner(|| {
         Spi::connect(|client| {
             let rows = client.select(
-                "SELECT m.sha256, m.settings::text, m.owner::oid,
-                        ARRAY(SELECT g.grantee::oid FROM insitu.model_grant g
+                "SELECT m.sha256, m.settings::pg_catalog.text, m.owner::pg_catalog.oid,
+                        ARRAY(SELECT g.grantee::pg_catalog.oid FROM insitu.model_grant g
                                WHERE g.model OPERATOR(pg_catalog.=) m.name)
                    FROM insitu.model m WHERE m.name OPERATOR(pg_catalog.=) $1",
                 Some(1),

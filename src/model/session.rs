@@ -1,8 +1,9 @@
 //! The encoders of this backend, and what it knows of the catalog.
 //!
 //! An encoder is known by its model's SHA-256. Which model a name means, and
-//! that a role may use it, is remembered until the tables of models or the
-//! roles change: a trigger on the tables and the server's own caches tell.
+//! that a role may use it, is remembered for a transaction, or until the tables
+//! of models or the roles change: a trigger on the tables and the server's own
+//! caches tell.
 //!
 //! Everything here is Rust memory in a static, so that no destructor runs when
 //! the process ends.
@@ -20,6 +21,7 @@ use lru::LruCache;
 use pgrx::prelude::*;
 
 use super::{access, catalog, unwrap_model};
+use crate::errors::raise_with_hint;
 use crate::settings::{ONNXRUNTIME_PATH, THREADS};
 
 /// Tokens in one run of a model. More would need more memory without being
@@ -81,6 +83,27 @@ unsafe extern "C-unwind" fn on_role_change(_argument: pg_sys::Datum, _cache: i32
     forget_names();
 }
 
+/// An old snapshot may have read what was no longer so, after the message that
+/// said so: what is known holds for one transaction.
+#[pg_guard]
+unsafe extern "C-unwind" fn on_transaction_event(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut core::ffi::c_void,
+) {
+    use pg_sys::XactEvent::*;
+    let is_end = matches!(
+        event,
+        XACT_EVENT_COMMIT
+            | XACT_EVENT_ABORT
+            | XACT_EVENT_PARALLEL_COMMIT
+            | XACT_EVENT_PARALLEL_ABORT
+            | XACT_EVENT_PREPARE
+    );
+    if is_end {
+        forget_names();
+    }
+}
+
 /// Asks the server to tell when the tables of models or the roles change.
 fn watch_catalog() {
     let table = catalog::model_table().to_u32();
@@ -91,6 +114,7 @@ fn watch_catalog() {
     unsafe {
         let none = pg_sys::Datum::from(0_usize);
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation_change), none);
+        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
         for cache in [
             pg_sys::SysCacheIdentifier::AUTHOID,
             pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,
@@ -116,13 +140,18 @@ fn model_changed(_fcinfo: pg_sys::FunctionCallInfo) -> i64 {
     0
 }
 
-/// Whether an interrupt of this backend waits to be served. ONNX Runtime's
-/// watchdog calls it from its own thread: it only reads.
+/// Whether this backend is to stop what it does. ONNX Runtime's watchdog calls
+/// it from its own thread: it only reads. Other interrupts can wait until the
+/// model has run.
 fn interrupted() -> bool {
     // SAFETY: the flags are plain integers that signal handlers set.
     unsafe {
-        std::ptr::read_volatile(&raw const pg_sys::InterruptPending) != 0
+        let is_set = |flag: *const pg_sys::sig_atomic_t| std::ptr::read_volatile(flag) != 0;
+        is_set(&raw const pg_sys::InterruptPending)
+            && (is_set(&raw const pg_sys::QueryCancelPending)
+                || is_set(&raw const pg_sys::ProcDiePending))
             && std::ptr::read_volatile(&raw const pg_sys::InterruptHoldoffCount) == 0
+            && std::ptr::read_volatile(&raw const pg_sys::QueryCancelHoldoffCount) == 0
             && std::ptr::read_volatile(&raw const pg_sys::CritSectionCount) == 0
     }
 }
@@ -226,7 +255,19 @@ pub fn embed(name: &str, texts: &[&str]) -> Vec<Vec<f32>> {
         load_runtime();
         let graph = catalog::read_file(name, "graph");
         let tokenizer = catalog::read_file(name, "tokenizer");
-        let made = Encoder::new(&graph, &tokenizer, settings, options());
+        let model = CompiledModel {
+            graph,
+            tokenizer,
+            settings,
+        };
+        if model.sha256() != sha256 {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                format!("the stored bytes of model \"{name}\" are not those that were loaded"),
+                "If another session has just loaded it anew, try again; else drop the model and load it again.",
+            );
+        }
+        let made = Encoder::new(&model.graph, &model.tokenizer, model.settings, options());
         keep(sha256.clone(), unwrap_model(made));
     }
     uninterrupted(|| {

@@ -220,9 +220,14 @@ impl<'r> RelationPages<'r> {
         let (guard, known) = unsafe {
             pg_sys::LockBuffer(buffer, lock as i32);
             let mut guard = Buffer::new(buffer, false);
-            guard.is_new = (*guard.page.cast::<pg_sys::PageHeaderData>()).pd_upper == 0;
+            let header = &*guard.page.cast::<pg_sys::PageHeaderData>();
+            guard.is_new = header.pd_upper == 0;
             let marks = guard.page.add(MARKS_AT).cast::<u32>();
-            let known = guard.is_new || *marks == PAGE_ID && *marks.add(1) == block;
+            let is_ours = *marks == PAGE_ID && *marks.add(1) == block;
+            let no_hole = [header.pd_lower, header.pd_upper, header.pd_special]
+                .iter()
+                .all(|&at| u32::from(at) == pg_sys::BLCKSZ);
+            let known = guard.is_new || is_ours && no_hole;
             (guard, known)
         };
         if !known {

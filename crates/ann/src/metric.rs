@@ -48,11 +48,15 @@ impl Metric {
     }
 
     /// The ordering key that belongs to a sum of kernel results.
+    ///
+    /// A sum that overflowed both ways is no number; its key is infinite, so
+    /// that keys have an order.
     pub fn key(self, sum: f32) -> f32 {
-        match self {
+        let key = match self {
             Metric::L2 | Metric::L1 => sum,
             Metric::InnerProduct | Metric::Cosine => -sum,
-        }
+        };
+        if key.is_nan() { f32::INFINITY } else { key }
     }
 }
 

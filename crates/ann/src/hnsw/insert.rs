@@ -242,6 +242,12 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
 
     /// Adds a link to a vertex in any case, if need be in the place of its last.
     fn take_over(&self, vertex: Vertex, link: Vertex, level: u8) -> Result<(), Error> {
+        // Links to the dead are not passed on: vacuum may have looked for them
+        // here already.
+        let is_live = |slot: Slot<'_>| slot.state == State::Live && slot.header.level == level;
+        if link == vertex || !self.with_slot(link, is_live)? {
+            return Ok(());
+        }
         let (block, at) = self.layout.locate(vertex)?;
         let mut page = self.store.lock(block)?;
         let slot = Slot::parse(&self.layout, block, &page, at)?;
@@ -351,20 +357,23 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         let Some(&top) = vertices.last() else {
             return Ok(());
         };
+        let vacant = |meta: &Meta| -> Result<bool, Error> {
+            Ok(meta.entry == NONE
+                || vertices.contains(&meta.entry)
+                || alone && self.with_slot(meta.entry, |slot| slot.state != State::Live)?)
+        };
+        // While the other's entry point still stands: from the element's own,
+        // a search would find nothing but itself.
+        if alone && !vacant(&self.meta()?)? {
+            self.relink(vertices, code)?;
+        }
         let mut page = self.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&page)?;
-        let vacant = meta.entry == NONE
-            || vertices.contains(&meta.entry)
-            || alone && self.with_slot(meta.entry, |slot| slot.state != State::Live)?;
-        if vacant || u32::from(level) > meta.entry_level {
+        if vacant(&meta)? || u32::from(level) > meta.entry_level {
             meta.entry = top;
             meta.entry_level = u32::from(level);
             self.store
                 .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
-        }
-        drop(page);
-        if alone && !vacant {
-            self.relink(vertices, code)?;
         }
         Ok(())
     }

@@ -195,17 +195,37 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     fn replace_entry(&self, marked: &Marked) -> Result<(), Error> {
+        let best = match marked.best {
+            Some(best) => Some(best),
+            // Inserts that ended before the barrier may have found vertices
+            // that were marked right after: theirs are there, but unlinked.
+            None => self.highest_live()?,
+        };
         let mut page = self.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&page)?;
         if meta.entry == NONE || !marked.dead.contains(meta.entry) {
             return Ok(());
         }
-        let (level, vertex) = marked.best.unwrap_or((0, NONE));
+        let (level, vertex) = best.unwrap_or((0, NONE));
         meta.entry = vertex;
         meta.entry_level = u32::from(level);
         self.store
             .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
         Ok(())
+    }
+
+    fn highest_live(&self) -> Result<Option<(u8, Vertex)>, Error> {
+        let mut highest = None;
+        for (_, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
+            self.store.pause();
+            for vertex in vertices {
+                let level = self.with_slot(vertex, |slot| {
+                    (slot.state == State::Live).then_some(slot.header.level)
+                })?;
+                highest = highest.max(level.map(|level| (level, vertex)));
+            }
+        }
+        Ok(highest)
     }
 
     fn repair_vertex(&self, marked: &Marked, vertex: Vertex, level: u8) -> Result<(), Error> {

@@ -1,8 +1,10 @@
 //! Writing a graph from memory to the pages of an index.
 
+use std::sync::atomic::Ordering;
+
 use rustc_hash::FxHashMap;
 
-use super::{Builder, present};
+use super::{Builder, Link, present};
 use crate::Error;
 use crate::hnsw::codec::Codec;
 use crate::hnsw::index::{Index, METAPAGE, NewVertex};
@@ -13,15 +15,13 @@ impl<C: Codec> Builder<C> {
     /// Writes the graph, which must be complete, to the pages of an empty index.
     pub fn flush<S: PageStore>(&self, index: &Index<'_, S, C>) -> Result<(), Error> {
         let nodes = self.progress.lock().sealed;
+        self.connect(nodes);
         let mut numbers = Numbers::default();
         let mut rows: FxHashMap<u32, Vec<HeapTid>> = FxHashMap::default();
         for node in 0..nodes {
             let (batch, i) = self.batch(node);
             match self.duplicate_of(node) {
-                NONE => {
-                    self.ensure_linked(node);
-                    numbers.add(node, self.level(node));
-                }
+                NONE => numbers.add(node, self.level(node)),
                 other => {
                     numbers.skip();
                     rows.entry(other).or_default().push(batch.tids[i]);
@@ -71,6 +71,68 @@ impl<C: Codec> Builder<C> {
             .store
             .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
         Ok(())
+    }
+
+    /// Makes sure that every node can be reached on level 0 from the entry
+    /// point.
+    ///
+    /// The heuristic may have turned a node down everywhere, most of all where
+    /// many vectors are equal. Then it goes into the list of a neighbour that
+    /// can be reached, in the place of the last link there, and takes that link
+    /// over itself: whatever could be reached before still can.
+    fn connect(&self, nodes: u32) {
+        let Some((entry, _)) = *self.entry.read() else {
+            return;
+        };
+        let mut reached = vec![false; nodes as usize];
+        self.reach(entry, &mut reached);
+        let mut progress = true;
+        while progress {
+            progress = false;
+            for node in (0..nodes).filter(|&node| self.duplicate_of(node) == NONE) {
+                if reached[node as usize] {
+                    continue;
+                }
+                let list = self.list(node, 0);
+                let host = present(list).find(|link| reached[link.node as usize]);
+                if let Some(host) = host {
+                    self.attach(node, host);
+                    self.reach(node, &mut reached);
+                    progress = true;
+                }
+            }
+        }
+    }
+
+    /// Marks all nodes that can be reached from one.
+    fn reach(&self, from: u32, reached: &mut [bool]) {
+        let mut stack = vec![from];
+        reached[from as usize] = true;
+        while let Some(node) = stack.pop() {
+            for link in present(self.list(node, 0)) {
+                if !std::mem::replace(&mut reached[link.node as usize], true) {
+                    stack.push(link.node);
+                }
+            }
+        }
+    }
+
+    /// Puts a node into the list of `host`, one of its neighbours.
+    fn attach(&self, node: u32, host: Link) {
+        let theirs = self.list(host.node, 0);
+        let link = Link { node, ..host }.pack();
+        let full = present(theirs).count();
+        if full < theirs.len() {
+            theirs[full].store(link, Ordering::Release);
+            return;
+        }
+        let last = theirs[full - 1].swap(link, Ordering::AcqRel);
+        let list = self.list(node, 0);
+        if present(list).all(|link| link.node != Link::unpack(last).node) {
+            // Its distance is not this node's, which matters to nobody now.
+            let place = present(list).count().min(list.len() - 1);
+            list[place].store(last, Ordering::Release);
+        }
     }
 }
 

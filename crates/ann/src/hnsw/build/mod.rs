@@ -347,32 +347,6 @@ impl<C: Codec> Builder<C> {
         store_links(list, &links);
     }
 
-    /// Makes sure that a neighbour of each node links back to it, as
-    /// [`super::Index`] does for a single insert. The graph must be complete.
-    fn ensure_linked(&self, node: u32) {
-        let list = self.list(node, 0);
-        let links_back = |link: Link| present(self.list(link.node, 0)).any(|l| l.node == node);
-        if present(list).any(links_back) {
-            return;
-        }
-        let Some(mut first) = present(list).next() else {
-            return;
-        };
-        let theirs = self.list(first.node, 0);
-        first.node = node;
-        match present(theirs).count() {
-            full if full == theirs.len() => {
-                // Their last link becomes ours; distances no longer matter.
-                let last = theirs[full - 1].swap(first.pack(), Ordering::AcqRel);
-                if present(list).all(|link| link.node != Link::unpack(last).node) {
-                    let ours = present(list).count().min(list.len() - 1);
-                    list[ours].store(last, Ordering::Release);
-                }
-            }
-            count => theirs[count].store(first.pack(), Ordering::Release),
-        }
-    }
-
     fn duplicate_of(&self, node: u32) -> u32 {
         let (batch, i) = self.batch(node);
         batch.duplicate_of[i].load(Ordering::Acquire)
@@ -450,8 +424,15 @@ impl<C: Codec> Linker<'_, C> {
 
     /// Links a node into the graph.
     fn link(&mut self, node: u32) {
+        /// Counts the node even if linking it panics: nobody may wait for it.
+        struct Count<'b>(&'b Mutex<Progress>);
+        impl Drop for Count<'_> {
+            fn drop(&mut self) {
+                self.0.lock().linked += 1;
+            }
+        }
+        let _count = Count(&self.builder.progress);
         self.link_node(node);
-        self.builder.progress.lock().linked += 1;
     }
 
     /// Algorithm 1 of Malkov and Yashunin.

@@ -88,3 +88,33 @@ fn inserts_scans_and_vacuums_at_once() {
     let recall = recall(&store, &rows, &clustered(40, 16, 52), 40);
     assert!(recall >= 0.95, "{recall}");
 }
+
+/// Sessions that all find the index empty: each of their elements is found
+/// afterwards, whichever became the entry point.
+#[test]
+fn first_inserts_at_once() {
+    let options = options(Metric::L2, 4);
+    let vectors = clustered(32, 4, 53);
+    for seed in 0..60 {
+        let store = empty(&options);
+        let ready = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let (store, vectors, ready) = (&store, &vectors, &ready);
+                scope.spawn(move || {
+                    let index = open(store);
+                    let mut rng = SmallRng::seed_from_u64(seed * 4 + thread);
+                    ready.wait();
+                    for row in (thread * 8)..(thread * 8 + 8) {
+                        let code = encode(index.options(), &vectors[row as usize]);
+                        // Half of the elements are above level 0.
+                        let uniform = if rng.random() { 1.0 } else { 0.1 };
+                        index.insert(&code, HeapTid(row), uniform).unwrap();
+                    }
+                });
+            }
+        });
+        let report = assert_valid(&store, 0..32);
+        assert_eq!(report.unreachable, 0, "{report:?}");
+    }
+}

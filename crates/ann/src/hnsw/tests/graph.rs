@@ -96,6 +96,26 @@ fn vacuum_of_whole_clusters_keeps_the_graph_together() {
     vacuum_a_third(|row| row % 3 == 0);
 }
 
+/// Where many vertices are turned down by their neighbours: short vectors
+/// under inner product, and equal vectors.
+#[test]
+fn vacuum_leaves_no_link_to_the_dead() {
+    for metric in [Metric::InnerProduct, Metric::L2] {
+        let options = options(metric, 8);
+        let mut vectors = clustered(1500, 8, 13);
+        for row in 0..600 {
+            vectors[row] = vectors[row % 3].clone();
+        }
+        let store = empty(&options);
+        insert_all(&store, &vectors, 0, 3);
+        for round in 0..4 {
+            let is_dead = |row: u64| row % 5 <= round;
+            vacuum(&store, is_dead);
+            assert_valid(&store, (0..1500).filter(|&row| !is_dead(row)));
+        }
+    }
+}
+
 #[test]
 fn everything_deleted_leaves_an_empty_index_that_takes_rows_again() {
     let vectors = clustered(300, 8, 9);
@@ -148,7 +168,7 @@ fn a_thousand_equal_vectors_are_all_reached() {
             store
         };
         let report = assert_valid(&store, 0..3000);
-        assert_eq!(report.unreachable, 0, "{report:?}");
+        assert_eq!(report.unreachable, 0, "built: {built}, {report:?}");
     }
 }
 
