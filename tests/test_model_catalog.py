@@ -298,7 +298,7 @@ def test_a_search_path_full_of_traps_changes_nothing(admin, alice, model):
     value, = alice.execute("SELECT insitu.embed('tiny', 'river')").fetchone()
     assert value.to_numpy().tobytes() == expected
     alice.execute("SET search_path = public")
-    alice.execute("DROP OPERATOR public.= (text, text); DROP FUNCTION public.trap")
+    alice.execute("DROP OPERATOR public.= (pg_catalog.text, pg_catalog.text); DROP FUNCTION public.trap")
 
 
 def test_settings_come_from_the_directory(admin, minilm, directory):
