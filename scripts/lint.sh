@@ -9,7 +9,7 @@ cargo fmt --all --check
 echo "lint: cargo clippy"
 cargo clippy --workspace --all-targets --no-default-features --features "$PG_FEATURE" -- -D warnings
 echo "lint: cargo deny"
-# Not `advisories`: their database is a git repository, out of reach where only the registry is.
+# Not `advisories`: that would need a clone of their database besides the registry.
 cargo deny --no-default-features --features "$PG_FEATURE" check bans licenses sources
 echo "lint: shellcheck"
 shellcheck -x scripts/*.sh .ci/run
