@@ -77,26 +77,41 @@ fn run(query: &str, arguments: &[DatumWithOid<'_>]) {
     unwrap(Spi::run_with_args(query, arguments));
 }
 
+/// Runs `work` with a snapshot of this moment, as the server looks into its own
+/// catalogs: what was committed before it is seen, and of what is committed
+/// after it a message comes.
+fn with_fresh_snapshot<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: the snapshot is copied when it is pushed; an ERROR pops it.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetCatalogSnapshot(model_table()));
+        let result = work();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// The model of this name, if there is one.
 pub fn find(name: &str) -> Option<Model> {
-    let found = as_owner(|| {
-        Spi::connect(|client| {
-            let rows = client.select(
-                "SELECT m.sha256, m.settings::pg_catalog.text, m.owner::pg_catalog.oid,
+    let found = with_fresh_snapshot(|| {
+        as_owner(|| {
+            Spi::connect(|client| {
+                let rows = client.select(
+                    "SELECT m.sha256, m.settings::pg_catalog.text, m.owner::pg_catalog.oid,
                         ARRAY(SELECT g.grantee::pg_catalog.oid FROM insitu.model_grant g
                                WHERE g.model OPERATOR(pg_catalog.=) m.name)
                    FROM insitu.model m WHERE m.name OPERATOR(pg_catalog.=) $1",
-                Some(1),
-                &[name.into()],
-            )?;
-            if rows.is_empty() {
-                return Ok(None);
-            }
-            let row = rows.first();
-            let (sha256, settings) = row.get_two::<String, String>()?;
-            let owner = row.get::<pg_sys::Oid>(3)?;
-            let grantees = row.get::<Vec<pg_sys::Oid>>(4)?;
-            Ok::<_, pgrx::spi::Error>(Some((sha256, settings, owner, grantees)))
+                    Some(1),
+                    &[name.into()],
+                )?;
+                if rows.is_empty() {
+                    return Ok(None);
+                }
+                let row = rows.first();
+                let (sha256, settings) = row.get_two::<String, String>()?;
+                let owner = row.get::<pg_sys::Oid>(3)?;
+                let grantees = row.get::<Vec<pg_sys::Oid>>(4)?;
+                Ok::<_, pgrx::spi::Error>(Some((sha256, settings, owner, grantees)))
+            })
         })
     });
     let (sha256, settings, owner, grantees) = unwrap(found)?;

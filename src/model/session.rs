@@ -1,9 +1,8 @@
 //! The encoders of this backend, and what it knows of the catalog.
 //!
 //! An encoder is known by its model's SHA-256. Which model a name means, and
-//! that a role may use it, is remembered for a transaction, or until the tables
-//! of models or the roles change: a trigger on the tables and the server's own
-//! caches tell.
+//! that a role may use it, is remembered until the tables of models or the
+//! roles change: a trigger on the tables and the server's own caches tell.
 //!
 //! Everything here is Rust memory in a static, so that no destructor runs when
 //! the process ends.
@@ -83,8 +82,9 @@ unsafe extern "C-unwind" fn on_role_change(_argument: pg_sys::Datum, _cache: i32
     forget_names();
 }
 
-/// An old snapshot may have read what was no longer so, after the message that
-/// said so: what is known holds for one transaction.
+/// In a transaction with one snapshot for all statements, the catalog may have
+/// been read as it was before a message that said it had changed: what such a
+/// transaction knows holds for itself alone.
 #[pg_guard]
 unsafe extern "C-unwind" fn on_transaction_event(
     event: pg_sys::XactEvent::Type,
@@ -99,7 +99,9 @@ unsafe extern "C-unwind" fn on_transaction_event(
             | XACT_EVENT_PARALLEL_ABORT
             | XACT_EVENT_PREPARE
     );
-    if is_end {
+    // SAFETY: reads a setting of the transaction.
+    let one_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
+    if is_end && one_snapshot {
         forget_names();
     }
 }
