@@ -7,24 +7,100 @@ import pathlib
 import platform
 import re
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import conditions
 import datasets
 import embedding
+import inmemory
 import report
 import search
+import writes
 from cluster import Cluster
 from engines import EF_CONSTRUCTION, ENGINES, M, installed
 
-DEFAULT_ROWS = 20_000
+DEFAULT_ROWS = {"packages": 20_000, "sentences": 200_000}
+# In the order in which they run.
+PARTS = ["search", "growth", "concurrency", "cold", "inserts", "vacuum"]
 
 
 def main():
     arguments = parse()
     notes = []
+    engines = present(arguments, notes)
+    parts = [part for part in PARTS if part in arguments.parts]
+    with Cluster(settings=settings(engines), name="insitu-bench") as cluster:
+        data = read(cluster, arguments)
+        bench = search.Bench(cluster, engines, data.vectors, data.queries, arguments.rounds, arguments.seconds, say)
+        results = {
+            "date": datetime.date.today().isoformat(), "machine": machine(),
+            "postgresql": cluster.psql("SHOW server_version").split()[0], "dataset": arguments.dataset,
+            "rows": len(data.vectors), "dimensions": data.vectors.shape[1], "queries": len(data.queries), "m": M,
+            "ef_construction": EF_CONSTRUCTION, "clients": search.CLIENTS, "repetitions": arguments.rounds,
+            "seconds": arguments.seconds, "threads": embedding.THREADS, "notes": notes,
+            "versions": {engine.name: cluster.psql("SELECT default_version FROM pg_available_extensions "
+                                                   f"WHERE name = '{engine.extension}'") for engine in engines},
+        }
+        served = None
+        for part in parts:
+            if served is None and part not in ("inserts", "vacuum"):
+                served, results["builds"] = search.prepare(bench, arguments.builds)
+            if part == "search":
+                say("queries/s and recall")
+                results["curves"] = search.curves(bench, served)
+                if arguments.engines is None or inmemory.NAME in arguments.engines:
+                    if inmemory.importable():
+                        results["in_memory"] = inmemory.measure(bench, served)
+                    else:
+                        notes.append(f"{inmemory.NAME} is left out: Python can't import it.")
+                        say(notes[-1])
+                if data.embedded_per_second:
+                    results |= embedded(bench, data)
+            elif part in ("inserts", "vacuum"):
+                results[part] = getattr(writes, part)(bench)
+            else:
+                results[part] = getattr(conditions, part)(bench, served)
+            # After each part, because a run may take hours.
+            text = report.write(results, ROOT / "bench/results", arguments.name)
+    say("\n" + text)
+    say(f"written: bench/results/{arguments.name}.md, .json and .svg")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", help="rows of the table, or `all` texts that there are; by default 20,000 packages, "
+                        "200,000 sentences, or as many synthetic vectors as bench/README.md says")
+    parser.add_argument("--dataset", choices=["packages", "sentences", "synthetic"], default="packages")
+    parser.add_argument("--dimensions", type=int, help="of the synthetic vectors (384)")
+    parser.add_argument("--parts", default="search", help=f"`all`, or some of {','.join(PARTS)} (search)")
+    parser.add_argument("--engines", nargs="+", choices=[engine.name for engine in ENGINES] + [inmemory.NAME])
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each point, of which the median counts")
+    parser.add_argument("--seconds", type=int, default=3, help="length of a pgbench run")
+    parser.add_argument("--builds", type=int, default=1, help="index builds, of which the median counts")
+    parser.add_argument("--name", default="local", help="bench/results/NAME.*")
+    arguments = parser.parse_args()
+    if arguments.dimensions and arguments.dataset != "synthetic":
+        parser.error("only the synthetic vectors can have any number of dimensions")
+    arguments.dimensions = arguments.dimensions or 384
+    arguments.parts = PARTS if arguments.parts == "all" else arguments.parts.split(",")
+    if not set(arguments.parts) <= set(PARTS):
+        parser.error(f"--parts takes some of {','.join(PARTS)}, or `all`")
+    if arguments.rows is None:
+        arguments.rows = (datasets.SYNTHETIC_ROWS.get(arguments.dimensions, 100_000)
+                          if arguments.dataset == "synthetic" else DEFAULT_ROWS[arguments.dataset])
+    elif arguments.rows == "all" and arguments.dataset != "synthetic":
+        arguments.rows = None
+    elif arguments.rows.isdecimal():
+        arguments.rows = int(arguments.rows)
+    else:
+        parser.error(f"ROWS is a number of rows or, of texts, `all`, not {arguments.rows!r}")
+    return arguments
+
+
+def present(arguments, notes):
+    """The engines to measure; a note for each that is not there."""
     engines = []
     for engine in ENGINES:
         if arguments.engines and engine.name not in arguments.engines:
@@ -36,10 +112,17 @@ def main():
             say(notes[-1])
     if not engines:
         sys.exit("nothing to measure")
+    if arguments.dataset != "synthetic" and all(engine.name != "insitu" for engine in engines):
+        sys.exit("the texts are embedded by insitu, which is not there: run `make install`, "
+                 "or take --dataset synthetic")
+    return engines
 
+
+def settings(engines):
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-    settings = {
-        "shared_buffers": f"{min(4096, memory // 4)}MB",
+    chosen = {
+        # All that a part reads has to fit, in each engine's database.
+        "shared_buffers": f"{min(8192, memory // 3)}MB",
         "maintenance_work_mem": f"{min(4096, memory // 4)}MB",
         "max_parallel_maintenance_workers": os.cpu_count() - 1,
         "max_wal_size": "16GB",
@@ -49,85 +132,21 @@ def main():
         "enable_seqscan": "off",
     }
     preload = [engine.preload for engine in engines if engine.preload]
-    if preload:
-        settings["shared_preload_libraries"] = ",".join(preload)
-
-    with Cluster(settings=settings, name="insitu-bench") as cluster:
-        texts, embedded = None, None
-        if arguments.dataset == "packages":
-            if all(engine.name != "insitu" for engine in engines):
-                sys.exit("the package descriptions are embedded by insitu, which is not there: run `make install`, "
-                         "or take --dataset synthetic")
-            texts, query_texts = datasets.package_texts(arguments.rows)
-            vectors, queries, embedded = embed(cluster, texts, query_texts)
-        else:
-            vectors, queries = datasets.synthetic(arguments.rows or DEFAULT_ROWS)
-        say(f"exact neighbours of {len(queries):,} queries among {len(vectors):,} rows")
-        truth = datasets.Truth(vectors, queries)
-
-        builds, versions = {}, {}
-        for engine in engines:
-            search.load(cluster, engine, vectors, queries)
-            builds[engine.name] = search.build(cluster, engine)
-            versions[engine.name] = cluster.psql(
-                f"SELECT extversion FROM pg_extension WHERE extname = '{engine.extension}'", engine.database)
-            say(f"  {engine.name:<12} built in {builds[engine.name]['build_seconds']:.1f} s, "
-                f"{builds[engine.name]['index_bytes'] / 2**20:.1f} MiB")
-        curves = search.measure(cluster, engines, truth, arguments.rounds, arguments.seconds, say)
-
-        results = {
-            "date": datetime.date.today().isoformat(), "machine": machine(),
-            "postgresql": cluster.psql("SHOW server_version").split()[0], "dataset": arguments.dataset,
-            "rows": len(vectors), "dimensions": datasets.DIMENSIONS, "queries": len(queries), "m": M,
-            "ef_construction": EF_CONSTRUCTION, "clients": search.CLIENTS, "repetitions": arguments.rounds,
-            "seconds": arguments.seconds, "threads": embedding.THREADS, "versions": versions, "builds": builds,
-            "curves": curves, "notes": notes,
-        }
-        if embedded:
-            say("embedding in SQL against the encoder alone")
-            results |= {"bulk_rows_per_second": embedded, "bulk_texts_per_call": datasets.BATCH}
-            with cluster.connect(dbname="embedding") as connection:
-                results["embedding"] = embedding.measure(connection, texts, arguments.rounds, say)
-
-    say("\n" + report.write(results, ROOT / "bench/results", arguments.name))
-    say(f"written: bench/results/{arguments.name}.md, .json, .svg")
+    return chosen | ({"shared_preload_libraries": ",".join(preload)} if preload else {})
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", default=str(DEFAULT_ROWS), help="rows of the table, or `all` package descriptions")
-    parser.add_argument("--dataset", choices=["packages", "synthetic"], default="packages")
-    parser.add_argument("--engines", nargs="+", choices=[engine.name for engine in ENGINES])
-    parser.add_argument("--rounds", type=int, default=3, help="pgbench runs for each point")
-    parser.add_argument("--seconds", type=int, default=3, help="length of a pgbench run")
-    parser.add_argument("--name", default="local", help="bench/results/NAME.*")
-    arguments = parser.parse_args()
-    if arguments.rows != "all" and not arguments.rows.isdecimal():
-        parser.error(f"ROWS is a number of rows or `all`, not {arguments.rows!r}")
-    arguments.rows = None if arguments.rows == "all" else int(arguments.rows)
-    return arguments
+def read(cluster, arguments):
+    if arguments.dataset == "synthetic":
+        return datasets.synthetic(arguments.rows, arguments.dimensions)
+    return getattr(datasets, arguments.dataset)(cluster, arguments.rows, say)
 
 
-def embed(cluster, texts, query_texts):
-    """The vectors of both lists, and rows/s, from a database that stays for the embedding benchmark."""
-    cluster.psql("CREATE DATABASE embedding")
-    with cluster.connect(dbname="embedding") as connection:
-        connection.execute("CREATE EXTENSION insitu")
-        connection.execute("SELECT insitu.load_model('minilm', %s)",
-                           [str(cluster.readable(datasets.model_directory()))])
-        connection.execute("SELECT insitu.embed('minilm', 'warm')")
-        started = time.monotonic()
-        shown = [started]
-
-        def progress(done, total):
-            if time.monotonic() - shown[0] > 5 or done == total:
-                shown[0] = time.monotonic()
-                say(f"  embedded {done:,} of {total:,} texts, {done / (shown[0] - started):,.0f} rows/s")
-
-        say(f"embedding {len(texts):,} package descriptions")
-        vectors = datasets.embed(connection, texts, progress)
-        rate = len(texts) / (time.monotonic() - started)
-        return vectors, datasets.embed(connection, query_texts, lambda *_: None), rate
+def embedded(bench, data):
+    """The results about embedding, with the texts of the table."""
+    say("embedding in SQL against the encoder alone")
+    with bench.cluster.connect(dbname="embedding") as connection:
+        return {"bulk_rows_per_second": data.embedded_per_second, "bulk_texts_per_call": datasets.BATCH,
+                "embedding": embedding.measure(connection, data.texts, bench.rounds, say)}
 
 
 def machine():

@@ -12,7 +12,7 @@ from cluster import pg_config
 
 M = 16
 EF_CONSTRUCTION = 64
-EF_SEARCH = [10, 20, 40, 80, 120, 200, 400]
+EF_SEARCH = [10, 20, 40, 80, 120, 200, 400, 800]
 
 
 @dataclasses.dataclass(frozen=True)

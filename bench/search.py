@@ -1,5 +1,6 @@
 """Index build, size, recall and queries/s of each engine on the same vectors."""
 
+import dataclasses
 import os
 import re
 import statistics
@@ -8,85 +9,167 @@ import tempfile
 import time
 
 import numpy as np
-import pgvector.psycopg
 
-from cluster import pg_config
-from datasets import DIMENSIONS, NEIGHBOURS, QUERIES
-from engines import EF_SEARCH
+from cluster import Cluster, pg_config
+from datasets import NEIGHBOURS, QUERIES, Truth
+from engines import EF_SEARCH, Engine
 
 CLIENTS = 2
+# The ef_search of everything that is not measured along the whole curve: the default of pgvector and insitu.
+EF_DEFAULT = 40
 QUERY = f"SELECT id FROM docs ORDER BY emb <=> (SELECT v FROM queries WHERE id = {{id}}) LIMIT {NEIGHBOURS}"
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_END = b"\xff\xff"
 
 
-def load(cluster, engine, vectors, queries):
-    """A database with the engine's extension and the tables docs and queries."""
-    cluster.psql(f"CREATE DATABASE {engine.database}")
-    with cluster.connect(dbname=engine.database) as connection:
-        connection.execute(f"CREATE EXTENSION {engine.extension} CASCADE")
-        pgvector.psycopg.register_vector(connection)
-        for table, column, rows in [("docs", "emb", vectors), ("queries", "v", queries)]:
-            connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, {column} vector({DIMENSIONS}))")
-            with connection.cursor().copy(f"COPY {table} FROM STDIN (FORMAT binary)") as copy:
-                copy.set_types(["int4", "vector"])
-                for number, row in enumerate(rows):
-                    copy.write_row((number, row))
-        connection.execute("VACUUM (ANALYZE, FREEZE)")
-        connection.execute("CHECKPOINT")
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """What all parts of the benchmark need."""
+
+    cluster: Cluster
+    engines: list
+    vectors: np.ndarray
+    queries: np.ndarray
+    rounds: int
+    seconds: int
+    say: object
 
 
-def build(cluster, engine):
-    """Builds the index: seconds and bytes."""
-    with cluster.connect(dbname=engine.database) as connection:
-        started = time.monotonic()
-        connection.execute(f"CREATE INDEX docs_emb ON docs {engine.index}")
-        seconds = time.monotonic() - started
-        size, = connection.execute("SELECT pg_relation_size('docs_emb')").fetchone()
-        connection.execute("CHECKPOINT")
-    return {"build_seconds": seconds, "index_bytes": size}
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A database of an engine, with the tables docs and queries and the index docs_emb."""
 
+    cluster: Cluster
+    engine: Engine
+    database: str
+    name: str
+    truth: Truth | None = None
 
-def recall(cluster, engine, ef_search, truth):
-    """Recall@10 over all queries; it also brings table and index into the buffers."""
-    answers = []
-    with cluster.connect(dbname=engine.database, prepare_threshold=0) as connection:
-        connection.execute(f"SET {engine.knob} = {ef_search}")
-        plan = "\n".join(line for line, in connection.execute("EXPLAIN " + QUERY.format(id=0)))
+    def connect(self, **kw):
+        return self.cluster.connect(dbname=self.database, **kw)
+
+    def load(self, vectors, queries, spare=None):
+        """Makes the database. spare: vectors for a further table of this name, whose ids go on after those of docs."""
+        self.cluster.psql(f"CREATE DATABASE {self.database}")
+        tables = [("docs", "emb", 0, vectors), ("queries", "v", 0, queries)]
+        if spare is not None:
+            tables.append(("spare", "emb", len(vectors), spare))
+        with self.connect() as connection:
+            connection.execute(f"CREATE EXTENSION {self.engine.extension} CASCADE")
+            for table, column, first, rows in tables:
+                connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, "
+                                   f"{column} vector({rows.shape[1]}) NOT NULL)")
+                copy_rows(connection, table, first, rows)
+            connection.execute("VACUUM (ANALYZE, FREEZE)")
+            connection.execute("CHECKPOINT")
+
+    def build(self):
+        """Builds the index, anew where there is one: seconds and bytes."""
+        with self.connect() as connection:
+            connection.execute("DROP INDEX IF EXISTS docs_emb")
+            started = time.monotonic()
+            connection.execute(f"CREATE INDEX docs_emb ON docs {self.engine.index}")
+            seconds = time.monotonic() - started
+            size, = connection.execute("SELECT pg_relation_size('docs_emb')").fetchone()
+            connection.execute("CHECKPOINT")
+        return seconds, size
+
+    def answers(self, ef_search, count=QUERIES):
+        """The ids that the index returns for the first queries, and the milliseconds that each of them took."""
+        answers, milliseconds = [], []
+        with self.connect(prepare_threshold=0) as connection:
+            connection.execute(f"SET {self.engine.knob} = {ef_search}")
+            for number in range(count):
+                started = time.perf_counter()
+                rows = connection.execute(QUERY.format(id="%s"), [number]).fetchall()
+                milliseconds.append(1000 * (time.perf_counter() - started))
+                answers.append(np.array([row[0] for row in rows], dtype=np.int64))
+            # Last, so that it warms nothing where the first queries are measured.
+            plan = "\n".join(line for line, in connection.execute("EXPLAIN " + QUERY.format(id=0)))
         if "Index Scan using docs_emb" not in plan:
-            raise RuntimeError(f"{engine.name} does not answer from its index:\n{plan}")
-        for number in range(QUERIES):
-            rows = connection.execute(QUERY.format(id="%s"), [number]).fetchall()
-            answers.append(np.array([row[0] for row in rows], dtype=np.int64))
-    return truth.recall(answers)
+            raise RuntimeError(f"{self.name} does not answer from its index:\n{plan}")
+        return answers, milliseconds
+
+    def recall(self, ef_search):
+        """Recall@10 over all queries; it also brings table and index into the buffers."""
+        return self.truth.recall(self.answers(ef_search)[0])
+
+    def rate(self, ef_search, seconds, clients=CLIENTS):
+        """Queries/s of one pgbench run."""
+        script = f"\\set q random(0, {QUERIES - 1})\n{QUERY.format(id=':q')};\n"
+        return pgbench(self, script, seconds, clients, f"-c {self.engine.knob}={ef_search}")
 
 
-def rate(cluster, engine, ef_search, seconds):
-    """Queries/s of one pgbench run."""
-    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(f"\\set q random(0, {QUERIES - 1})\n{QUERY.format(id=':q')};\n")
-        script.flush()
+def copy_rows(connection, table, first, vectors):
+    """Copies the vectors into a table (id, vector) in binary, with ids from `first` on."""
+    layout = np.dtype([("fields", ">i2"), ("id_bytes", ">i4"), ("id", ">i4"), ("vector_bytes", ">i4"),
+                       ("dimensions", ">i2"), ("unused", ">i2"), ("values", ">f4", (vectors.shape[1],))])
+    with connection.cursor().copy(f"COPY {table} FROM STDIN (FORMAT binary)") as copy:
+        copy.write(COPY_HEADER)
+        for start in range(0, len(vectors), 1000):
+            block = vectors[start:start + 1000]
+            rows = np.zeros(len(block), dtype=layout)
+            rows["fields"], rows["id_bytes"], rows["vector_bytes"] = 2, 4, 4 + 4 * vectors.shape[1]
+            rows["id"] = np.arange(first + start, first + start + len(block))
+            rows["dimensions"], rows["values"] = vectors.shape[1], block
+            copy.write(rows.tobytes())
+        copy.write(COPY_END)
+
+
+def pgbench(served, script, seconds, clients=CLIENTS, settings="", may_end_early=False):
+    """Transactions/s of a script; with may_end_early, until an error of its own ends each client, at the latest."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script)
+        file.flush()
         done = subprocess.run(
-            [f"{pg_config('--bindir')}/pgbench", "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", str(CLIENTS),
-             "-T", str(seconds), "-f", script.name, cluster.dsn(engine.database)],
-            env=os.environ | {"PGOPTIONS": f"-c {engine.knob}={ef_search}"}, capture_output=True, text=True)
+            [f"{pg_config('--bindir')}/pgbench", "-n", "-M", "prepared", "-c", str(clients),
+             "-j", str(min(clients, max(CLIENTS, os.cpu_count()))), "-T", str(seconds), "-f", file.name,
+             served.cluster.dsn(served.database)],
+            env=os.environ | {"PGOPTIONS": settings}, capture_output=True, text=True)
     found = re.search(r"^tps = ([0-9.]+)", done.stdout, re.MULTILINE)
-    if done.returncode != 0 or not found:
-        raise RuntimeError(f"pgbench on {engine.name} failed:\n{done.stdout}{done.stderr}")
+    if not found or (done.returncode != 0 and not may_end_early):
+        raise RuntimeError(f"pgbench on {served.name} failed:\n{done.stdout}{done.stderr}")
     return float(found[1])
 
 
-def measure(cluster, engines, truth, rounds, seconds, say):
-    """For each ef_search in turn, each engine's recall, then the engines' queries/s in alternating rounds."""
-    curves = {engine.name: [] for engine in engines}
+def prepare(bench, builds):
+    """Each engine's database with all rows and its index, and {name: {build_seconds, index_bytes, rounds}}."""
+    bench.say(f"exact neighbours of {len(bench.queries):,} queries among {len(bench.vectors):,} rows")
+    truth = Truth(bench.vectors, bench.queries)
+    served = [Served(bench.cluster, engine, engine.database, engine.name, truth) for engine in bench.engines]
+    for database in served:
+        database.load(bench.vectors, bench.queries)
+    results = {}
+    for name, rounds in in_turns(builds, served, Served.build).items():
+        seconds = [second for second, _ in rounds]
+        results[name] = {"build_seconds": statistics.median(seconds), "index_bytes": rounds[-1][1], "rounds": seconds}
+        bench.say(f"  {name:<12} built in {results[name]['build_seconds']:.1f} s, {rounds[-1][1] / 2**20:.1f} MiB")
+    return served, results
+
+
+def in_turns(rounds, contestants, measure):
+    """{name: [what `measure` returns in each round]}: one contestant after the other in each round."""
+    values = {contestant.name: [] for contestant in contestants}
+    for _ in range(rounds):
+        for contestant in contestants:
+            values[contestant.name].append(measure(contestant))
+    return values
+
+
+def curves(bench, contestants, clients=CLIENTS, until=None):
+    """{name: points}. For each ef_search, each contestant's recall, then their queries/s in turns.
+
+    until: a recall that ends a contestant's curve once it is reached.
+    """
+    results = {contestant.name: [] for contestant in contestants}
+    width = max(map(len, results))
     for ef_search in EF_SEARCH:
-        recalls = {engine.name: recall(cluster, engine, ef_search, truth) for engine in engines}
-        rates = {engine.name: [] for engine in engines}
-        for _ in range(rounds):
-            for engine in engines:
-                rates[engine.name].append(rate(cluster, engine, ef_search, seconds))
-        for engine in engines:
-            point = {"ef_search": ef_search, "recall": recalls[engine.name],
-                     "queries_per_second": statistics.median(rates[engine.name]), "rounds": rates[engine.name]}
-            curves[engine.name].append(point)
-            say(f"  ef_search {ef_search:3}  {engine.name:<12} recall {point['recall']:.4f}  "
-                f"{point['queries_per_second']:8,.0f} queries/s")
-    return curves
+        recalls = {contestant.name: contestant.recall(ef_search) for contestant in contestants}
+        rates = in_turns(bench.rounds, contestants, lambda c: c.rate(ef_search, bench.seconds, clients))
+        for name, recall in recalls.items():
+            rate = statistics.median(rates[name])
+            results[name].append({"ef_search": ef_search, "recall": recall, "queries_per_second": rate,
+                                  "rounds": rates[name]})
+            bench.say(f"  ef_search {ef_search:3}  {name:<{width}}  recall {recall:.4f}  {rate:8,.0f} queries/s")
+        contestants = [c for c in contestants if until is None or recalls[c.name] < until]
+    return results

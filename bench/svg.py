@@ -5,7 +5,7 @@ import math
 
 WIDTH, HEIGHT = 720, 460
 LEFT, RIGHT, TOP, BOTTOM = 80, 24, 48, 56
-COLORS = ["#c2410c", "#1d4ed8", "#15803d", "#7e22ce"]
+COLORS = ["#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#0e7490", "#a16207"]
 
 
 def recall_curves(title, curves):

@@ -4,11 +4,11 @@
 
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
-use ann::hnsw::{Code, HeapTid, Index, Options, Plain};
+use ann::hnsw::{AnyCodec, Code, HeapTid, Options};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::open::{self, RowContext};
+use super::open::{self, RelationIndex, RowContext};
 use super::options;
 use crate::errors::{raise, unwrap_index};
 use crate::storage::RelationPages;
@@ -67,19 +67,23 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
         );
     }
     chosen.check();
+    let storage = chosen.storage.for_metric(metric);
     Options {
         dimension: typmod as u32,
         m: chosen.m,
         ef_construction: chosen.ef_construction,
         metric,
+        storage,
+        // SAFETY: the state belongs to this backend.
+        seed: unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) },
     }
 }
 
 /// What the scan of the table adds rows to.
 struct Build<'b, 's, 'r> {
-    index: &'b Index<'s, RelationPages<'r>, Plain>,
-    builder: &'b Builder<Plain>,
-    linker: Linker<'b, Plain>,
+    index: &'b RelationIndex<'s, 'r>,
+    builder: &'b Builder<AnyCodec>,
+    linker: Linker<'b, AnyCodec>,
     workers: usize,
     row_context: RowContext,
     name: &'b str,
@@ -202,7 +206,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         let name = open::name(index);
         let pages = RelationPages::for_build(index);
         let dimension = options.dimension as usize;
-        let codec = Plain::new(options.metric, dimension);
+        let codec = open::codec(&options, &name);
         unwrap_index(create(&pages, &options, &codec), &name);
         let graph = open::index(&pages, &name);
 
@@ -263,8 +267,9 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     unsafe {
         let options = checked_options(index);
         let pages = RelationPages::for_init_fork(index);
-        let codec = Plain::new(options.metric, options.dimension as usize);
-        unwrap_index(create(&pages, &options, &codec), &open::name(index));
+        let name = open::name(index);
+        let codec = open::codec(&options, &name);
+        unwrap_index(create(&pages, &options, &codec), &name);
         pages.log_all();
     }
 }

@@ -4,12 +4,16 @@
 
 use core::ffi::CStr;
 
+use std::cell::RefCell;
+use std::num::NonZeroUsize;
+
 use ann::Metric;
 use ann::hnsw::index::read_meta;
-use ann::hnsw::{Code, Codec, HeapTid, Index, Plain};
+use ann::hnsw::{AnyCodec, Code, Codec, HeapTid, Index, Options};
+use lru::LruCache;
 use pgrx::prelude::*;
 
-use crate::errors::{raise, unwrap_index};
+use crate::errors::{raise, raise_index, unwrap_index};
 use crate::storage::RelationPages;
 use crate::types::Vector;
 
@@ -25,15 +29,35 @@ pub unsafe fn name(relation: pg_sys::Relation) -> String {
         .into_owned()
 }
 
+/// An index on the pages of a relation.
+pub type RelationIndex<'s, 'r> = Index<'s, RelationPages<'r>, AnyCodec>;
+
 /// Opens the index on its pages.
-pub fn index<'s, 'r>(
-    pages: &'s RelationPages<'r>,
-    name: &str,
-) -> Index<'s, RelationPages<'r>, Plain> {
+pub fn index<'s, 'r>(pages: &'s RelationPages<'r>, name: &str) -> RelationIndex<'s, 'r> {
     let meta = unwrap_index(read_meta(pages), name);
     let options = unwrap_index(meta.options(), name);
-    let codec = Plain::new(options.metric, options.dimension as usize);
-    unwrap_index(Index::open(pages, &meta, codec), name)
+    unwrap_index(Index::open(pages, &meta, codec(&options, name)), name)
+}
+
+/// The codec of an index with these options. The codecs that the session used
+/// last are kept: a rotation of wide vectors takes longer to make than to use.
+pub fn codec(options: &Options, name: &str) -> AnyCodec {
+    const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+    thread_local! {
+        static CODECS: RefCell<LruCache<Options, AnyCodec>> =
+            RefCell::new(LruCache::new(KEPT));
+    }
+    CODECS.with_borrow_mut(|codecs| {
+        if let Some(codec) = codecs.get(options) {
+            return codec.clone();
+        }
+        let Some(codec) = AnyCodec::new(options) else {
+            let reason = "its storage cannot serve its metric".into();
+            raise_index(ann::Error::Corrupted { block: 0, reason }, name)
+        };
+        codecs.put(*options, codec.clone());
+        codec
+    })
 }
 
 /// The metric of an index's operator class, told by its support functions:
@@ -65,9 +89,8 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
     }
 }
 
-/// Encodes a vector for an index of `dimension`; `None` if the index leaves
-/// such a vector out.
-pub fn encode(codec: &Plain, dimension: usize, vector: Vector<'_>) -> Option<Code> {
+/// The values of a vector, or an ERROR if an index of `dimension` cannot have it.
+pub fn values(vector: Vector<'_>, dimension: usize) -> &[f32] {
     if vector.values().len() != dimension {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -77,9 +100,15 @@ pub fn encode(codec: &Plain, dimension: usize, vector: Vector<'_>) -> Option<Cod
             ),
         );
     }
+    vector.values()
+}
+
+/// Encodes a vector for an index of `dimension`; `None` if the index leaves
+/// such a vector out.
+pub fn encode(codec: &AnyCodec, dimension: usize, vector: Vector<'_>) -> Option<Code> {
     let mut code = Code::zeroed(codec.code_len());
     codec
-        .encode(vector.values(), code.bytes_mut())
+        .encode(values(vector, dimension), code.bytes_mut())
         .then_some(code)
 }
 

@@ -2,11 +2,15 @@
 
 #![allow(unsafe_code)]
 
+use std::mem::offset_of;
 use std::sync::OnceLock;
 
+use ann::Metric;
+use ann::hnsw::Storage;
+use pgrx::pg_sys::relopt_type::{RELOPT_TYPE_ENUM, RELOPT_TYPE_INT};
 use pgrx::prelude::*;
 
-use crate::errors::raise;
+use crate::errors::{raise, raise_with_hint};
 
 const DEFAULT_M: i32 = 16;
 const DEFAULT_EF_CONSTRUCTION: i32 = 64;
@@ -19,6 +23,50 @@ struct Stored {
     vl_len: i32,
     m: i32,
     ef_construction: i32,
+    storage: i32,
+}
+
+/// What the creator of an index says of [`Storage`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum StorageOption {
+    /// The best for the metric.
+    Auto,
+    /// [`Storage::Fused`].
+    Fused,
+    /// [`Storage::Plain`].
+    Plain,
+}
+
+impl StorageOption {
+    const NAMES: [(&core::ffi::CStr, StorageOption); 3] = [
+        (c"auto", StorageOption::Auto),
+        (c"fused", StorageOption::Fused),
+        (c"plain", StorageOption::Plain),
+    ];
+
+    fn from_stored(stored: i32) -> Self {
+        Self::NAMES
+            .into_iter()
+            .map(|(_, option)| option)
+            .find(|&option| option as i32 == stored)
+            .unwrap_or(StorageOption::Auto)
+    }
+
+    /// The storage of an index under a metric, or an ERROR.
+    pub fn for_metric(self, metric: Metric) -> Storage {
+        let can_be_fused = metric != Metric::L1;
+        match self {
+            StorageOption::Plain => Storage::Plain,
+            StorageOption::Auto if !can_be_fused => Storage::Plain,
+            StorageOption::Fused if !can_be_fused => raise_with_hint(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "storage = fused is not supported for taxicab distance",
+                "Leave the option out, or use storage = plain.",
+            ),
+            StorageOption::Auto | StorageOption::Fused => Storage::Fused,
+        }
+    }
 }
 
 /// What the creator of an index chose.
@@ -28,6 +76,8 @@ pub struct HnswOptions {
     pub m: u16,
     /// Size of the beam that looks for them.
     pub ef_construction: u16,
+    /// What vertices hold.
+    pub storage: StorageOption,
 }
 
 /// Registers the options.
@@ -55,6 +105,24 @@ pub fn init() {
                 1000,
                 lock,
             );
+            // The server keeps the pointer.
+            let members = StorageOption::NAMES
+                .map(|(name, option)| pg_sys::relopt_enum_elt_def {
+                    string_val: name.as_ptr(),
+                    symbol_val: option as i32,
+                })
+                .into_iter()
+                .chain([pg_sys::relopt_enum_elt_def::default()]);
+            let members: Box<[_]> = members.collect();
+            pg_sys::add_enum_reloption(
+                kind,
+                c"storage".as_ptr(),
+                c"What vertices hold of vectors".as_ptr(),
+                Box::leak(members).as_mut_ptr(),
+                StorageOption::Auto as i32,
+                c"Valid values are \"auto\", \"fused\" and \"plain\".".as_ptr(),
+                lock,
+            );
             kind
         }
     });
@@ -66,20 +134,21 @@ pub unsafe extern "C-unwind" fn amoptions(
     reloptions: pg_sys::Datum,
     validate: bool,
 ) -> *mut pg_sys::bytea {
-    let int = pg_sys::relopt_type::RELOPT_TYPE_INT;
     #[allow(clippy::needless_update)] // later versions have more fields
-    let element = |name: &'static core::ffi::CStr, offset: usize| pg_sys::relopt_parse_elt {
+    let element = |name: &'static core::ffi::CStr, kind, offset: usize| pg_sys::relopt_parse_elt {
         optname: name.as_ptr(),
-        opttype: int,
+        opttype: kind,
         offset: offset as i32,
         ..Default::default()
     };
     let elements = [
-        element(c"m", std::mem::offset_of!(Stored, m)),
+        element(c"m", RELOPT_TYPE_INT, offset_of!(Stored, m)),
         element(
             c"ef_construction",
-            std::mem::offset_of!(Stored, ef_construction),
+            RELOPT_TYPE_INT,
+            offset_of!(Stored, ef_construction),
         ),
+        element(c"storage", RELOPT_TYPE_ENUM, offset_of!(Stored, storage)),
     ];
     // SAFETY: the offsets are those of `Stored`, whose size is given.
     unsafe {
@@ -102,17 +171,22 @@ pub unsafe extern "C-unwind" fn amoptions(
 /// `index` is an open index of this access method.
 pub unsafe fn of_index(index: pg_sys::Relation) -> HnswOptions {
     // SAFETY: rd_options is what `amoptions` returned.
-    let (m, ef_construction) = unsafe {
+    let (m, ef_construction, storage) = unsafe {
         let stored = (*index).rd_options.cast::<Stored>();
         if stored.is_null() {
-            (DEFAULT_M, DEFAULT_EF_CONSTRUCTION)
+            (
+                DEFAULT_M,
+                DEFAULT_EF_CONSTRUCTION,
+                StorageOption::Auto as i32,
+            )
         } else {
-            ((*stored).m, (*stored).ef_construction)
+            ((*stored).m, (*stored).ef_construction, (*stored).storage)
         }
     };
     HnswOptions {
         m: m as u16,
         ef_construction: ef_construction as u16,
+        storage: StorageOption::from_stored(storage),
     }
 }
 

@@ -3,7 +3,8 @@
 
 #![allow(unsafe_code)]
 
-use ann::hnsw::{Code, Codec, HeapTid, Plain, Scan};
+use ann::hnsw::beam::{Counters, Found};
+use ann::hnsw::{AnyQuery, Code, Codec, HeapTid, Scan, Storage};
 use pgrx::prelude::*;
 
 use super::open;
@@ -22,18 +23,22 @@ struct State {
 }
 
 struct Search {
-    scan: Scan,
+    scan: Scan<AnyQuery>,
+    /// Rows are returned in the order of a lower bound of their distance, and
+    /// the executor puts them into the exact order.
+    by_bound: bool,
     mode: IterativeScan,
     ef: usize,
-    /// Rows of the present round that were not returned yet, the next one last.
-    rows: Vec<HeapTid>,
+    /// Rows of the present round that were not returned yet, the next one last,
+    /// each with what it is ordered by.
+    rows: Vec<(f64, HeapTid)>,
     /// Rows returned since their visibility was last looked at; not kept by an
     /// iterative scan, which does not ask.
     returned: Vec<HeapTid>,
     /// Rows returned before, and visible.
     visible: usize,
-    /// Distance of the last row, for strict order.
-    last: f32,
+    /// What the last row is ordered by, for strict order.
+    last: f64,
     finished: bool,
 }
 
@@ -48,6 +53,9 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     // memory context that also holds the scan.
     unsafe {
         let scan = pg_sys::RelationGetIndexScan(index, keys, order_bys);
+        // What the executor reads the bounds from.
+        (*scan).xs_orderbyvals = pg_sys::palloc0(size_of::<pg_sys::Datum>()).cast();
+        (*scan).xs_orderbynulls = pg_sys::palloc0(size_of::<bool>()).cast();
         let mut context = pgrx::PgMemoryContexts::CurrentMemoryContext;
         (*scan).opaque = context.leak_and_drop_on_delete(State::default()).cast();
         scan
@@ -102,7 +110,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             let pages = RelationPages::new(index);
             search.fill(&pages, &name);
         }
-        let Some(tid) = search.rows.pop() else {
+        let Some((bound, tid)) = search.rows.pop() else {
             return false;
         };
         if search.mode == IterativeScan::Off {
@@ -110,9 +118,8 @@ pub unsafe extern "C-unwind" fn amgettuple(
         }
         (*scan).xs_heaptid = open::item_pointer(tid);
         (*scan).xs_recheck = false;
-        // The distances of plain vertices are those of the operator, so the
-        // order is final.
-        (*scan).xs_recheckorderby = false;
+        (*scan).xs_recheckorderby = search.by_bound;
+        *(*scan).xs_orderbyvals = pg_sys::Float8GetDatum(bound);
         true
     }
 }
@@ -152,21 +159,48 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
         } else {
             let dimension = graph.options().dimension as usize;
             let vector = Vector::from_datum(key.sk_argument);
-            open::encode(graph.codec(), dimension, vector)
+            graph.codec().query(open::values(vector, dimension))
         };
+        let by_bound =
+            query.is_some() && graph.options().storage == Storage::Fused && has_cheap_key(index);
         // Nothing is nearer than anything else to NULL, or by its angle to
         // zero: any query will do.
-        let query = query.unwrap_or_else(|| Code::zeroed(graph.codec().code_len()));
+        let query = query.unwrap_or_else(|| {
+            let nothing = Code::zeroed(graph.codec().code_len());
+            graph.codec().query_of_code(nothing.bytes())
+        });
         Search {
             scan: Scan::new(query),
+            by_bound,
             mode: ITERATIVE_SCAN.get(),
             ef: EF_SEARCH.get() as usize,
             rows: Vec::new(),
             returned: Vec::new(),
             visible: 0,
-            last: f32::NEG_INFINITY,
+            last: f64::NEG_INFINITY,
             finished: false,
         }
+    }
+}
+
+/// Whether the executor may compute what is indexed for each row that it
+/// compares: a column, or an expression that costs little. One that runs a
+/// model is left alone; its rows come in the order of their codes.
+///
+/// # Safety
+///
+/// `index` is an open index.
+unsafe fn has_cheap_key(index: pg_sys::Relation) -> bool {
+    const DEAR: f64 = 100.0;
+    // SAFETY: the index has one column, and an expression where it names none.
+    unsafe {
+        if *(*(*index).rd_index).indkey.values.as_slice(1).as_ptr() != 0 {
+            return true;
+        }
+        let mut cost = pg_sys::QualCost::default();
+        let expressions = pg_sys::RelationGetIndexExpressions(index);
+        pg_sys::cost_qual_eval(&mut cost, expressions, std::ptr::null_mut());
+        cost.startup + cost.per_tuple < DEAR * pg_sys::cpu_operator_cost
     }
 }
 
@@ -203,14 +237,27 @@ impl Search {
         // An order that was promised stays one when a scan goes on.
         let strict = self.mode != IterativeScan::RelaxedOrder;
         while self.rows.is_empty() {
-            let found = unwrap_index(self.scan.next_round::<_, Plain>(&graph, self.ef), name);
+            let mut found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
+            let by_bound = self.by_bound;
+            let rank = |found: &Found| {
+                if by_bound {
+                    found.bound
+                } else {
+                    f64::from(found.distance)
+                }
+            };
+            if by_bound {
+                found.sort_by(|a, b| a.bound.total_cmp(&b.bound));
+            }
             self.finished = found.is_empty() || !self.is_within_limits();
             for found in &found {
-                if strict && found.distance < self.last {
+                let rank = rank(found);
+                if strict && rank < self.last {
                     continue;
                 }
-                self.last = self.last.max(found.distance);
-                self.rows.extend(self.scan.heap_tids(found));
+                self.last = self.last.max(rank);
+                let tids = self.scan.heap_tids(found).iter();
+                self.rows.extend(tids.map(|&tid| (rank, tid)));
             }
             if self.finished {
                 break;
@@ -223,7 +270,7 @@ impl Search {
     /// iterative, any; if not, one to make up for rows that this snapshot does
     /// not see, so that deleted rows never crowd out others.
     unsafe fn may_go_on(&mut self, scan: pg_sys::IndexScanDesc) -> bool {
-        if self.scan.visited() == 0 || self.mode != IterativeScan::Off {
+        if self.scan.counters() == Counters::default() || self.mode != IterativeScan::Off {
             return true;
         }
         let before = self.returned.len();
@@ -244,7 +291,7 @@ impl Search {
     fn is_within_limits(&self) -> bool {
         // SAFETY: reads a setting.
         let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
-        self.scan.visited() < MAX_SCAN_TUPLES.get() as usize
+        self.scan.counters().visited < MAX_SCAN_TUPLES.get() as u64
             && (self.scan.memory() as f64) < work_mem * SCAN_MEM_MULTIPLIER.get()
     }
 }

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use ann::hnsw::{HeapTid, Plain};
+use ann::hnsw::{AnyCodec, HeapTid};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ fn hash(code: &[u8]) -> u64 {
 /// The comparison of a table with what its index holds.
 struct Comparison<'a> {
     held: &'a Held,
-    codec: &'a Plain,
+    codec: &'a AnyCodec,
     dimension: usize,
     row_context: RowContext,
     problem: Option<String>,

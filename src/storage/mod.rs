@@ -43,6 +43,8 @@ pub struct RelationPages<'r> {
     logging: Logging,
     /// As many blocks as the relation had when last asked; it never shrinks.
     blocks: Cell<Block>,
+    /// Which buffers hold pages of this backend's indexes, perhaps.
+    hints: &'static Hints,
     /// Called by [`PageStore::pause`].
     on_pause: fn(),
     _relation: PhantomData<&'r ()>,
@@ -161,6 +163,7 @@ impl<'r> RelationPages<'r> {
             fork,
             logging,
             blocks: Cell::new(0),
+            hints: Hints::of_backend(),
             on_pause: || {
                 pgrx::check_for_interrupts!();
             },
@@ -204,6 +207,32 @@ impl<'r> RelationPages<'r> {
         }
     }
 
+    /// Pins a page. If it is still in the buffer where it was last, the server
+    /// need not look for it.
+    fn pin(&self, block: Block) -> pg_sys::Buffer {
+        let place = self.hints.place(self.relation, block);
+        let hint = self.hints.get(place, block);
+        if self.fork == pg_sys::ForkNumber::MAIN_FORKNUM
+            && let Some(buffer) = hint
+        {
+            // SAFETY: the relation is open; the server checks that the buffer
+            // holds this page.
+            unsafe {
+                #[cfg(feature = "pg15")]
+                let file = (*self.relation).rd_node;
+                #[cfg(not(feature = "pg15"))]
+                let file = (*self.relation).rd_locator;
+                if pg_sys::ReadRecentBuffer(file, self.fork, block, buffer) {
+                    count_hit(self.relation);
+                    return buffer;
+                }
+            }
+        }
+        let buffer = self.buffer(block, pg_sys::ReadBufferMode::RBM_NORMAL);
+        self.hints.set(place, block, buffer);
+        buffer
+    }
+
     /// Pins and locks a page of the index, after checking that it is one.
     fn get(&self, block: Block, lock: u32) -> Result<Buffer<'_>, Error> {
         if block >= self.blocks.get() && block >= self.block_count() {
@@ -213,7 +242,7 @@ impl<'r> RelationPages<'r> {
             });
         }
         pgrx::check_for_interrupts!();
-        let buffer = self.buffer(block, pg_sys::ReadBufferMode::RBM_NORMAL);
+        let buffer = self.pin(block);
         // SAFETY: the buffer was just pinned, and is locked before its content
         // is read. A page of zeros was added to the file but not yet written,
         // or not before a crash.
@@ -237,6 +266,71 @@ impl<'r> RelationPages<'r> {
             });
         }
         Ok(guard)
+    }
+}
+
+/// Where pages of indexes were found in shared buffers, in memory of this
+/// backend: a table that each page has one place in, by its number. A hint may
+/// be wrong at any time; whoever uses it lets the server check.
+struct Hints(Vec<Cell<(Block, pg_sys::Buffer)>>);
+
+impl Hints {
+    /// A power of two, so that the hints take 512 KiB.
+    const PLACES: usize = 1 << 16;
+
+    /// The hints of this backend, made when it first opens an index.
+    fn of_backend() -> &'static Hints {
+        thread_local! {
+            static HINTS: &'static Hints =
+                Box::leak(Box::new(Hints(vec![Cell::new((0, 0)); Hints::PLACES])));
+        }
+        HINTS.with(|hints| *hints)
+    }
+
+    fn place(&self, relation: pg_sys::Relation, block: Block) -> usize {
+        // SAFETY: the relation is open.
+        #[cfg(feature = "pg15")]
+        let file = unsafe { (*relation).rd_node.relNode.to_u32() };
+        // SAFETY: as above.
+        #[cfg(not(feature = "pg15"))]
+        let file = unsafe { (*relation).rd_locator.relNumber.to_u32() };
+        // Indexes that are searched in turns begin at different places.
+        (block.wrapping_add(file.wrapping_mul(0x9e37_79b9)) as usize) % Self::PLACES
+    }
+
+    fn get(&self, place: usize, block: Block) -> Option<pg_sys::Buffer> {
+        let (known, buffer) = self.0[place].get();
+        (known == block && buffer > 0).then_some(buffer)
+    }
+
+    fn set(&self, place: usize, block: Block, buffer: pg_sys::Buffer) {
+        self.0[place].set((block, buffer));
+    }
+}
+
+/// Counts a page found in shared buffers in the statistics of a relation
+/// (pgstat_count_buffer_read and pgstat_count_buffer_hit).
+///
+/// # Safety
+///
+/// The relation is open.
+unsafe fn count_hit(relation: pg_sys::Relation) {
+    // SAFETY: the entry may be absent.
+    unsafe {
+        if let Some(info) = (*relation).pgstat_info.as_mut() {
+            #[cfg(feature = "pg15")]
+            let counts = &mut info.t_counts;
+            #[cfg(feature = "pg15")]
+            {
+                counts.t_blocks_fetched += 1;
+                counts.t_blocks_hit += 1;
+            }
+            #[cfg(not(feature = "pg15"))]
+            {
+                info.counts.blocks_fetched += 1;
+                info.counts.blocks_hit += 1;
+            }
+        }
     }
 }
 
@@ -370,12 +464,24 @@ impl PageStore for RelationPages<'_> {
         }
     }
 
-    fn prefetch(&self, block: Block) {
-        // SAFETY: the relation is open; a block past the end is not asked for.
-        unsafe {
-            if block < self.blocks.get() {
-                pg_sys::PrefetchBuffer(self.relation, self.fork, block);
-            }
+    fn prefetch(&self, block: Block, at: usize, len: usize) {
+        if self.fork != pg_sys::ForkNumber::MAIN_FORKNUM || block >= self.blocks.get() {
+            return;
+        }
+        let place = self.hints.place(self.relation, block);
+        let buffer = self.hints.get(place, block).unwrap_or_else(|| {
+            // SAFETY: the relation is open, and the block is not past its end.
+            // If the page is in no buffer, the operating system is asked to
+            // read it ahead.
+            let found = unsafe { pg_sys::PrefetchBuffer(self.relation, self.fork, block) };
+            self.hints.set(place, block, found.recent_buffer);
+            found.recent_buffer
+        });
+        if buffer > 0 {
+            // SAFETY: a hint never names a buffer that does not exist, so the
+            // address is one in shared buffers.
+            let slot = unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>().add(BODY_AT + at) };
+            ann::simd::prefetch(slot, len.min(BODY_LEN - at));
         }
     }
 

@@ -128,7 +128,7 @@ impl PageStore for MemPages {
         self.journal.lock().push(record);
     }
 
-    fn prefetch(&self, _block: Block) {}
+    fn prefetch(&self, _block: Block, _at: usize, _len: usize) {}
 
     fn pause(&self) {}
 }

@@ -7,7 +7,7 @@
 use crate::simd::{self, Kernels};
 
 /// How two vectors are compared. Smaller keys are nearer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Metric {
     /// Euclidean distance; the key is its square.
     L2,

@@ -1,11 +1,15 @@
 //! Best-first search on one level of a graph.
 //!
-//! Algorithm 2 of Malkov and Yashunin, made resumable: what falls out of the
-//! beam is kept aside, so that a search can go on where it stopped and return
-//! the next nearest vertices without visiting any vertex twice.
-
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+//! Algorithm 2 of Malkov and Yashunin, in the form of Gou et al. (SymphonyQG,
+//! section 3.2): a *pool* holds the nearest vertices known so far, by estimates
+//! of their distance until they are visited and by their codes from then on.
+//! The search visits the nearest one that it has not visited, until none in the
+//! pool is left. A graph whose estimates are exact makes this the algorithm of
+//! the HNSW paper.
+//!
+//! It is resumable: what falls out of the pool is kept aside, so that a search
+//! can go on where it stopped and return the next nearest vertices without
+//! visiting any vertex twice.
 
 use rustc_hash::FxHashSet;
 
@@ -14,30 +18,50 @@ use crate::Error;
 
 /// What a visit to a vertex finds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Visit {
-    /// No vertex of this level is there (any more).
-    Absent,
-    /// A vertex without rows, at this distance: a way through, not a result.
-    Passage(f32),
-    /// A vertex with rows, at this distance.
-    Live(f32),
+pub struct Visit {
+    /// Whether the vertex has rows; if not, it is a way through.
+    pub live: bool,
+    /// Its ordering key for the query.
+    pub key: f32,
+    /// A lower bound of its distance, when rows are asked for.
+    pub bound: f64,
+    /// The vertex of the same element one level down.
+    pub below: Vertex,
+}
+
+/// Where a visit tells of the neighbours of a vertex.
+pub struct Neighbours<'a> {
+    /// Those whose distance is known already.
+    pub seen: &'a FxHashSet<Vertex>,
+    /// Their numbers; [`NONE`] where there is none.
+    pub numbers: &'a mut Vec<Vertex>,
+    /// About their keys, in the same order; there may be more.
+    pub estimates: &'a mut Vec<f32>,
 }
 
 /// A graph that a beam can walk: on pages, or in memory during a build.
 pub trait Graph {
-    /// Compares a vertex with the query, and appends its rows to `tids` when
-    /// they are asked for.
+    /// What vertices are compared with.
+    type Query: ?Sized;
+
+    /// Whether the estimates of [`Graph::visit`] are the keys themselves; then
+    /// it leaves out neighbours that were seen.
+    fn is_exact(&self) -> bool;
+
+    /// How many vertices a beam must hold to find the nearest `ef`.
+    fn width(&self, ef: usize) -> usize;
+
+    /// Compares a vertex with the query, tells of its neighbours, and appends
+    /// its rows to `tids` when they are asked for. `None` if no vertex of this
+    /// level is there (any more).
     fn visit(
         &self,
         vertex: Vertex,
         level: u8,
-        query: &[u8],
+        query: &Self::Query,
         tids: Option<&mut Vec<HeapTid>>,
-    ) -> Result<Visit, Error>;
-
-    /// Puts the neighbours of a vertex into `out`; none if it is no longer a
-    /// vertex of this level.
-    fn neighbours(&self, vertex: Vertex, level: u8, out: &mut Vec<Vertex>) -> Result<(), Error>;
+        neighbours: &mut Neighbours<'_>,
+    ) -> Result<Option<Visit>, Error>;
 
     /// The vertex of the same element one level down, or `NONE` if this one is
     /// gone.
@@ -52,42 +76,22 @@ pub trait Graph {
 pub struct Found {
     /// Its ordering key for the query.
     pub distance: f32,
+    /// A lower bound of its distance, in the units of the SQL operator.
+    pub bound: f64,
     /// Its number.
     pub vertex: Vertex,
+    /// The vertex of the same element one level down.
+    pub below: Vertex,
     /// Where its rows are in [`Beam::tids`].
     pub tids: (u32, u32),
 }
 
-/// A visited vertex in a heap: ordered by distance, then by age.
+/// A vertex in the pool.
 #[derive(Clone, Copy)]
-struct Entry {
-    distance: f32,
-    node: u32,
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.distance
-            .total_cmp(&other.distance)
-            .then(self.node.cmp(&other.node))
-    }
-}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Entry {}
-
-struct Node {
-    found: Found,
-    live: bool,
-    expanded: bool,
+struct Candidate {
+    key: f32,
+    vertex: Vertex,
+    visited: bool,
 }
 
 /// What a beam does beside finding the nearest live vertices.
@@ -95,27 +99,44 @@ struct Node {
 pub struct BeamOptions {
     /// Vertices without rows count as results (to descend through them).
     pub passages_too: bool,
-    /// Collect the rows of the vertices.
+    /// Collect the rows of the vertices, and bounds.
     pub with_tids: bool,
-    /// Keep what falls out of the beam, so that it can be resumed.
+    /// Keep what falls out of the pool, so that the search can be resumed.
     pub resumable: bool,
 }
 
+/// What a search did, for `EXPLAIN`-like reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Vertices visited.
+    pub visited: u64,
+    /// Neighbours whose distance was estimated or computed.
+    pub estimated: u64,
+}
+
 /// A search on one level for the vertices nearest to a query, which is the
-/// same code in every call.
+/// same in every call.
 pub struct Beam {
     level: u8,
     options: BeamOptions,
-    visited: FxHashSet<Vertex>,
-    nodes: Vec<Node>,
-    /// Visited, to be expanded; nearest first.
-    frontier: BinaryHeap<Reverse<Entry>>,
-    /// The results so far; farthest first.
-    nearest: BinaryHeap<Entry>,
-    /// Visited, neither result nor frontier now; nearest first.
-    aside: BinaryHeap<Reverse<Entry>>,
+    /// The nearest known vertices, nearest first.
+    pool: Vec<Candidate>,
+    /// Everything in the pool before this index was visited.
+    next: usize,
+    /// Vertices that are or were in the pool; with exact estimates, all whose
+    /// distance is known.
+    seen: FxHashSet<Vertex>,
+    /// Every vertex visited.
+    visited: Vec<Vertex>,
+    /// Known, but not near enough for the pool.
+    aside: Vec<(f32, Vertex)>,
+    /// Results that were not taken yet.
+    found: Vec<Found>,
     tids: Vec<HeapTid>,
-    neighbours: Vec<Vertex>,
+    counters: Counters,
+    // Memory for what a visit tells.
+    numbers: Vec<Vertex>,
+    estimates: Vec<f32>,
 }
 
 impl Beam {
@@ -124,104 +145,130 @@ impl Beam {
         Beam {
             level,
             options,
-            visited: FxHashSet::default(),
-            nodes: Vec::new(),
-            frontier: BinaryHeap::new(),
-            nearest: BinaryHeap::new(),
-            aside: BinaryHeap::new(),
+            pool: Vec::new(),
+            next: 0,
+            seen: FxHashSet::default(),
+            visited: Vec::new(),
+            aside: Vec::new(),
+            found: Vec::new(),
             tids: Vec::new(),
-            neighbours: Vec::new(),
+            counters: Counters::default(),
+            numbers: Vec::new(),
+            estimates: Vec::new(),
         }
     }
 
-    /// Makes this a new beam, in the memory that it already has.
+    /// Makes this a new beam, in the memory that it already has. The counters
+    /// go on.
     pub fn reset(&mut self, level: u8, options: BeamOptions) {
         self.level = level;
         self.options = options;
+        self.pool.clear();
+        self.next = 0;
+        self.seen.clear();
         self.visited.clear();
-        // Room for what a usual search visits, so that the set rarely grows.
-        self.visited.reserve(if level == 0 { 1024 } else { 128 });
-        self.nodes.clear();
-        self.frontier.clear();
-        self.nearest.clear();
         self.aside.clear();
+        self.found.clear();
         self.tids.clear();
     }
 
-    /// Visits a starting point, if there is such a vertex.
-    pub fn start(&mut self, graph: &impl Graph, query: &[u8], vertex: Vertex) -> Result<(), Error> {
-        if !self.visited.insert(vertex) {
-            return Ok(());
+    /// Adds a starting point, which is visited first.
+    pub fn start(&mut self, vertex: Vertex) {
+        if vertex != NONE && self.seen.insert(vertex) {
+            self.insert(f32::NEG_INFINITY, vertex, false);
         }
-        if let Some(entry) = self.visit(graph, query, vertex)? {
-            self.frontier.push(Reverse(entry));
-            if self.nodes[entry.node as usize].live {
-                self.nearest.push(entry);
-            }
-        }
-        Ok(())
     }
 
-    /// Expands vertices until the `ef` nearest results stand.
-    pub fn run(&mut self, graph: &impl Graph, query: &[u8], ef: usize) -> Result<(), Error> {
-        while let Some(&Reverse(next)) = self.frontier.peek() {
-            if self.nearest.len() >= ef && self.worst().is_some_and(|w| next.distance > w) {
-                break;
+    /// Visits vertices until the nearest `width` known ones are visited.
+    pub fn run<G: Graph>(
+        &mut self,
+        graph: &G,
+        query: &G::Query,
+        width: usize,
+    ) -> Result<(), Error> {
+        while let Some(position) = self.next_to_visit(self.next) {
+            self.next = position;
+            let vertex = self.pool[position].vertex;
+            if let Some(ahead) = self.next_to_visit(position + 1) {
+                graph.prefetch(self.pool[ahead].vertex);
             }
-            self.frontier.pop();
-            let node = &mut self.nodes[next.node as usize];
-            if std::mem::replace(&mut node.expanded, true) {
-                continue;
-            }
-            let vertex = node.found.vertex;
-            let mut neighbours = std::mem::take(&mut self.neighbours);
-            neighbours.clear();
-            graph.neighbours(vertex, self.level, &mut neighbours)?;
-            neighbours.retain(|&n| self.visited.insert(n));
-            for (i, &neighbour) in neighbours.iter().enumerate() {
-                if let Some(&ahead) = neighbours.get(i + 2) {
-                    graph.prefetch(ahead);
-                }
-                if let Some(entry) = self.visit(graph, query, neighbour)? {
-                    self.consider(entry, ef);
+            self.visit(graph, query, position, vertex)?;
+            let numbers = std::mem::take(&mut self.numbers);
+            let estimates = std::mem::take(&mut self.estimates);
+            for (&number, &estimate) in numbers.iter().zip(&estimates) {
+                if number != NONE {
+                    self.consider(graph.is_exact(), estimate, number, width);
                 }
             }
-            self.neighbours = neighbours;
+            self.numbers = numbers;
+            self.estimates = estimates;
         }
         Ok(())
     }
 
     /// Whether there are results to take.
     pub fn has_results(&self) -> bool {
-        !self.nearest.is_empty()
+        !self.found.is_empty()
     }
 
-    /// Takes the results, nearest first, out of the beam. What remains can go
-    /// on with [`Beam::resume`].
-    pub fn take(&mut self) -> Vec<Found> {
-        let mut found: Vec<Found> = std::iter::from_fn(|| self.nearest.pop())
-            .map(|entry| self.nodes[entry.node as usize].found)
-            .collect();
-        found.reverse();
-        found
+    /// Takes the nearest `limit` results out of the beam, nearest first. What
+    /// remains can be taken later, or after [`Beam::resume`] went on.
+    pub fn take(&mut self, limit: usize) -> Vec<Found> {
+        self.found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+        let rest = self.found.split_off(limit.min(self.found.len()));
+        std::mem::replace(&mut self.found, rest)
     }
 
-    /// Goes on after [`Beam::take`] until the next `ef` results stand; the
-    /// beam must be resumable. Finds nothing when the graph is exhausted.
-    pub fn resume(&mut self, graph: &impl Graph, query: &[u8], ef: usize) -> Result<(), Error> {
-        while self.nearest.len() < ef {
-            let Some(Reverse(entry)) = self.aside.pop() else {
-                break;
-            };
-            let node = &self.nodes[entry.node as usize];
-            if !node.expanded {
-                self.frontier.push(Reverse(entry));
+    /// Goes on with the nearest of what was kept aside; the beam must be
+    /// resumable. Finds nothing when the graph is exhausted.
+    pub fn resume<G: Graph>(
+        &mut self,
+        graph: &G,
+        query: &G::Query,
+        width: usize,
+    ) -> Result<(), Error> {
+        loop {
+            self.refill(graph.is_exact(), width);
+            if self.pool.is_empty() {
+                return Ok(());
             }
-            if node.live {
-                self.nearest.push(entry);
+            self.run(graph, query, width)?;
+            if self.has_results() {
+                return Ok(());
             }
         }
-        self.run(graph, query, ef)
+    }
+
+    /// Makes the nearest of what was kept aside the pool.
+    fn refill(&mut self, is_exact: bool, width: usize) {
+        self.pool.clear();
+        self.next = 0;
+        self.seen.clear();
+        self.seen.extend(&self.visited);
+        // Of several estimates for a vertex, the smallest comes first now.
+        self.aside.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let mut rest = Vec::new();
+        for (estimate, vertex) in std::mem::take(&mut self.aside) {
+            if !self.seen.insert(vertex) {
+                continue;
+            }
+            if self.pool.len() < width {
+                self.pool.push(Candidate {
+                    key: estimate,
+                    vertex,
+                    visited: false,
+                });
+            } else {
+                rest.push((estimate, vertex));
+            }
+        }
+        if !is_exact {
+            // These may come nearer by the estimate of another neighbour.
+            for (_, vertex) in &rest {
+                self.seen.remove(vertex);
+            }
+        }
+        self.aside = rest;
     }
 
     /// The rows that `Found::tids` point into.
@@ -229,70 +276,108 @@ impl Beam {
         &self.tids[found.tids.0 as usize..found.tids.1 as usize]
     }
 
-    /// Vertices visited so far.
-    pub fn visited(&self) -> usize {
-        self.visited.len()
+    /// What all searches of this beam did.
+    pub fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// Bytes of memory that the search holds, roughly.
     pub fn memory(&self) -> usize {
-        // A hash set of u32 takes about 8 bytes an element, a heap entry 8.
-        self.visited.len() * 8
-            + self.nodes.len() * (size_of::<Node>() + 2 * size_of::<Entry>())
+        // A hash set of u32 takes about 8 bytes an element.
+        self.seen.len() * 8
+            + self.visited.len() * (size_of::<Vertex>() + size_of::<Found>())
+            + self.aside.len() * size_of::<(f32, Vertex)>()
             + self.tids.len() * size_of::<HeapTid>()
     }
 
-    fn worst(&self) -> Option<f32> {
-        self.nearest.peek().map(|entry| entry.distance)
+    fn next_to_visit(&self, from: usize) -> Option<usize> {
+        let rest = self.pool.get(from..)?;
+        rest.iter().position(|c| !c.visited).map(|i| from + i)
     }
 
-    fn visit(
+    /// Visits the vertex at a position of the pool, which then has its place by
+    /// its true key.
+    fn visit<G: Graph>(
         &mut self,
-        graph: &impl Graph,
-        query: &[u8],
+        graph: &G,
+        query: &G::Query,
+        position: usize,
         vertex: Vertex,
-    ) -> Result<Option<Entry>, Error> {
+    ) -> Result<(), Error> {
         let tids_from = self.tids.len() as u32;
         let tids = self.options.with_tids.then_some(&mut self.tids);
-        let (distance, live) = match graph.visit(vertex, self.level, query, tids)? {
-            Visit::Absent => return Ok(None),
-            Visit::Passage(distance) => (distance, self.options.passages_too),
-            Visit::Live(distance) => (distance, true),
+        self.numbers.clear();
+        self.estimates.clear();
+        let mut neighbours = Neighbours {
+            seen: &self.seen,
+            numbers: &mut self.numbers,
+            estimates: &mut self.estimates,
         };
-        let entry = Entry {
-            distance,
-            node: self.nodes.len() as u32,
+        let visit = graph.visit(vertex, self.level, query, tids, &mut neighbours)?;
+        self.visited.push(vertex);
+        self.counters.visited += 1;
+        self.counters.estimated += self.numbers.len() as u64;
+        self.pool.remove(position);
+        let Some(visit) = visit else {
+            return Ok(());
         };
-        self.nodes.push(Node {
-            found: Found {
-                distance,
+        // A way through takes no place in the pool from what is sought.
+        if visit.live || self.options.passages_too {
+            self.insert(visit.key, vertex, true);
+            self.found.push(Found {
+                distance: visit.key,
+                bound: visit.bound,
                 vertex,
+                below: visit.below,
                 tids: (tids_from, self.tids.len() as u32),
-            },
-            live,
-            expanded: false,
-        });
-        Ok(Some(entry))
+            });
+        }
+        Ok(())
     }
 
-    fn consider(&mut self, entry: Entry, ef: usize) {
-        let full = self.nearest.len() >= ef;
-        if full && self.worst().is_some_and(|w| entry.distance >= w) {
-            if self.options.resumable {
-                self.aside.push(Reverse(entry));
+    fn consider(&mut self, is_exact: bool, estimate: f32, vertex: Vertex, width: usize) {
+        let farthest = match self.pool.last() {
+            Some(last) if self.pool.len() >= width => last.key,
+            _ => f32::INFINITY,
+        };
+        // What is infinitely far may enter a pool that has room.
+        let near = estimate < farthest || self.pool.len() < width;
+        if is_exact || near {
+            let known = !self.seen.insert(vertex);
+            if known {
+                return;
             }
-            return;
         }
-        self.frontier.push(Reverse(entry));
-        if !self.nodes[entry.node as usize].live {
-            return;
+        if near {
+            self.insert(estimate, vertex, false);
+            if self.pool.len() > width
+                && let Some(last) = self.pool.pop()
+                && !last.visited
+            {
+                self.put_aside(last.key, last.vertex);
+            }
+        } else {
+            self.put_aside(estimate, vertex);
         }
-        self.nearest.push(entry);
-        if self.nearest.len() > ef
-            && let Some(evicted) = self.nearest.pop()
-            && self.options.resumable
-        {
-            self.aside.push(Reverse(evicted));
+    }
+
+    fn put_aside(&mut self, estimate: f32, vertex: Vertex) {
+        if self.options.resumable {
+            self.aside.push((estimate, vertex));
+        }
+    }
+
+    /// Puts a vertex into the pool, behind those at the same distance.
+    fn insert(&mut self, key: f32, vertex: Vertex, visited: bool) {
+        let position = self.pool.partition_point(|c| c.key <= key);
+        let candidate = Candidate {
+            key,
+            vertex,
+            visited,
+        };
+        self.pool.insert(position, candidate);
+        if !visited {
+            self.next = self.next.min(position);
         }
     }
 }
@@ -305,10 +390,10 @@ const DESCENT: usize = 4;
 /// Walks from `entry` on level `from` down to level `to`, and returns the
 /// vertices of `to` where a search should start; none if the way was lost
 /// because vertices were removed meanwhile. It uses the memory of `beam`.
-pub fn descend(
-    graph: &impl Graph,
+pub fn descend<G: Graph>(
+    graph: &G,
     beam: &mut Beam,
-    query: &[u8],
+    query: &G::Query,
     entry: Vertex,
     from: u8,
     to: u8,
@@ -321,22 +406,15 @@ pub fn descend(
     for level in (to + 1..=from).rev() {
         beam.reset(level, options);
         for entry in entries {
-            beam.start(graph, query, entry)?;
+            beam.start(entry);
         }
         beam.run(graph, query, DESCENT)?;
-        entries = step_down(graph, level, &beam.take())?;
+        entries = step_down(&beam.take(DESCENT));
     }
     Ok(entries)
 }
 
-/// The vertices that those which were found on a level stand on.
-pub fn step_down(graph: &impl Graph, level: u8, found: &[Found]) -> Result<Vec<Vertex>, Error> {
-    let mut below = Vec::with_capacity(found.len().min(DESCENT));
-    for found in found.iter().take(DESCENT) {
-        let vertex = graph.below(found.vertex, level)?;
-        if vertex != NONE {
-            below.push(vertex);
-        }
-    }
-    Ok(below)
+/// The vertices that the nearest of those which were found stand on.
+pub fn step_down(found: &[Found]) -> Vec<Vertex> {
+    found.iter().take(DESCENT).map(|f| f.below).collect()
 }

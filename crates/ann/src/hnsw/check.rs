@@ -21,7 +21,6 @@ use std::collections::HashSet;
 
 use rustc_hash::FxHashSet;
 
-use super::beam::Graph;
 use super::codec::{Code, Codec};
 use super::index::Index;
 use super::layout::{HeapTid, Meta, NONE, State, Vertex};
@@ -274,13 +273,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     fn check_links(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
-        let mut links = Vec::new();
         for (vertex, slot) in (0..).zip(seen) {
             if slot.state != State::Live {
                 continue;
             }
-            links.clear();
-            self.neighbours(vertex, slot.level, &mut links)?;
+            self.store.pause();
+            let mut links: Vec<Vertex> =
+                self.with_slot(vertex, |slot| slot.neighbours().collect())?;
             links.sort_unstable();
             let repeated = links.windows(2).any(|pair| pair[0] == pair[1]);
             let dangling = links.iter().find(|&&link| {
@@ -296,6 +295,39 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             }
             if let Some(link) = dangling {
                 let reason = format!("vertex {vertex} has the dangling neighbour {link}");
+                report.add(Error::corrupted(block, reason));
+            } else if self.is_fused() {
+                self.check_link_codes(vertex, slot.level, report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the links of a vertex hold of the neighbours' codes.
+    fn check_link_codes(
+        &self,
+        vertex: Vertex,
+        level: u8,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let mut own = Code::zeroed(self.layout.code_len);
+        let mut links = Code::zeroed(self.layout.links_len());
+        let places = self.with_vertex(vertex, level, |slot| {
+            own.bytes_mut().copy_from_slice(slot.code(&self.layout));
+            links.bytes_mut().copy_from_slice(slot.links(&self.layout));
+            slot.places().to_vec()
+        })?;
+        let places = places.unwrap_or_default();
+        let mut code = Code::zeroed(self.layout.code_len);
+        for (position, &neighbour) in places.iter().enumerate() {
+            if neighbour == NONE || !self.load_code(neighbour, level, code.bytes_mut())? {
+                continue;
+            }
+            let stored = (position, code.bytes());
+            if !self.codec.link_matches(own.bytes(), stored, links.bytes()) {
+                let reason =
+                    format!("vertex {vertex} has another code of its neighbour {neighbour}");
+                let block = self.layout.locate(vertex)?.0;
                 report.add(Error::corrupted(block, reason));
             }
         }
@@ -336,11 +368,10 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             reached[entry.base as usize] = true;
             stack.push(entry.base);
         }
-        let mut links = Vec::new();
         while let Some(vertex) = stack.pop() {
-            links.clear();
-            self.neighbours(vertex, 0, &mut links)?;
-            for &link in &links {
+            self.store.pause();
+            let links: Vec<Vertex> = self.with_slot(vertex, |slot| slot.neighbours().collect())?;
+            for link in links {
                 if !std::mem::replace(&mut reached[link as usize], true) {
                     stack.push(link);
                 }

@@ -1,11 +1,11 @@
 //! An open index: reading and writing single vertices on pages.
 
-use super::beam::{Graph, Visit};
+use super::beam::{Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::layout::{HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Vertex};
 use super::neighbours::select_diverse;
 use crate::Error;
-use crate::page::{Body, PageStore};
+use crate::page::{BODY_LEN, Block, Body, MAX_PAGES_PER_RECORD, PageStore};
 
 /// The metapage's block.
 pub const METAPAGE: u32 = 0;
@@ -61,7 +61,12 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         &self.codec
     }
 
-    /// Looks at a vertex's slot under a share lock.
+    /// Whether visits tell how far neighbours are by the codes of the links.
+    pub(super) fn is_fused(&self) -> bool {
+        self.layout.links_len() > 0
+    }
+
+    /// Looks at the first page of a vertex's slot under a share lock.
     pub(super) fn with_slot<R>(
         &self,
         vertex: Vertex,
@@ -72,8 +77,43 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         Ok(look(Slot::parse(&self.layout, block, &page, at)?))
     }
 
-    /// Changes a vertex's slot (not its code) in one record, if `decide` says
-    /// so after a look at it under the exclusive lock.
+    /// Looks at the whole slot of a vertex of `level`; `None` if it holds none.
+    ///
+    /// The first page stays locked while the other pages of a large slot are
+    /// read, so the vertex cannot be replaced half-way.
+    pub(super) fn with_vertex<R>(
+        &self,
+        vertex: Vertex,
+        level: u8,
+        look: impl FnOnce(Slot<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        let (block, at) = self.layout.locate(vertex)?;
+        let page = self.store.read(block)?;
+        let slot = Slot::parse(&self.layout, block, &page, at)?;
+        if slot.state == State::Free || slot.header.level != level {
+            return Ok(None);
+        }
+        if self.layout.pages_per_slot == 1 {
+            return Ok(Some(look(slot)));
+        }
+        let whole = self.gather(block, slot.bytes())?;
+        Ok(Some(look(slot.with_all(whole.bytes()))))
+    }
+
+    /// The bytes of a slot that spans pages, of which the first one's are given.
+    fn gather(&self, block: Block, first: &[u8]) -> Result<Code, Error> {
+        let mut whole = Code::zeroed(self.layout.slot_len);
+        let bytes = whole.bytes_mut();
+        bytes[..first.len()].copy_from_slice(first);
+        for ((range, from), further) in self.layout.pieces(0).zip(block..).skip(1) {
+            let len = range.len();
+            bytes[range].copy_from_slice(&self.store.read(further)?.0[from..from + len]);
+        }
+        Ok(whole)
+    }
+
+    /// Changes a vertex's slot on its first page in one record, if `decide`
+    /// says so after a look at it under the exclusive lock.
     pub(super) fn change_slot(
         &self,
         vertex: Vertex,
@@ -98,44 +138,136 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         level: u8,
         code: &mut [u8],
     ) -> Result<bool, Error> {
-        let copied = self.read_vertex(vertex, level, |_, pieces| {
-            pieces(&mut |range, bytes| code[range].copy_from_slice(bytes))
+        let copied = self.with_vertex(vertex, level, |slot| {
+            code.copy_from_slice(slot.code(&self.layout));
         })?;
         Ok(copied.is_some())
     }
 
-    /// Looks at a vertex and the pieces of its code, or returns `None` if the
-    /// slot holds no vertex of `level`.
-    ///
-    /// The first page stays locked while the other pages of a large slot are
-    /// read, so the vertex cannot be replaced half-way.
-    fn read_vertex<R>(
+    /// Copies a vertex's code, if there is a vertex of `level`.
+    pub(super) fn code_of(&self, vertex: Vertex, level: u8) -> Result<Option<Code>, Error> {
+        let mut code = Code::zeroed(self.layout.code_len);
+        let found = self.load_code(vertex, level, code.bytes_mut())?;
+        Ok(found.then_some(code))
+    }
+
+    /// Changes the neighbours of a live vertex from those in the places `seen`,
+    /// which were read before without a lock, to `neighbours`; false if they
+    /// were changed meanwhile. Of a neighbour in `known` the code is known
+    /// already. A new neighbour that is no longer there is left out.
+    pub(super) fn replace_neighbours(
         &self,
         vertex: Vertex,
         level: u8,
-        look: impl FnOnce(
-            &Slot<'_>,
-            &mut dyn FnMut(&mut dyn FnMut(std::ops::Range<usize>, &[u8])) -> Result<(), Error>,
-        ) -> Result<R, Error>,
-    ) -> Result<Option<R>, Error> {
-        let (block, at) = self.layout.locate(vertex)?;
-        let page = self.store.read(block)?;
-        let slot = Slot::parse(&self.layout, block, &page, at)?;
-        if slot.state == State::Free || slot.header.level != level {
-            return Ok(None);
-        }
-        look(&slot, &mut |piece| {
-            for (i, (range, from)) in self.layout.code_pieces(at).enumerate() {
-                let bytes = from..from + range.len();
-                if i == 0 {
-                    piece(range, &page.0[bytes]);
-                } else {
-                    piece(range, &self.store.read(block + i as u32)?.0[bytes]);
+        seen: &[Vertex],
+        neighbours: &[Vertex],
+        known: Option<(Vertex, &Code)>,
+    ) -> Result<bool, Error> {
+        let mut places = neighbours.to_vec();
+        let mut added = Vec::new();
+        let mut own = None;
+        if self.is_fused() {
+            // What is stored beside the links that stay need not move.
+            places = self::places(seen, neighbours, self.layout.capacity(level));
+            for (position, place) in places.iter_mut().enumerate() {
+                if *place == NONE || seen.get(position) == Some(place) {
+                    continue;
+                }
+                let code = match known {
+                    Some((known, code)) if known == *place => Some(code.clone()),
+                    _ => self.code_of(*place, level)?,
+                };
+                match code {
+                    Some(code) => added.push((position, code)),
+                    None => *place = NONE,
                 }
             }
-            Ok(())
-        })
-        .map(Some)
+            own = self.code_of(vertex, level)?;
+        }
+        let added: Vec<(usize, &[u8])> = added.iter().map(|(p, c)| (*p, c.bytes())).collect();
+
+        let (block, at) = self.layout.locate(vertex)?;
+        let mut first = self.store.lock(block)?;
+        let slot = Slot::parse(&self.layout, block, &first, at)?;
+        if slot.state != State::Live || slot.header.level != level || slot.places() != seen {
+            return Ok(false);
+        }
+        let range = self.layout.links_at..self.layout.code_at;
+        let edit = |bytes: &mut [u8]| {
+            SlotMut::of_bytes(&self.layout, bytes).set_places(&places);
+            if let Some(own) = &own {
+                let links = &mut bytes[range.clone()];
+                self.codec.encode_links(own.bytes(), &added, links);
+            }
+        };
+        if self.layout.pages_per_slot == 1 || !self.is_fused() {
+            let end = (at + self.layout.slot_len).min(BODY_LEN);
+            self.store.commit(&mut [&mut first], &mut |bodies| {
+                edit(&mut bodies[0].0[at..end]);
+            });
+            return Ok(true);
+        }
+
+        let before = self.gather(block, slot.bytes())?;
+        let mut after = before.clone();
+        edit(after.bytes_mut());
+        let kept: Vec<Vertex> = (seen.iter().zip(&places))
+            .map(|(seen, place)| if seen == place { *place } else { NONE })
+            .collect();
+        self.write_pages(block, &mut first, &before, &after, &kept)?;
+        Ok(true)
+    }
+
+    /// Writes a changed slot that spans pages, the first of which is locked. If
+    /// one record cannot hold all, the neighbours that change are hidden first
+    /// (`kept` has the others in their places) and shown again last.
+    fn write_pages(
+        &self,
+        block: Block,
+        first: &mut S::Write<'s>,
+        before: &Code,
+        after: &Code,
+        kept: &[Vertex],
+    ) -> Result<(), Error> {
+        let differs = |(range, _): &(std::ops::Range<usize>, usize)| {
+            before.bytes()[range.clone()] != after.bytes()[range.clone()]
+        };
+        let copy = |body: &mut Body, (range, at): (std::ops::Range<usize>, usize)| {
+            body.0[at..at + range.len()].copy_from_slice(&after.bytes()[range]);
+        };
+        let mut pieces = self.layout.pieces(0).zip(block..);
+        let Some((first_piece, _)) = pieces.next() else {
+            return Ok(());
+        };
+        let changed: Vec<_> = pieces.filter(|(piece, _)| differs(piece)).collect();
+        if changed.len() < MAX_PAGES_PER_RECORD {
+            let mut others = Vec::with_capacity(changed.len());
+            for (_, block) in &changed {
+                others.push(self.store.lock(*block)?);
+            }
+            let mut pages = vec![first];
+            pages.extend(&mut others);
+            self.store.commit(&mut pages, &mut |bodies| {
+                copy(bodies[0], first_piece.clone());
+                for (body, (piece, _)) in bodies[1..].iter_mut().zip(&changed) {
+                    copy(body, piece.clone());
+                }
+            });
+            return Ok(());
+        }
+        self.store.commit(&mut [first], &mut |bodies| {
+            SlotMut::new(&self.layout, bodies[0], 0).set_places(kept);
+        });
+        for (piece, block) in &changed {
+            let mut page = self.store.lock(*block)?;
+            self.store.commit(&mut [&mut page], &mut |bodies| {
+                copy(bodies[0], piece.clone())
+            });
+        }
+        self.store.commit(&mut [first], &mut |bodies| {
+            copy(bodies[0], first_piece.clone())
+        });
+        Ok(())
     }
 
     /// Hands out a slot and writes a vertex into it, in one record; the pages
@@ -180,18 +312,45 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
             meta.entry = number;
             meta.entry_level = 0;
         }
-        for (i, (range, from)) in self.layout.code_pieces(at).enumerate().skip(1) {
-            let mut page = self.store.lock(block + i as u32)?;
+        let image = vertex.image(&self.layout, number);
+        let image = image.bytes();
+        for ((range, from), further) in self.layout.pieces(at).zip(block..).skip(1) {
+            let mut page = self.store.lock(further)?;
             self.store.commit(&mut [&mut page], &mut |bodies| {
-                bodies[0].0[from..from + range.len()].copy_from_slice(&vertex.code[range.clone()]);
+                bodies[0].0[from..from + range.len()].copy_from_slice(&image[range.clone()]);
             });
         }
         self.store
             .commit(&mut [&mut meta_page, &mut first], &mut |bodies| {
                 meta.write(bodies[0]);
-                vertex.write(&self.layout, number, bodies[1], at);
+                if let Some((range, from)) = self.layout.pieces(at).next() {
+                    bodies[1].0[from..from + range.len()].copy_from_slice(&image[range]);
+                }
             });
         Ok(number)
+    }
+
+    /// The links to neighbours on a level, of a vertex that has this code. What
+    /// is no longer there is left out.
+    pub(super) fn links(&self, own: &Code, level: u8, numbers: &[Vertex]) -> Result<Links, Error> {
+        let mut links = Links {
+            numbers: numbers.to_vec(),
+            codes: Code::zeroed(self.layout.links_len()),
+        };
+        if self.is_fused() {
+            links.numbers.clear();
+            let mut codes = Vec::with_capacity(numbers.len());
+            for &number in numbers {
+                if let Some(code) = self.code_of(number, level)? {
+                    links.numbers.push(number);
+                    codes.push(code);
+                }
+            }
+            let codes: Vec<(usize, &[u8])> = codes.iter().map(Code::bytes).enumerate().collect();
+            self.codec
+                .encode_links(own.bytes(), &codes, links.codes.bytes_mut());
+        }
+        Ok(links)
     }
 
     /// Of the candidates (nearest first, of one level), at most `limit`
@@ -206,8 +365,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let mut kept = Vec::with_capacity(candidates.len());
         let mut codes = Vec::with_capacity(candidates.len());
         for &(distance, vertex) in candidates {
-            let mut code = Code::zeroed(self.layout.code_len);
-            if self.load_code(vertex, level, code.bytes_mut())? {
+            if let Some(code) = self.code_of(vertex, level)? {
                 kept.push((distance, vertex));
                 codes.push(code);
             }
@@ -226,42 +384,74 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         level: u8,
         code: &[u8],
     ) -> Result<Option<f32>, Error> {
-        Ok(match self.visit(vertex, level, code, None)? {
-            Visit::Live(distance) => Some(distance),
-            Visit::Absent | Visit::Passage(_) => None,
-        })
+        let distance = self.with_vertex(vertex, level, |slot| {
+            (slot.state == State::Live).then(|| self.codec.distance(code, slot.code(&self.layout)))
+        })?;
+        Ok(distance.flatten())
     }
 }
 
 impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
+    type Query = C::Query;
+
+    fn is_exact(&self) -> bool {
+        !self.is_fused()
+    }
+
+    fn width(&self, ef: usize) -> usize {
+        if self.is_fused() { fused_width(ef) } else { ef }
+    }
+
     fn visit(
         &self,
         vertex: Vertex,
         level: u8,
-        query: &[u8],
+        query: &C::Query,
         tids: Option<&mut Vec<HeapTid>>,
-    ) -> Result<Visit, Error> {
-        let visit = self.read_vertex(vertex, level, |slot, pieces| {
-            let mut sum = 0.0;
-            pieces(&mut |range, bytes| sum += self.codec.partial(&query[range], bytes))?;
-            let distance = self.codec.key(sum);
-            if let Some(tids) = tids {
+        neighbours: &mut Neighbours<'_>,
+    ) -> Result<Option<Visit>, Error> {
+        let visit = self.with_vertex(vertex, level, |slot| {
+            let code = slot.code(&self.layout);
+            let key = self.codec.key(query, code);
+            let live = slot.state == State::Live;
+            let mut bound = f64::from(key);
+            if let Some(tids) = tids
+                && live
+            {
                 tids.extend(slot.heap_tids());
+                bound = self.codec.bound(query, code, key);
             }
-            Ok(match slot.state {
-                State::Live => Visit::Live(distance),
-                State::Dead | State::Free => Visit::Passage(distance),
-            })
+            let links = slot.links(&self.layout);
+            self.codec
+                .estimates(query, key, links, neighbours.estimates);
+            neighbours.numbers.extend_from_slice(slot.places());
+            Visit {
+                live,
+                key,
+                bound,
+                below: slot.header.below,
+            }
         })?;
-        Ok(visit.unwrap_or(Visit::Absent))
-    }
-
-    fn neighbours(&self, vertex: Vertex, level: u8, out: &mut Vec<Vertex>) -> Result<(), Error> {
-        self.with_slot(vertex, |slot| {
-            if slot.state != State::Free && slot.header.level == level {
-                out.extend_from_slice(slot.neighbours());
+        if !self.is_fused() {
+            // Links say nothing of their neighbours: go and see.
+            let mut unseen = 0;
+            for i in 0..neighbours.numbers.len() {
+                let number = neighbours.numbers[i];
+                if number == NONE || neighbours.seen.contains(&number) {
+                    continue;
+                }
+                let key = self.with_vertex(number, level, |slot| {
+                    self.codec.key(query, slot.code(&self.layout))
+                })?;
+                if let Some(key) = key {
+                    neighbours.numbers[unseen] = number;
+                    neighbours.estimates.push(key);
+                    unseen += 1;
+                }
             }
-        })
+            neighbours.numbers.truncate(unseen);
+        }
+        Ok(visit)
     }
 
     fn below(&self, vertex: Vertex, level: u8) -> Result<Vertex, Error> {
@@ -274,7 +464,50 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         })
     }
 
-    fn prefetch(&self, _vertex: Vertex) {}
+    fn prefetch(&self, vertex: Vertex) {
+        if let Ok((block, at)) = self.layout.locate(vertex) {
+            self.store.prefetch(block, at, self.layout.slot_len);
+        }
+    }
+}
+
+/// The width of a beam over estimates that finds what one of `ef` over exact
+/// distances does. Estimates are off by some per cent, so a few vertices more
+/// have to be seen.
+fn fused_width(ef: usize) -> usize {
+    ef + ef / 4 + 8
+}
+
+/// New places, at most `capacity`, for `neighbours`: those that are in `old`
+/// keep theirs.
+fn places(old: &[Vertex], neighbours: &[Vertex], capacity: usize) -> Vec<Vertex> {
+    let mut places: Vec<Vertex> = old
+        .iter()
+        .map(|&n| if neighbours.contains(&n) { n } else { NONE })
+        .collect();
+    let mut next = 0;
+    for &new in neighbours.iter().filter(|n| !old.contains(n)) {
+        while places.get(next).is_some_and(|&place| place != NONE) {
+            next += 1;
+        }
+        if next < places.len() {
+            places[next] = new;
+        } else if places.len() < capacity {
+            places.push(new);
+        }
+        // Only a damaged list, with a neighbour twice, has no place left.
+    }
+    while places.last() == Some(&NONE) {
+        places.pop();
+    }
+    places
+}
+
+/// The links of a vertex: the numbers of its neighbours, and what is stored
+/// beside each.
+pub(super) struct Links {
+    pub numbers: Vec<Vertex>,
+    pub codes: Code,
 }
 
 /// A vertex to be written.
@@ -285,19 +518,21 @@ pub(super) struct NewVertex<'a> {
     /// `None` on level 0: the vertex itself.
     pub base: Option<Vertex>,
     pub heap_tids: &'a [HeapTid],
-    pub neighbours: &'a [Vertex],
+    pub links: &'a Links,
     pub code: &'a [u8],
 }
 
 impl NewVertex<'_> {
-    /// Writes the vertex into the slot at byte `at` of its first page.
-    pub fn write(&self, layout: &Layout, number: Vertex, body: &mut Body, at: usize) {
-        let mut slot = SlotMut::new(layout, body, at);
+    /// The bytes of the vertex's slot.
+    pub fn image(&self, layout: &Layout, number: Vertex) -> Code {
+        let mut image = Code::zeroed(layout.slot_len);
+        let bytes = image.bytes_mut();
+        let mut slot = SlotMut::of_bytes(layout, bytes);
         slot.init(self.level, self.below, self.base.unwrap_or(number));
         slot.set_heap_tids(self.heap_tids);
-        slot.set_neighbours(self.neighbours);
-        if let Some((range, from)) = layout.code_pieces(at).next() {
-            body.0[from..from + range.len()].copy_from_slice(&self.code[range]);
-        }
+        slot.set_places(&self.links.numbers);
+        bytes[layout.links_at..layout.code_at].copy_from_slice(self.links.codes.bytes());
+        bytes[layout.code_at..][..layout.code_len].copy_from_slice(self.code);
+        image
     }
 }

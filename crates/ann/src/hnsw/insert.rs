@@ -31,12 +31,11 @@ pub fn random_level(m: u16, uniform: f64) -> u8 {
 /// lists in ascending order of distance; index 0 is level 0.
 ///
 /// It uses the memory of `beam`.
-pub(super) fn nearest_by_level(
-    graph: &impl Graph,
+pub(super) fn nearest_by_level<G: Graph>(
+    graph: &G,
     beam: &mut Beam,
-    query: &[u8],
-    entry: Vertex,
-    entry_level: u8,
+    query: &G::Query,
+    (entry, entry_level): (Vertex, u8),
     top: u8,
     ef: usize,
 ) -> Result<Vec<Vec<Found>>, Error> {
@@ -46,13 +45,13 @@ pub(super) fn nearest_by_level(
     for level in (0..=top).rev() {
         beam.reset(level, BeamOptions::default());
         for &entry in &entries {
-            beam.start(graph, query, entry)?;
+            beam.start(entry);
         }
-        beam.run(graph, query, ef)?;
-        let nearest = beam.take();
+        beam.run(graph, query, graph.width(ef))?;
+        let nearest = beam.take(ef);
         if level > 0 {
             // Where every vertex nearby is dead, go straight down.
-            let below = step_down(graph, level, &nearest)?;
+            let below = step_down(&nearest);
             entries = if below.is_empty() {
                 let below = entries.iter().map(|&entry| graph.below(entry, level));
                 below.collect::<Result<_, Error>>()?
@@ -63,6 +62,11 @@ pub(super) fn nearest_by_level(
         found[usize::from(level)] = nearest;
     }
     Ok(found)
+}
+
+/// The neighbours in a list of places.
+pub(super) fn present(places: &[Vertex]) -> Vec<Vertex> {
+    places.iter().copied().filter(|&n| n != NONE).collect()
 }
 
 impl<S: PageStore, C: Codec> Index<'_, S, C> {
@@ -93,17 +97,16 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// metapage by which they were found.
     fn find(&self, code: &Code, level: u8) -> Result<(Meta, Vec<Vec<Found>>), Error> {
         let ef = usize::from(self.options.ef_construction);
+        let query = self.codec.query_of_code(code.bytes());
         let mut tries = 0;
         loop {
             let meta = self.meta()?;
             if meta.entry == NONE {
                 return Ok((meta, Vec::new()));
             }
-            let entry_level = meta.entry_level as u8;
-            let query = code.bytes();
+            let entry = (meta.entry, meta.entry_level as u8);
             let mut beam = Beam::new(0, BeamOptions::default());
-            let found =
-                nearest_by_level(self, &mut beam, query, meta.entry, entry_level, level, ef)?;
+            let found = nearest_by_level(self, &mut beam, &query, entry, level, ef)?;
             tries += 1;
             if found.first().is_some_and(|found| !found.is_empty()) || tries == MAX_TRIES {
                 return Ok((meta, found));
@@ -169,12 +172,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         let mut vertices: Vec<Vertex> = Vec::with_capacity(usize::from(level) + 1);
         let rows = [tid];
         for level in 0..=level {
+            let neighbours = neighbours.get(usize::from(level)).map_or(&[][..], |n| n);
             let number = self.write_vertex(&NewVertex {
                 level,
                 below: vertices.last().copied().unwrap_or(NONE),
                 base: vertices.first().copied(),
                 heap_tids: if level == 0 { &rows } else { &[] },
-                neighbours: neighbours.get(usize::from(level)).map_or(&[], |n| n),
+                links: &self.links(code, level, neighbours)?,
                 code: code.bytes(),
             })?;
             vertices.push(number);
@@ -210,34 +214,43 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         level: u8,
         neighbours: &[Vertex],
     ) -> Result<(), Error> {
-        let list = |vertex| {
-            self.with_slot(vertex, |slot| {
-                (slot.state == State::Live && slot.header.level == level)
-                    .then(|| slot.neighbours().to_vec())
-            })
-        };
         for &neighbour in neighbours {
-            if list(neighbour)?.is_some_and(|links| links.contains(&vertex)) {
+            if self
+                .live_places(neighbour, level)?
+                .is_some_and(|links| links.contains(&vertex))
+            {
                 return Ok(());
             }
         }
         let capacity = self.layout.capacity(level);
         for &neighbour in neighbours {
-            let Some(seen) = list(neighbour)? else {
+            let Some(seen) = self.live_places(neighbour, level)? else {
                 continue;
             };
-            let mut links = seen.clone();
+            let mut links = present(&seen);
             if links.len() == capacity
                 && let Some(last) = links.pop()
             {
                 self.take_over(vertex, last, level)?;
             }
             links.push(vertex);
-            if self.replace_links(neighbour, level, &seen, &links)? {
+            if self.replace_neighbours(neighbour, level, &seen, &links, None)? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// The places for neighbours of a live vertex.
+    pub(super) fn live_places(
+        &self,
+        vertex: Vertex,
+        level: u8,
+    ) -> Result<Option<Vec<Vertex>>, Error> {
+        self.with_slot(vertex, |slot| {
+            (slot.state == State::Live && slot.header.level == level)
+                .then(|| slot.places().to_vec())
+        })
     }
 
     /// Adds a link to a vertex in any case, if need be in the place of its last.
@@ -248,37 +261,18 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         if link == vertex || !self.with_slot(link, is_live)? {
             return Ok(());
         }
-        let (block, at) = self.layout.locate(vertex)?;
-        let mut page = self.store.lock(block)?;
-        let slot = Slot::parse(&self.layout, block, &page, at)?;
-        let mut links = slot.neighbours().to_vec();
-        if slot.state != State::Live || slot.header.level != level || links.contains(&link) {
-            return Ok(());
+        while let Some(seen) = self.live_places(vertex, level)? {
+            let mut links = present(&seen);
+            if links.contains(&link) {
+                break;
+            }
+            links.truncate(self.layout.capacity(level) - 1);
+            links.push(link);
+            if self.replace_neighbours(vertex, level, &seen, &links, None)? {
+                break;
+            }
         }
-        links.truncate(self.layout.capacity(level) - 1);
-        links.push(link);
-        self.store.commit(&mut [&mut page], &mut |bodies| {
-            SlotMut::new(&self.layout, bodies[0], at).set_neighbours(&links);
-        });
         Ok(())
-    }
-
-    /// Changes the neighbours of a vertex from `seen`, which was read before
-    /// without a lock; false if they were changed meanwhile.
-    pub(super) fn replace_links(
-        &self,
-        vertex: Vertex,
-        level: u8,
-        seen: &[Vertex],
-        links: &[Vertex],
-    ) -> Result<bool, Error> {
-        self.change_slot(
-            vertex,
-            |slot| {
-                slot.state == State::Live && slot.header.level == level && slot.neighbours() == seen
-            },
-            |slot| slot.set_neighbours(links),
-        )
     }
 
     /// Adds `new` (whose code is given) to the neighbours of `vertex`, in the
@@ -293,19 +287,16 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     ) -> Result<(), Error> {
         let capacity = self.layout.capacity(level);
         loop {
-            let seen = self.with_slot(vertex, |slot| {
-                (slot.state == State::Live && slot.header.level == level)
-                    .then(|| slot.neighbours().to_vec())
-            })?;
+            let seen = self.live_places(vertex, level)?;
             let Some(seen) = seen.filter(|seen| !seen.contains(&new)) else {
                 return Ok(());
             };
-            let links = if seen.len() < capacity {
-                let mut links = seen.clone();
+            let mut links = present(&seen);
+            let links = if links.len() < capacity {
                 links.push(new);
                 links
             } else {
-                let links = self.replace_one(vertex, &seen, new, level, code)?;
+                let links = self.replace_one(vertex, &links, new, level, code)?;
                 if !links.contains(&new) {
                     return Ok(());
                 }
@@ -313,7 +304,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             };
             // The choice was made without a lock: it stands only if nobody
             // changed the list meanwhile.
-            if self.replace_links(vertex, level, &seen, &links)? {
+            if self.replace_neighbours(vertex, level, &seen, &links, Some((new, code)))? {
                 return Ok(());
             }
         }

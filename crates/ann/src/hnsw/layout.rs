@@ -52,8 +52,32 @@ impl HeapTid {
     }
 }
 
+/// What the vertices of an index hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// The whole vector: [`super::codec::Plain`].
+    Plain,
+    /// A short code, and codes of the neighbours: [`super::codec::Fused`].
+    Fused,
+}
+
+impl Storage {
+    fn tag(self) -> u32 {
+        match self {
+            Storage::Plain => 0,
+            Storage::Fused => 1,
+        }
+    }
+
+    fn from_tag(tag: u32) -> Option<Self> {
+        [Storage::Plain, Storage::Fused]
+            .into_iter()
+            .find(|storage| storage.tag() == tag)
+    }
+}
+
 /// What the creator of an index chooses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Options {
     /// Components of a vector.
     pub dimension: u32,
@@ -63,6 +87,10 @@ pub struct Options {
     pub ef_construction: u16,
     /// What is near.
     pub metric: Metric,
+    /// What vertices hold.
+    pub storage: Storage,
+    /// Seed of the rotation of fused codes.
+    pub seed: u64,
 }
 
 /// The metapage, as stored.
@@ -86,10 +114,11 @@ pub struct Meta {
     pub free_head: Vertex,
     /// Length of that chain.
     pub free_count: u32,
-    reserved: u32,
+    storage: u32,
+    seed: u64,
 }
 
-const _: () = assert!(size_of::<Meta>() == 48);
+const _: () = assert!(size_of::<Meta>() == 56);
 
 impl Meta {
     /// The metapage of an empty index.
@@ -107,7 +136,8 @@ impl Meta {
             vertex_count: 0,
             free_head: NONE,
             free_count: 0,
-            reserved: 0,
+            storage: options.storage.tag(),
+            seed: options.seed,
         }
     }
 
@@ -156,11 +186,15 @@ impl Meta {
     pub fn options(&self) -> Result<Options, Error> {
         let metric = Metric::from_tag(self.metric)
             .ok_or_else(|| Error::corrupted(0, format!("metapage has metric {}", self.metric)))?;
+        let storage = Storage::from_tag(self.storage)
+            .ok_or_else(|| Error::corrupted(0, format!("metapage has storage {}", self.storage)))?;
         Ok(Options {
             dimension: self.dimension,
             m: self.m,
             ef_construction: self.ef_construction,
             metric,
+            storage,
+            seed: self.seed,
         })
     }
 
@@ -214,7 +248,7 @@ const NEIGHBOURS_AT: usize = (TIDS_AT + MAX_HEAP_TIDS * 6).next_multiple_of(8);
 
 const _: () = assert!(HEADER_LEN == 16);
 const _: () = assert!(NEIGHBOURS_AT == 80);
-// Everything but the code lies on the first page of a slot.
+// The rows and the numbers of the neighbours lie on the first page of a slot.
 const _: () = assert!(NEIGHBOURS_AT + 2 * MAX_M as usize * 4 < BODY_LEN);
 
 /// Sizes and places of an index, from its options and codec.
@@ -226,6 +260,8 @@ pub struct Layout {
     pub slots_per_page: u32,
     /// Pages of a slot.
     pub pages_per_slot: u32,
+    /// Where the codes of the links start in a slot.
+    pub links_at: usize,
     /// Where the code starts in a slot.
     pub code_at: usize,
     /// Bytes of a code.
@@ -237,13 +273,15 @@ impl Layout {
     /// The layout of an index with these options, whose codes are `codec`'s.
     pub fn new(options: &Options, codec: &impl Codec) -> Self {
         let m = usize::from(options.m);
-        let code_at = NEIGHBOURS_AT + 2 * m * size_of::<Vertex>();
+        let links_at = NEIGHBOURS_AT + 2 * m * size_of::<Vertex>();
+        let code_at = links_at + codec.links_len(2 * m);
         let code_len = codec.code_len();
         let slot_len = (code_at + code_len).next_multiple_of(8);
         Layout {
             slot_len,
             slots_per_page: (BODY_LEN / slot_len).max(1) as u32,
             pages_per_slot: slot_len.div_ceil(BODY_LEN) as u32,
+            links_at,
             code_at,
             code_len,
             m,
@@ -267,30 +305,26 @@ impl Layout {
         Ok((block, slot * self.slot_len))
     }
 
-    /// The ranges of a code's bytes that lie on each page of its slot, with
-    /// the byte of that page where the range starts.
-    pub fn code_pieces(
-        &self,
-        slot_at: usize,
-    ) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
-        let (code_at, code_len) = (self.code_at, self.code_len);
+    /// The ranges of a slot's bytes that lie on each of its pages, with the
+    /// byte of that page where the range starts. `at` is where the slot starts.
+    pub fn pieces(&self, at: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+        let slot_len = self.slot_len;
         (0..self.pages_per_slot as usize).map(move |page| {
-            let start = if page == 0 {
-                0
-            } else {
-                page * BODY_LEN - code_at
-            };
-            let end = ((page + 1) * BODY_LEN - slot_at - code_at).min(code_len);
-            let at = if page == 0 { slot_at + code_at } else { 0 };
+            let start = page * BODY_LEN;
+            let end = (start + BODY_LEN - at).min(slot_len);
             (start..end, at)
         })
     }
+
+    /// Bytes of what links hold beside their numbers.
+    pub fn links_len(&self) -> usize {
+        self.code_at - self.links_at
+    }
 }
 
-/// A slot's first page, checked: counts are within their limits.
+/// A slot, or its first page, checked: counts are within their limits.
 #[derive(Clone, Copy)]
 pub struct Slot<'a> {
-    /// The slot's bytes on its first page.
     bytes: &'a [u8],
     /// The fixed part.
     pub header: Header,
@@ -329,6 +363,20 @@ impl<'a> Slot<'a> {
         })
     }
 
+    /// The same slot with all of its bytes, those of the further pages too.
+    pub fn with_all<'b>(&self, bytes: &'b [u8]) -> Slot<'b> {
+        Slot {
+            bytes,
+            header: self.header,
+            state: self.state,
+        }
+    }
+
+    /// The bytes of the slot that were read.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The rows of this vertex.
     pub fn heap_tids(&self) -> impl ExactSizeIterator<Item = HeapTid> + use<'a> {
         let count = usize::from(self.header.heap_tids);
@@ -336,12 +384,12 @@ impl<'a> Slot<'a> {
         tids.iter().map(HeapTid::from_bytes)
     }
 
-    /// Whether all bytes before the code that mean nothing now are zero, as
-    /// they are written.
+    /// Whether the bytes for rows and neighbours that mean nothing now are
+    /// zero, as they are written.
     pub fn is_tidy(&self, layout: &Layout) -> bool {
         let rows = TIDS_AT + usize::from(self.header.heap_tids) * 6;
         let neighbours = NEIGHBOURS_AT + usize::from(self.header.neighbours) * 4;
-        let unused = [rows..NEIGHBOURS_AT, neighbours..layout.code_at];
+        let unused = [rows..NEIGHBOURS_AT, neighbours..layout.links_at];
         self.header.reserved == 0
             && self.header.reserved_2 == 0
             && unused
@@ -349,26 +397,46 @@ impl<'a> Slot<'a> {
                 .all(|range| self.bytes[range].iter().all(|&byte| byte == 0))
     }
 
-    /// The neighbours of this vertex.
-    pub fn neighbours(&self) -> &'a [Vertex] {
+    /// The places for neighbours that are in use; a place may hold [`NONE`].
+    pub fn places(&self) -> &'a [Vertex] {
         let count = usize::from(self.header.neighbours);
         bytemuck::cast_slice(&self.bytes[NEIGHBOURS_AT..NEIGHBOURS_AT + count * 4])
     }
+
+    /// The neighbours of this vertex.
+    pub fn neighbours(&self) -> impl Iterator<Item = Vertex> + use<'a> {
+        self.places().iter().copied().filter(|&n| n != NONE)
+    }
+
+    /// What the links hold beside their numbers, of a slot with all bytes.
+    pub fn links(&self, layout: &Layout) -> &'a [u8] {
+        &self.bytes[layout.links_at..layout.code_at]
+    }
+
+    /// The code, of a slot with all bytes.
+    pub fn code(&self, layout: &Layout) -> &'a [u8] {
+        &self.bytes[layout.code_at..layout.code_at + layout.code_len]
+    }
 }
 
-/// Changes a slot on the image of its first page.
+/// Changes the bytes of a slot, or of its first page.
 pub struct SlotMut<'a> {
     bytes: &'a mut [u8],
-    code_at: usize,
+    links_at: usize,
 }
 
 impl<'a> SlotMut<'a> {
     /// The slot at byte `at` of its first page.
     pub fn new(layout: &Layout, body: &'a mut Body, at: usize) -> Self {
         let end = (at + layout.slot_len).min(BODY_LEN);
+        Self::of_bytes(layout, &mut body.0[at..end])
+    }
+
+    /// The slot with these bytes.
+    pub fn of_bytes(layout: &Layout, bytes: &'a mut [u8]) -> Self {
         SlotMut {
-            bytes: &mut body.0[at..end],
-            code_at: layout.code_at,
+            bytes,
+            links_at: layout.links_at,
         }
     }
 
@@ -402,7 +470,7 @@ impl<'a> SlotMut<'a> {
         header.below = next;
         header.base = NONE;
         self.set_heap_tids(&[]);
-        self.set_neighbours(&[]);
+        self.set_places(&[]);
     }
 
     /// Writes the rows; at most [`MAX_HEAP_TIDS`].
@@ -416,13 +484,14 @@ impl<'a> SlotMut<'a> {
         }
     }
 
-    /// Writes the neighbours; at most the capacity of the vertex's level.
-    pub fn set_neighbours(&mut self, neighbours: &[Vertex]) {
-        self.header().neighbours = neighbours.len() as u16;
-        let code_at = self.code_at;
-        let places: &mut [Vertex] =
-            bytemuck::cast_slice_mut(&mut self.bytes[NEIGHBOURS_AT..code_at]);
-        places.fill(0);
-        places[..neighbours.len()].copy_from_slice(neighbours);
+    /// Writes the places for neighbours, at most the capacity of the vertex's
+    /// level; [`NONE`] where there is none.
+    pub fn set_places(&mut self, places: &[Vertex]) {
+        self.header().neighbours = places.len() as u16;
+        let links_at = self.links_at;
+        let stored: &mut [Vertex] =
+            bytemuck::cast_slice_mut(&mut self.bytes[NEIGHBOURS_AT..links_at]);
+        stored.fill(0);
+        stored[..places.len()].copy_from_slice(places);
     }
 }

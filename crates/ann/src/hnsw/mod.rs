@@ -33,7 +33,7 @@ pub mod vacuum;
 mod tests;
 
 pub use build::Builder;
-pub use codec::{Code, Codec, Plain};
+pub use codec::{AnyCodec, AnyQuery, Code, Codec, Fused, Plain};
 pub use index::Index;
-pub use layout::{HeapTid, Options, Vertex};
+pub use layout::{HeapTid, Options, Storage, Vertex};
 pub use scan::Scan;

@@ -4,8 +4,8 @@
 //! goes on: each further round returns the next `ef`, without visiting any
 //! vertex twice.
 
-use super::beam::{Beam, BeamOptions, Found, descend};
-use super::codec::{Code, Codec};
+use super::beam::{Beam, BeamOptions, Counters, Found, Graph, descend};
+use super::codec::Codec;
 use super::index::Index;
 use super::insert::MAX_TRIES;
 use super::layout::{HeapTid, NONE};
@@ -18,17 +18,17 @@ const OPTIONS: BeamOptions = BeamOptions {
     resumable: true,
 };
 
-/// A search of an index; see [`Scan::next_round`].
-pub struct Scan {
-    query: Code,
+/// A search of an index; see [`Scan::next_round`]. `Q` is its codec's query.
+pub struct Scan<Q> {
+    query: Q,
     beam: Beam,
     started: bool,
     exhausted: bool,
 }
 
-impl Scan {
-    /// A search for the rows nearest to the encoded `query`.
-    pub fn new(query: Code) -> Self {
+impl<Q> Scan<Q> {
+    /// A search for the rows nearest to the query.
+    pub fn new(query: Q) -> Self {
         Scan {
             query,
             beam: Beam::new(0, OPTIONS),
@@ -39,7 +39,7 @@ impl Scan {
 
     /// The next `ef` nearest vertices, nearest first: no two rounds return the
     /// same one. An empty answer means that there are no more.
-    pub fn next_round<S: PageStore, C: Codec>(
+    pub fn next_round<S: PageStore, C: Codec<Query = Q>>(
         &mut self,
         index: &Index<'_, S, C>,
         ef: usize,
@@ -48,12 +48,12 @@ impl Scan {
             return Ok(Vec::new());
         }
         if self.started {
-            self.beam.resume(index, self.query.bytes(), ef)?;
+            self.beam.resume(index, &self.query, index.width(ef))?;
         } else {
             self.started = true;
             self.first_round(index, ef)?;
         }
-        let found = self.beam.take();
+        let found = self.beam.take(ef);
         self.exhausted = found.is_empty();
         Ok(found)
     }
@@ -63,9 +63,9 @@ impl Scan {
         self.beam.tids(found)
     }
 
-    /// Vertices visited so far.
-    pub fn visited(&self) -> usize {
-        self.beam.visited()
+    /// What the search did so far.
+    pub fn counters(&self) -> Counters {
+        self.beam.counters()
     }
 
     /// Bytes of memory that the search holds, roughly.
@@ -75,24 +75,27 @@ impl Scan {
 
     /// Searches from the entry point until something is found: vacuum may free
     /// the vertices on the way, see [`MAX_TRIES`].
-    fn first_round<S: PageStore, C: Codec>(
+    fn first_round<S: PageStore, C: Codec<Query = Q>>(
         &mut self,
         index: &Index<'_, S, C>,
         ef: usize,
     ) -> Result<(), Error> {
-        let query = self.query.bytes();
         for _ in 0..MAX_TRIES {
             let meta = index.meta()?;
             if meta.entry == NONE {
                 break;
             }
             let level = meta.entry_level as u8;
-            let entries = descend(index, &mut self.beam, query, meta.entry, level, 0)?;
+            let entries = descend(index, &mut self.beam, &self.query, meta.entry, level, 0)?;
             self.beam.reset(0, OPTIONS);
             for entry in entries {
-                self.beam.start(index, query, entry)?;
+                self.beam.start(entry);
             }
-            self.beam.run(index, query, ef)?;
+            self.beam.run(index, &self.query, index.width(ef))?;
+            if !self.beam.has_results() {
+                // Everything near is dead.
+                self.beam.resume(index, &self.query, index.width(ef))?;
+            }
             if self.beam.has_results() {
                 break;
             }

@@ -17,6 +17,7 @@
 
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE};
+use super::insert::present;
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
 use crate::Error;
 use crate::page::{Block, PageStore};
@@ -181,7 +182,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 for vertex in vertices {
                     let at = self.layout.locate(vertex)?.1;
                     let slot = Slot::parse(&self.layout, block, &page, at)?;
-                    let has_dead = || slot.neighbours().iter().any(|&n| marked.dead.contains(n));
+                    let has_dead = || slot.neighbours().any(|n| marked.dead.contains(n));
                     if slot.state == State::Live && has_dead() {
                         broken.push((vertex, slot.header.level));
                     }
@@ -234,14 +235,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(());
         }
         loop {
-            let seen = self.with_slot(vertex, |slot| {
-                (slot.state == State::Live).then(|| slot.neighbours().to_vec())
-            })?;
-            let Some(seen) = seen else {
+            let Some(seen) = self.live_places(vertex, level)? else {
                 return Ok(());
             };
-            let links = self.links_without_dead(marked, vertex, &seen, level, &own)?;
-            if !self.replace_links(vertex, level, &seen, &links)? {
+            let links = self.links_without_dead(marked, vertex, &present(&seen), level, &own)?;
+            if !self.replace_neighbours(vertex, level, &seen, &links, None)? {
                 continue;
             }
             // What linked to this vertex may be dead.
@@ -267,7 +265,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         let mut numbers = Vec::new();
         for &neighbour in seen {
             if marked.dead.contains(neighbour) {
-                super::beam::Graph::neighbours(self, neighbour, level, &mut numbers)?;
+                self.with_slot(neighbour, |slot| {
+                    if slot.state != State::Free && slot.header.level == level {
+                        numbers.extend(slot.neighbours());
+                    }
+                })?;
             } else {
                 numbers.push(neighbour);
             }

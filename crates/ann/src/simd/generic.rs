@@ -16,10 +16,20 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// Loads `n < LANES` values from `p`; the other lanes are zero.
     unsafe fn load_partial(p: *const f32, n: usize) -> Self;
+    /// Loads `LANES` bytes from `p`, which needs no alignment, as numbers.
+    unsafe fn load_i8(p: *const i8) -> Self;
+    /// All lanes the same.
+    unsafe fn splat(value: f32) -> Self;
     /// `self + other`.
     unsafe fn add(self, other: Self) -> Self;
     /// `self - other`.
     unsafe fn sub(self, other: Self) -> Self;
+    /// `self * other`.
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `of` in the lanes where `self` is positive, else zero.
+    unsafe fn where_positive(self, of: Self) -> Self;
+    /// A bit for each lane, the first lane's lowest: whether it is positive.
+    unsafe fn positive_bits(self) -> u32;
     /// `|self|`.
     unsafe fn abs(self) -> Self;
     /// `self * a + acc`.
@@ -123,43 +133,180 @@ pub(super) unsafe fn cosine_parts<V: Lanes>(a: &[f32], b: &[f32]) -> (f32, f32, 
     }
 }
 
+/// Σ aᵢ·bᵢ of numbers and bytes. The length is a multiple of 64.
+///
+/// # Safety
+///
+/// The processor has `V`'s instruction set.
+#[inline(always)]
+pub(super) unsafe fn inner_product_i8<V: Lanes>(a: &[f32], b: &[i8]) -> f32 {
+    assert!(a.len() == b.len() && a.len().is_multiple_of(64));
+    // SAFETY: every load reads `LANES` values, a divisor of 16, inside of both
+    // slices.
+    unsafe {
+        let mut acc = [V::zero(); 4];
+        let mut i = 0;
+        while i < a.len() {
+            for acc in &mut acc {
+                let x = V::load(a.as_ptr().add(i));
+                *acc = x.mul_add(V::load_i8(b.as_ptr().add(i)), *acc);
+                i += V::LANES;
+            }
+        }
+        acc[0].add(acc[1]).add(acc[2].add(acc[3])).sum()
+    }
+}
+
+/// Σ aᵢ·bᵢ of bytes.
+#[inline(always)]
+pub(super) fn inner_product_bytes(a: &[i8], b: &[i8]) -> i32 {
+    assert_eq!(a.len(), b.len(), "codes of different lengths");
+    a.iter()
+        .zip(b)
+        .map(|(&a, &b)| i32::from(a) * i32::from(b))
+        .sum()
+}
+
+/// See [`super::Kernels::sign_code`].
+///
+/// # Safety
+///
+/// The processor has `V`'s instruction set.
+#[inline(always)]
+pub(super) unsafe fn sign_code<V: Lanes>(
+    centre: &[f32],
+    scale: f32,
+    point: &[i8],
+    bits: &mut [u8],
+) -> [f32; 4] {
+    assert!(centre.len() == point.len() && centre.len().is_multiple_of(64));
+    assert_eq!(bits.len() * 8, centre.len());
+    // SAFETY: every load reads `LANES` values, a divisor of 16, inside of both
+    // slices.
+    unsafe {
+        let scale = V::splat(scale);
+        let mut sums = [V::zero(); 4];
+        for (word, bytes) in bits.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let mut packed = 0;
+            for k in 0..32 / V::LANES {
+                let at = word * 32 + k * V::LANES;
+                let c = V::load(centre.as_ptr().add(at));
+                // Rounded the same everywhere, so that signs are: not fused.
+                let r = V::load_i8(point.as_ptr().add(at)).mul(scale).sub(c);
+                packed |= r.positive_bits() << (k * V::LANES);
+                sums[0] = r.mul_add(r, sums[0]);
+                sums[1] = r.mul_add(c, sums[1]);
+                sums[2] = sums[2].add(r.abs());
+                // c·(x − ½) for the bit x.
+                let half = c.mul(V::splat(0.5));
+                sums[3] = sums[3].add(r.where_positive(c)).sub(half);
+            }
+            *bytes = packed.to_le_bytes();
+        }
+        sums.map(|sum| sum.sum())
+    }
+}
+
+/// The Walsh-Hadamard transform, not scaled, in place. The length is a power
+/// of two.
+#[inline(always)]
+pub(super) fn hadamard(values: &mut [f32]) {
+    let n = values.len();
+    debug_assert!(n.is_power_of_two());
+    let mut stride = 1;
+    if n >= 16 {
+        for block in values.as_chunks_mut::<16>().0 {
+            hadamard_16(block);
+        }
+        stride = 16;
+    }
+    while stride < n {
+        for block in values.chunks_exact_mut(2 * stride) {
+            let (a, b) = block.split_at_mut(stride);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        stride *= 2;
+    }
+}
+
+#[inline(always)]
+fn hadamard_16(x: &mut [f32; 16]) {
+    for stride in [1, 2, 4, 8] {
+        let mut y = *x;
+        for (i, y) in y.iter_mut().enumerate() {
+            *y = if i & stride == 0 {
+                x[i] + x[i + stride]
+            } else {
+                x[i - stride] - x[i]
+            };
+        }
+        *x = y;
+    }
+}
+
+/// See [`super::Kernels::fill_table`].
+#[inline(always)]
+pub(super) fn fill_table(query: &[f32], step: f32, table: &mut [u8]) {
+    assert_eq!(query.len() * 4, table.len());
+    let scale = 1.0 / step;
+    let groups = query.as_chunks::<4>().0.iter();
+    for (q, entries) in groups.zip(table.as_chunks_mut::<16>().0) {
+        let least: f32 = q.iter().map(|q| q.min(0.0)).sum();
+        for (code, entry) in entries.iter_mut().enumerate() {
+            let bit = |b: usize| (code >> b & 1) as f32;
+            let sum = bit(0) * q[0] + bit(1) * q[1] + bit(2) * q[2] + bit(3) * q[3];
+            *entry = ((sum - least) * scale + 0.5) as i32 as u8;
+        }
+    }
+}
+
 /// Declares the kernels of an instruction set: safe functions over the generic
-/// ones, for a set that the dispatcher has found on this processor.
+/// ones, for a set that the dispatcher has found on this processor. `$scan` is
+/// the set's own [`super::Kernels::scan_block`].
 macro_rules! kernels {
-    ($name:literal, $lanes:ty $(, $feature:literal)?) => {{
+    // `$d` is a dollar sign, for the macro inside.
+    ($d:tt $name:literal, $lanes:ty, $scan:path $(, $feature:literal)?) => {{
         use crate::simd::{Kernels, generic};
 
-        $(#[target_feature(enable = $feature)])?
-        unsafe fn l2_squared(a: &[f32], b: &[f32]) -> f32 {
-            // SAFETY: compiled for, and called on, processors with the set.
-            unsafe { generic::l2_squared::<$lanes>(a, b) }
-        }
-        $(#[target_feature(enable = $feature)])?
-        unsafe fn inner_product(a: &[f32], b: &[f32]) -> f32 {
-            // SAFETY: as above.
-            unsafe { generic::inner_product::<$lanes>(a, b) }
-        }
-        $(#[target_feature(enable = $feature)])?
-        unsafe fn l1(a: &[f32], b: &[f32]) -> f32 {
-            // SAFETY: as above.
-            unsafe { generic::l1::<$lanes>(a, b) }
-        }
-        $(#[target_feature(enable = $feature)])?
-        unsafe fn cosine_parts(a: &[f32], b: &[f32]) -> (f32, f32, f32) {
-            // SAFETY: as above.
-            unsafe { generic::cosine_parts::<$lanes>(a, b) }
+        /// A kernel compiled for the instruction set, as a safe function: the
+        /// table is handed out only by `available`, after it has found the set
+        /// on this processor.
+        macro_rules! kernel {
+            (($d($argument:ident: $type:ty),*) -> $result:ty, $call:expr) => {{
+                $(#[target_feature(enable = $feature)])?
+                #[allow(unused_unsafe)]
+                unsafe fn compiled($d($argument: $type),*) -> $result {
+                    // SAFETY: compiled for, and called on, processors with the set.
+                    unsafe { $call }
+                }
+                // SAFETY: as above.
+                |$d($argument),*| unsafe { compiled($d($argument),*) }
+            }};
         }
         Kernels {
             name: $name,
-            // SAFETY: the table is handed out only by `available`, after it
-            // has found the instruction set on this processor.
-            l2_squared: |a, b| unsafe { l2_squared(a, b) },
-            // SAFETY: as above.
-            inner_product: |a, b| unsafe { inner_product(a, b) },
-            // SAFETY: as above.
-            l1: |a, b| unsafe { l1(a, b) },
-            // SAFETY: as above.
-            cosine_parts: |a, b| unsafe { cosine_parts(a, b) },
+            l2_squared: kernel!((a: &[f32], b: &[f32]) -> f32, generic::l2_squared::<$lanes>(a, b)),
+            inner_product: kernel!(
+                (a: &[f32], b: &[f32]) -> f32, generic::inner_product::<$lanes>(a, b)),
+            l1: kernel!((a: &[f32], b: &[f32]) -> f32, generic::l1::<$lanes>(a, b)),
+            cosine_parts: kernel!(
+                (a: &[f32], b: &[f32]) -> (f32, f32, f32), generic::cosine_parts::<$lanes>(a, b)),
+            inner_product_i8: kernel!(
+                (a: &[f32], b: &[i8]) -> f32, generic::inner_product_i8::<$lanes>(a, b)),
+            inner_product_bytes: kernel!(
+                (a: &[i8], b: &[i8]) -> i32, generic::inner_product_bytes(a, b)),
+            sign_code: kernel!(
+                (centre: &[f32], scale: f32, point: &[i8], bits: &mut [u8]) -> [f32; 4],
+                generic::sign_code::<$lanes>(centre, scale, point, bits)),
+            hadamard: kernel!((values: &mut [f32]) -> (), generic::hadamard(values)),
+            fill_table: kernel!(
+                (query: &[f32], step: f32, table: &mut [u8]) -> (),
+                generic::fill_table(query, step, table)),
+            scan_block: kernel!(
+                (table: &[u8], block: &[u8], sums: &mut [u32; 32]) -> (),
+                $scan(table, block, sums)),
         }
     }};
 }

@@ -7,6 +7,9 @@
 //! the fallback and, being another instance of the same code, shows that the
 //! generic code is right; `tests/distances.rs` holds the naive oracle.
 //!
+//! The kernels of [`crate::quantize`] are here for the same reason; the one
+//! that scans blocks of codes is written for each set by hand.
+//!
 //! Sums are kept in `f32`, as pgvector does; the order of additions differs
 //! between instruction sets, so results agree to rounding, not to the bit.
 
@@ -42,6 +45,21 @@ pub struct Kernels {
     pub l1: Kernel,
     /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ², in one pass.
     pub cosine_parts: CosineKernel,
+    /// Σ aᵢ·bᵢ of numbers and bytes, of a length that 64 divides.
+    pub inner_product_i8: fn(&[f32], &[i8]) -> f32,
+    /// Σ aᵢ·bᵢ of bytes, at most 2¹⁷ of them.
+    pub inner_product_bytes: fn(&[i8], &[i8]) -> i32,
+    /// Of a centre c and a point p = scale·bytes, with r = p − c and the bits
+    /// xᵢ = [rᵢ > 0], which it packs eight to a byte: Σ rᵢ², Σ rᵢ·cᵢ, Σ |rᵢ| and
+    /// Σ cᵢ·(xᵢ − ½). The length is a multiple of 64.
+    pub sign_code: fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4],
+    /// The Walsh-Hadamard transform, not scaled, of a power of two of values.
+    pub hadamard: fn(&mut [f32]),
+    /// The lookup table of a query, see [`crate::quantize::fastscan`].
+    pub fill_table: fn(&[f32], f32, &mut [u8]),
+    /// For each of the 32 codes of a block, the sum of the table's entries that
+    /// it picks, see [`crate::quantize::fastscan`].
+    pub scan_block: fn(&[u8], &[u8], &mut [u32; 32]),
 }
 
 static BEST: LazyLock<Kernels> = LazyLock::new(|| available()[0]);
@@ -63,19 +81,20 @@ pub fn available() -> Vec<Kernels> {
     sets
 }
 
-/// Asks the processor to bring `bytes` into its cache. A hint: it never
-/// faults and changes nothing that a program can see.
+/// Asks the processor to bring `len` bytes from an address on into its cache.
+/// A hint: it never faults, whatever the address, and changes nothing that a
+/// program can see.
 #[inline]
-pub fn prefetch(bytes: &[u8]) {
+pub fn prefetch(from: *const u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in bytes.chunks(64) {
-            // SAFETY: prefetching is defined for any address, and this one is
-            // inside a live slice; SSE is part of the x86-64 baseline.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        for at in (0..len).step_by(64) {
+            // SAFETY: prefetching is defined for any address; SSE is part of
+            // the x86-64 baseline.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    let _ = (from, len);
 }

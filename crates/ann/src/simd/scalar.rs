@@ -27,8 +27,29 @@ unsafe impl Lanes for One {
         One(0.0)
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: the caller gives a readable value.
+        One(f32::from(unsafe { *p }))
+    }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        One(value)
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         One(self.0 + other.0)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        One(self.0 * other.0)
+    }
+    #[inline(always)]
+    unsafe fn where_positive(self, of: Self) -> Self {
+        One(if self.0 > 0.0 { of.0 } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn positive_bits(self) -> u32 {
+        u32::from(self.0 > 0.0)
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
@@ -48,4 +69,17 @@ unsafe impl Lanes for One {
     }
 }
 
-pub(super) const KERNELS: Kernels = kernels!("scalar", One);
+/// See [`Kernels::scan_block`].
+fn scan_block(table: &[u8], block: &[u8], sums: &mut [u32; 32]) {
+    assert_eq!(table.len(), block.len(), "a table of another dimension");
+    sums.fill(0);
+    let (low, high) = sums.split_at_mut(16);
+    for (entries, codes) in table.chunks_exact(16).zip(block.chunks_exact(16)) {
+        for ((&code, low), high) in codes.iter().zip(&mut *low).zip(&mut *high) {
+            *low += u32::from(entries[usize::from(code & 15)]);
+            *high += u32::from(entries[usize::from(code >> 4)]);
+        }
+    }
+}
+
+pub(super) const KERNELS: Kernels = kernels!($ "scalar", One, scan_block);

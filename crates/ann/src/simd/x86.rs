@@ -12,7 +12,7 @@ use super::generic::{Lanes, kernels};
 /// The instruction sets of this file that the processor has, best first.
 pub(super) fn available() -> Vec<Kernels> {
     let mut sets = Vec::new();
-    if is_x86_feature_detected!("avx512f") {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
         sets.push(AVX512);
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -21,8 +21,104 @@ pub(super) fn available() -> Vec<Kernels> {
     sets
 }
 
-const AVX512: Kernels = kernels!("avx512", __m512, "avx512f");
-const AVX2: Kernels = kernels!("avx2", __m256, "avx2,fma");
+const AVX512: Kernels = kernels!($ "avx512", __m512, scan_block_avx512, "avx512f,avx512bw");
+const AVX2: Kernels = kernels!($ "avx2", __m256, scan_block_avx2, "avx2,fma");
+
+/// Bytes of a table whose sums fit into 16 bits: those of 1024 dimensions.
+const WIDEN_AFTER: usize = 4096;
+
+/// See [`Kernels::scan_block`].
+///
+/// A lookup gives a byte for each of 16 codes. Sums have 16 bits: those of the
+/// even codes are in the low bytes. One accumulator adds whole words, so the
+/// odd codes' bytes, shifted up, spoil it; a second adds the odd ones alone,
+/// and in the end is subtracted from the first.
+///
+/// # Safety
+///
+/// The processor has AVX-512F and AVX-512BW.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn scan_block_avx512(table: &[u8], block: &[u8], sums: &mut [u32; 32]) {
+    assert_eq!(table.len(), block.len(), "a table of another dimension");
+    assert!(table.len().is_multiple_of(64));
+    sums.fill(0);
+    let nibble = _mm512_set1_epi8(15);
+    for (table, block) in table.chunks(WIDEN_AFTER).zip(block.chunks(WIDEN_AFTER)) {
+        let mut all = [_mm512_setzero_si512(); 2];
+        let mut odd = [_mm512_setzero_si512(); 2];
+        for (table, block) in table.chunks_exact(64).zip(block.chunks_exact(64)) {
+            let entries = _mm512_loadu_si512(table.as_ptr().cast());
+            let codes = _mm512_loadu_si512(block.as_ptr().cast());
+            let low = _mm512_and_si512(codes, nibble);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
+            for (half, picks) in [low, high].into_iter().enumerate() {
+                let picked = _mm512_shuffle_epi8(entries, picks);
+                all[half] = _mm512_add_epi16(all[half], picked);
+                odd[half] = _mm512_add_epi16(odd[half], _mm512_srli_epi16::<8>(picked));
+            }
+        }
+        for half in 0..2 {
+            let even = _mm512_sub_epi16(all[half], _mm512_slli_epi16::<8>(odd[half]));
+            for (parity, sum) in [even, odd[half]].into_iter().enumerate() {
+                let lanes = _mm256_add_epi16(
+                    _mm512_castsi512_si256(sum),
+                    _mm512_extracti64x4_epi64::<1>(sum),
+                );
+                add_words(lanes, &mut sums[16 * half..], parity);
+            }
+        }
+    }
+}
+
+/// See [`scan_block_avx512`].
+///
+/// # Safety
+///
+/// The processor has AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn scan_block_avx2(table: &[u8], block: &[u8], sums: &mut [u32; 32]) {
+    assert_eq!(table.len(), block.len(), "a table of another dimension");
+    assert!(table.len().is_multiple_of(32));
+    sums.fill(0);
+    let nibble = _mm256_set1_epi8(15);
+    for (table, block) in table.chunks(WIDEN_AFTER).zip(block.chunks(WIDEN_AFTER)) {
+        let mut all = [_mm256_setzero_si256(); 2];
+        let mut odd = [_mm256_setzero_si256(); 2];
+        for (table, block) in table.chunks_exact(32).zip(block.chunks_exact(32)) {
+            let entries = _mm256_loadu_si256(table.as_ptr().cast());
+            let codes = _mm256_loadu_si256(block.as_ptr().cast());
+            let low = _mm256_and_si256(codes, nibble);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), nibble);
+            for (half, picks) in [low, high].into_iter().enumerate() {
+                let picked = _mm256_shuffle_epi8(entries, picks);
+                all[half] = _mm256_add_epi16(all[half], picked);
+                odd[half] = _mm256_add_epi16(odd[half], _mm256_srli_epi16::<8>(picked));
+            }
+        }
+        for half in 0..2 {
+            let even = _mm256_sub_epi16(all[half], _mm256_slli_epi16::<8>(odd[half]));
+            add_words(even, &mut sums[16 * half..], 0);
+            add_words(odd[half], &mut sums[16 * half..], 1);
+        }
+    }
+}
+
+/// Adds the words of both lanes to every second sum.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn add_words(words: __m256i, sums: &mut [u32], parity: usize) {
+    let lanes = _mm_add_epi16(
+        _mm256_castsi256_si128(words),
+        _mm256_extracti128_si256::<1>(words),
+    );
+    let mut stored = [0_u16; 8];
+    _mm_storeu_si128(stored.as_mut_ptr().cast(), lanes);
+    for (i, word) in stored.into_iter().enumerate() {
+        sums[2 * i + parity] += u32::from(word);
+    }
+}
 
 // SAFETY: the methods use AVX-512F only.
 unsafe impl Lanes for __m512 {
@@ -42,8 +138,29 @@ unsafe impl Lanes for __m512 {
         _mm512_maskz_loadu_ps((1_u16 << n) - 1, p)
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        _mm512_set1_ps(value)
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         _mm512_add_ps(self, other)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        _mm512_mul_ps(self, other)
+    }
+    #[inline(always)]
+    unsafe fn where_positive(self, of: Self) -> Self {
+        let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self, _mm512_setzero_ps());
+        _mm512_maskz_mov_ps(positive, of)
+    }
+    #[inline(always)]
+    unsafe fn positive_bits(self) -> u32 {
+        u32::from(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(self, _mm512_setzero_ps()))
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
@@ -83,8 +200,28 @@ unsafe impl Lanes for __m256 {
         _mm256_maskload_ps(p, mask)
     }
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        _mm256_set1_ps(value)
+    }
+    #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         _mm256_add_ps(self, other)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        _mm256_mul_ps(self, other)
+    }
+    #[inline(always)]
+    unsafe fn where_positive(self, of: Self) -> Self {
+        _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(self, _mm256_setzero_ps()), of)
+    }
+    #[inline(always)]
+    unsafe fn positive_bits(self) -> u32 {
+        _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(self, _mm256_setzero_ps())) as u32
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {

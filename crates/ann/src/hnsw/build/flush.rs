@@ -6,8 +6,8 @@ use rustc_hash::FxHashMap;
 
 use super::{Builder, Link, present};
 use crate::Error;
-use crate::hnsw::codec::Codec;
-use crate::hnsw::index::{Index, METAPAGE, NewVertex};
+use crate::hnsw::codec::{Code, Codec};
+use crate::hnsw::index::{Index, Links, METAPAGE, NewVertex};
 use crate::hnsw::layout::{HeapTid, Meta, NONE, Vertex};
 use crate::page::{Body, PageStore};
 
@@ -34,9 +34,7 @@ impl<C: Codec> Builder<C> {
             for node in (0..nodes).filter(|&n| self.duplicate_of(n) == NONE) {
                 let levels = if upper { 1..=self.level(node) } else { 0..=0 };
                 for level in levels {
-                    let links: Vec<Vertex> = present(self.list(node, level))
-                        .map(|link| numbers.vertex(link.node, level))
-                        .collect();
+                    let links = self.links(node, level, &numbers);
                     let mut tids = Vec::new();
                     if level == 0 {
                         let (batch, i) = self.batch(node);
@@ -52,7 +50,7 @@ impl<C: Codec> Builder<C> {
                         },
                         base: Some(numbers.vertex(node, 0)),
                         heap_tids: &tids,
-                        neighbours: &links,
+                        links: &links,
                         code: self.code(node),
                     })?;
                 }
@@ -71,6 +69,24 @@ impl<C: Codec> Builder<C> {
             .store
             .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
         Ok(())
+    }
+
+    /// The links of a node, as they are stored.
+    fn links(&self, node: u32, level: u8, numbers: &Numbers) -> Links {
+        let mut links = Links {
+            numbers: Vec::new(),
+            codes: Code::zeroed(self.codec.links_len(2 * usize::from(self.options.m))),
+        };
+        let mut codes = Vec::new();
+        for (position, link) in present(self.list(node, level)).enumerate() {
+            links.numbers.push(numbers.vertex(link.node, level));
+            codes.push((position, self.code(link.node)));
+        }
+        if !links.codes.bytes().is_empty() {
+            let stored = links.codes.bytes_mut();
+            self.codec.encode_links(self.code(node), &codes, stored);
+        }
+        links
     }
 
     /// Makes sure that every node can be reached on level 0 from the entry
@@ -196,15 +212,14 @@ impl<'w, 's, S: PageStore, C: Codec> PageWriter<'w, 's, S, C> {
         let (_, at) = layout.locate(self.next).map_err(|_| Error::Full {
             vertices: self.next,
         })?;
-        vertex.write(layout, self.next, &mut self.body, at);
+        let image = vertex.image(layout, self.next);
         self.next += 1;
-        if !self.next.is_multiple_of(layout.slots_per_page) {
-            return Ok(());
-        }
-        self.append()?;
-        for (range, from) in layout.code_pieces(at).skip(1) {
-            self.body.0[from..from + range.len()].copy_from_slice(&vertex.code[range]);
-            self.append()?;
+        let page_is_full = self.next.is_multiple_of(layout.slots_per_page);
+        for (range, from) in layout.pieces(at) {
+            self.body.0[from..from + range.len()].copy_from_slice(&image.bytes()[range]);
+            if page_is_full {
+                self.append()?;
+            }
         }
         Ok(())
     }

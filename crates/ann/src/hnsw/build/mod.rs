@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::beam::{Beam, BeamOptions, Found, Graph, Visit};
+use super::beam::{Beam, BeamOptions, Found, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::insert::{nearest_by_level, random_level};
 use super::layout::{HeapTid, MAX_HEAP_TIDS, NONE, Options, Vertex};
@@ -459,7 +459,7 @@ impl<C: Codec> Linker<'_, C> {
         let ef = usize::from(builder.options.ef_construction);
         let code = builder.code(node);
         // Memory holds no corrupted pages: the walk cannot fail.
-        let Ok(found) = nearest_by_level(builder, &mut self.beam, code, entry, top, level, ef)
+        let Ok(found) = nearest_by_level(builder, &mut self.beam, code, (entry, top), level, ef)
         else {
             return;
         };
@@ -484,26 +484,54 @@ impl<C: Codec> Linker<'_, C> {
 }
 
 impl<C: Codec> Graph for Builder<C> {
+    type Query = [u8];
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn width(&self, ef: usize) -> usize {
+        ef
+    }
+
     fn visit(
         &self,
         vertex: Vertex,
-        _level: u8,
+        level: u8,
         query: &[u8],
         _tids: Option<&mut Vec<HeapTid>>,
-    ) -> Result<Visit, Error> {
-        Ok(Visit::Live(self.codec.distance(query, self.code(vertex))))
-    }
-
-    fn neighbours(&self, vertex: Vertex, level: u8, out: &mut Vec<Vertex>) -> Result<(), Error> {
-        out.extend(present(self.list(vertex, level)).map(|link| link.node));
-        Ok(())
+        neighbours: &mut Neighbours<'_>,
+    ) -> Result<Option<Visit>, Error> {
+        let unseen = present(self.list(vertex, level))
+            .map(|link| link.node)
+            .filter(|node| !neighbours.seen.contains(node));
+        neighbours.numbers.extend(unseen);
+        // The codes of two neighbours are on their way while one is compared.
+        let prefetch = |node: Option<&Vertex>| {
+            if let Some(&node) = node {
+                let code = self.code(node);
+                simd::prefetch(code.as_ptr(), code.len());
+            }
+        };
+        prefetch(neighbours.numbers.first());
+        prefetch(neighbours.numbers.get(1));
+        for (i, &node) in neighbours.numbers.iter().enumerate() {
+            prefetch(neighbours.numbers.get(i + 2));
+            let key = self.codec.distance(query, self.code(node));
+            neighbours.estimates.push(key);
+        }
+        let key = self.codec.distance(query, self.code(vertex));
+        Ok(Some(Visit {
+            live: true,
+            key,
+            bound: f64::from(key),
+            below: vertex,
+        }))
     }
 
     fn below(&self, vertex: Vertex, _level: u8) -> Result<Vertex, Error> {
         Ok(vertex)
     }
 
-    fn prefetch(&self, vertex: Vertex) {
-        simd::prefetch(self.code(vertex));
-    }
+    fn prefetch(&self, _vertex: Vertex) {}
 }

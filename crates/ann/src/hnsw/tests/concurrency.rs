@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
 use crate::Metric;
-use crate::hnsw::HeapTid;
+use crate::hnsw::{HeapTid, Storage};
 
 /// Rows in the index before everything starts.
 const FIRST: usize = 400;
@@ -20,7 +20,13 @@ fn keeps(row: u64) -> bool {
 
 #[test]
 fn inserts_scans_and_vacuums_at_once() {
-    let options = options(Metric::L2, 16);
+    for storage in STORAGES {
+        everything_at_once(storage);
+    }
+}
+
+fn everything_at_once(storage: Storage) {
+    let options = options((Metric::L2, storage), 16);
     let vectors = clustered(6000, 16, 51);
     let store = build_all(&options, &vectors[..FIRST], 0);
     // Vacuum's barrier: inserts share it, vacuum takes it for a moment.
@@ -93,9 +99,9 @@ fn inserts_scans_and_vacuums_at_once() {
 /// afterwards, whichever became the entry point.
 #[test]
 fn first_inserts_at_once() {
-    let options = options(Metric::L2, 4);
     let vectors = clustered(32, 4, 53);
     for seed in 0..60 {
+        let options = options((Metric::L2, STORAGES[seed as usize % 2]), 4);
         let store = empty(&options);
         let ready = std::sync::Barrier::new(4);
         std::thread::scope(|scope| {

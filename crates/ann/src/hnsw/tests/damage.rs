@@ -7,18 +7,18 @@ use rand::{Rng, SeedableRng};
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::index::read_meta;
-use crate::hnsw::{Code, Codec, HeapTid, Index, Scan};
+use crate::hnsw::{AnyCodec, Code, Codec, HeapTid, Index, Scan, Storage};
 use crate::mem_pages::MemPages;
 use crate::page::{BODY_LEN, PageStore};
 
-fn sample() -> MemPages {
-    let store = empty(&options(Metric::L2, 6));
+fn sample(storage: Storage) -> MemPages {
+    let store = empty(&options((Metric::L2, storage), 6));
     insert_all(&store, &clustered(120, 6, 61), 0, 1);
     store
 }
 
 /// Opens a damaged index; `None` is an error, which is fine.
-fn try_open(store: &MemPages) -> Option<Index<'_, MemPages, crate::hnsw::Plain>> {
+fn try_open(store: &MemPages) -> Option<Index<'_, MemPages, AnyCodec>> {
     let meta = read_meta(store).ok()?;
     let options = meta.options().ok()?;
     if options.dimension != 6 {
@@ -33,7 +33,7 @@ fn exercise(store: &MemPages) {
     let _ = index.check(&mut |_, _| ());
     let mut code = Code::zeroed(index.codec().code_len());
     index.codec().encode(&[0.5; 6], code.bytes_mut());
-    let mut scan = Scan::new(code.clone());
+    let mut scan = Scan::new(index.codec().query_of_code(code.bytes()));
     for _ in 0..5 {
         let _ = scan.next_round(&index, 20);
     }
@@ -48,9 +48,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn damaged_bytes_never_panic(
+        fused: bool,
         damage in prop::collection::vec((0..100_u32, 0..BODY_LEN, any::<u8>()), 1..20)
     ) {
-        let store = sample();
+        let store = sample(STORAGES[usize::from(fused)]);
         let blocks = store.block_count();
         for (block, at, byte) in damage {
             store.damage(block % blocks, |body| body.0[at] = byte);
@@ -63,10 +64,10 @@ proptest! {
 fn pages_of_noise_never_panic() {
     let mut rng = SmallRng::seed_from_u64(5);
     for round in 0..200 {
-        let store = sample();
+        let store = sample(STORAGES[round / 2 % 2]);
         let block = rng.random_range(0..store.block_count());
         store.damage(block, |body| {
-            let from = if round % 2 == 0 { 0 } else { 48 };
+            let from = if round % 2 == 0 { 0 } else { 56 };
             rng.fill(&mut body.0[from..]);
         });
         exercise(&store);
@@ -95,7 +96,7 @@ fn the_checker_sees_each_kind_of_damage() {
         ("content in a reserved byte", 3, 1),
         ("content in an unused row", 40, 1),
     ] {
-        let store = sample();
+        let store = sample(Storage::Plain);
         let index = open(&store);
         let (block, start) = slot(&index);
         assert!(index.check(&mut |_, _| ()).unwrap().problems.is_empty());
@@ -105,7 +106,7 @@ fn the_checker_sees_each_kind_of_damage() {
     }
     // A neighbour twice, and itself.
     for copy_from in [84, 12] {
-        let store = sample();
+        let store = sample(Storage::Plain);
         let index = open(&store);
         let (block, start) = slot(&index);
         store.damage(block, |body| {
@@ -114,6 +115,27 @@ fn the_checker_sees_each_kind_of_damage() {
         });
         let report = index.check(&mut |_, _| ()).unwrap();
         assert!(!report.problems.is_empty(), "copy from {copy_from}");
+    }
+}
+
+#[test]
+fn the_checker_sees_damage_to_the_codes_of_links() {
+    let index_of = sample(Storage::Fused);
+    let layout = open(&index_of).layout;
+    // A vertex of level 0 has at least one link: its term, factor, and code.
+    for at in [
+        layout.links_at + 3,
+        layout.links_at + 4 * 16 + 3,
+        layout.links_at + 8 * 16 + 32,
+        layout.code_at + 20,
+    ] {
+        let store = sample(Storage::Fused);
+        let index = open(&store);
+        let (block, start) = layout.locate(0).unwrap();
+        assert!(index.check(&mut |_, _| ()).unwrap().problems.is_empty());
+        store.damage(block, |body| body.0[start + at] ^= 0x51);
+        let report = index.check(&mut |_, _| ()).unwrap();
+        assert!(!report.problems.is_empty(), "byte {at}");
     }
 }
 
@@ -131,8 +153,10 @@ fn the_checker_sees_damage_to_the_metapage() {
         ("number of vertices", 32, 3_000_000),
         ("free chain", 36, 3),
         ("length of the free chain", 40, 5),
+        ("storage", 44, 1),
+        ("storage", 44, 9),
     ] {
-        let store = sample();
+        let store = sample(Storage::Plain);
         store.damage(0, |body| {
             body.0[at..at + 4].copy_from_slice(&value.to_le_bytes())
         });

@@ -1,20 +1,39 @@
 //! Vectors, indexes over them, and what every test asserts of an index.
 
+use std::collections::HashMap;
+
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::Metric;
 use crate::hnsw::check::Report;
 use crate::hnsw::index::{create, read_meta};
-use crate::hnsw::{Builder, Code, Codec, HeapTid, Index, Options, Plain, Scan, build};
+use crate::hnsw::{
+    AnyCodec, AnyQuery, Builder, Code, Codec, HeapTid, Index, Options, Plain, Scan, Storage, build,
+};
 use crate::mem_pages::MemPages;
 
-pub fn options(metric: Metric, dimension: u32) -> Options {
+/// Every metric with every storage that serves it.
+pub const KINDS: [(Metric, Storage); 7] = [
+    (Metric::L2, Storage::Plain),
+    (Metric::InnerProduct, Storage::Plain),
+    (Metric::Cosine, Storage::Plain),
+    (Metric::L1, Storage::Plain),
+    (Metric::L2, Storage::Fused),
+    (Metric::InnerProduct, Storage::Fused),
+    (Metric::Cosine, Storage::Fused),
+];
+
+pub const STORAGES: [Storage; 2] = [Storage::Plain, Storage::Fused];
+
+pub fn options((metric, storage): (Metric, Storage), dimension: u32) -> Options {
     Options {
         dimension,
         m: 8,
         ef_construction: 40,
         metric,
+        storage,
+        seed: 17,
     }
 }
 
@@ -44,11 +63,15 @@ pub fn empty(options: &Options) -> MemPages {
     store
 }
 
-pub fn codec(options: &Options) -> Plain {
-    Plain::new(options.metric, options.dimension as usize)
+pub fn codec(options: &Options) -> AnyCodec {
+    AnyCodec::new(options).unwrap()
 }
 
-pub fn open(store: &MemPages) -> Index<'_, MemPages, Plain> {
+pub fn query(options: &Options, vector: &[f32]) -> AnyQuery {
+    codec(options).query(vector).unwrap()
+}
+
+pub fn open(store: &MemPages) -> Index<'_, MemPages, AnyCodec> {
     let meta = read_meta(store).unwrap();
     let codec = codec(&meta.options().unwrap());
     Index::open(store, &meta, codec).unwrap()
@@ -95,7 +118,7 @@ pub fn build_all(options: &Options, vectors: &[Vec<f32>], threads: usize) -> Mem
 /// The rows of the first `k` results, nearest first.
 pub fn nearest(store: &MemPages, query: &[f32], ef: usize, k: usize) -> Vec<u64> {
     let index = open(store);
-    let mut scan = Scan::new(encode(index.options(), query));
+    let mut scan = Scan::new(self::query(index.options(), query));
     let found = scan.next_round(&index, ef).unwrap();
     found
         .iter()
@@ -106,27 +129,34 @@ pub fn nearest(store: &MemPages, query: &[f32], ef: usize, k: usize) -> Vec<u64>
 }
 
 pub fn exact(options: &Options, rows: &[(u64, &Vec<f32>)], query: &[f32], k: usize) -> Vec<u64> {
-    let codec = codec(options);
-    let query = encode(options, query);
+    let codec = Plain::new(options.metric, options.dimension as usize);
+    let query = codec.query(query).unwrap();
+    let mut code = Code::zeroed(codec.code_len());
     let mut all: Vec<(f32, u64)> = rows
         .iter()
         .map(|(row, v)| {
-            let code = encode(options, v);
-            (codec.distance(query.bytes(), code.bytes()), *row)
+            assert!(codec.encode(v, code.bytes_mut()));
+            (codec.key(&query, code.bytes()), *row)
         })
         .collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
     all.into_iter().take(k).map(|(_, row)| row).collect()
 }
 
-/// Mean recall@10 over the queries.
+/// Mean recall@10 over the queries, of rows that are compared exactly in the
+/// end, as the executor does.
 pub fn recall(store: &MemPages, rows: &[(u64, &Vec<f32>)], queries: &[Vec<f32>], ef: usize) -> f64 {
     let options = *open(store).options();
+    let vectors: HashMap<u64, &Vec<f32>> = rows.iter().copied().collect();
     let hits: usize = queries
         .iter()
         .map(|query| {
             let want = exact(&options, rows, query, 10);
-            let got = nearest(store, query, ef, 10);
+            let found: Vec<(u64, &Vec<f32>)> = nearest(store, query, ef, ef)
+                .into_iter()
+                .map(|row| (row, vectors[&row]))
+                .collect();
+            let got = exact(&options, &found, query, 10);
             got.iter().filter(|row| want.contains(row)).count()
         })
         .sum();

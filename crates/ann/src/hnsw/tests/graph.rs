@@ -3,9 +3,14 @@
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::check::Report;
-use crate::hnsw::{HeapTid, Scan};
+use crate::hnsw::{HeapTid, Scan, Storage};
 
-const METRICS: [Metric; 4] = [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1];
+const BUILT_OR_INSERTED: [(bool, Storage); 4] = [
+    (true, Storage::Plain),
+    (false, Storage::Plain),
+    (true, Storage::Fused),
+    (false, Storage::Fused),
+];
 
 fn numbered(vectors: &[Vec<f32>]) -> Vec<(u64, &Vec<f32>)> {
     (0..).zip(vectors).collect()
@@ -24,37 +29,37 @@ fn assert_reachable(metric: Metric, report: &Report) {
 
 #[test]
 fn inserted_index_finds_the_nearest() {
-    for metric in METRICS {
+    for kind in KINDS {
         let vectors = clustered(2000, 24, 1);
         let queries = clustered(50, 24, 2);
-        let store = empty(&options(metric, 24));
+        let store = empty(&options(kind, 24));
         insert_all(&store, &vectors, 0, 3);
         let report = assert_valid(&store, 0..2000);
-        assert_reachable(metric, &report);
+        assert_reachable(kind.0, &report);
         let recall = recall(&store, &numbered(&vectors), &queries, 40);
-        assert!(recall >= 0.95, "{metric:?}: {recall}");
+        assert!(recall >= 0.95, "{kind:?}: {recall}");
     }
 }
 
 #[test]
 fn built_index_finds_the_nearest() {
-    for metric in METRICS {
+    for kind in KINDS {
         for threads in [0, 3] {
             let vectors = clustered(3000, 24, 4);
             let queries = clustered(50, 24, 5);
-            let store = build_all(&options(metric, 24), &vectors, threads);
+            let store = build_all(&options(kind, 24), &vectors, threads);
             let report = assert_valid(&store, 0..3000);
-            assert_reachable(metric, &report);
+            assert_reachable(kind.0, &report);
             let recall = recall(&store, &numbered(&vectors), &queries, 40);
-            assert!(recall >= 0.95, "{metric:?}, {threads} threads: {recall}");
+            assert!(recall >= 0.95, "{kind:?}, {threads} threads: {recall}");
         }
     }
 }
 
 /// Vacuums a third of the rows away and compares with an index that never had
 /// them.
-fn vacuum_a_third(is_dead: impl Fn(u64) -> bool) {
-    let options = options(Metric::L2, 24);
+fn vacuum_a_third(storage: Storage, is_dead: impl Fn(u64) -> bool) {
+    let options = options((Metric::L2, storage), 24);
     let vectors = clustered(3000, 24, 6);
     let queries = clustered(100, 24, 7);
     let store = build_all(&options, &vectors, 1);
@@ -87,21 +92,25 @@ fn vacuum_a_third(is_dead: impl Fn(u64) -> bool) {
 
 #[test]
 fn vacuumed_index_is_as_good_as_a_new_one_and_reuses_slots() {
-    vacuum_a_third(|row| row % 5 < 2 && row < 2600);
+    for storage in STORAGES {
+        vacuum_a_third(storage, |row| row % 5 < 2 && row < 2600);
+    }
 }
 
 #[test]
 fn vacuum_of_whole_clusters_keeps_the_graph_together() {
     // Rows of the same cluster are 24 apart.
-    vacuum_a_third(|row| row % 3 == 0);
+    for storage in STORAGES {
+        vacuum_a_third(storage, |row| row % 3 == 0);
+    }
 }
 
 /// Where many vertices are turned down by their neighbours: short vectors
 /// under inner product, and equal vectors.
 #[test]
 fn vacuum_leaves_no_link_to_the_dead() {
-    for metric in [Metric::InnerProduct, Metric::L2] {
-        let options = options(metric, 8);
+    for kind in KINDS {
+        let options = options(kind, 8);
         let mut vectors = clustered(1500, 8, 13);
         for row in 0..600 {
             vectors[row] = vectors[row % 3].clone();
@@ -118,24 +127,26 @@ fn vacuum_leaves_no_link_to_the_dead() {
 
 #[test]
 fn everything_deleted_leaves_an_empty_index_that_takes_rows_again() {
-    let vectors = clustered(300, 8, 9);
-    let store = empty(&options(Metric::L2, 8));
-    insert_all(&store, &vectors, 0, 1);
-    vacuum(&store, |_| true);
-    let report = assert_valid(&store, []);
-    assert_eq!((report.elements, report.levels), (0, 0));
-    assert!(nearest(&store, &vectors[0], 40, 10).is_empty());
-    insert_all(&store, &vectors, 0, 2);
-    assert_valid(&store, 0..300);
-    assert_eq!(nearest(&store, &vectors[7], 40, 1), [7]);
+    for storage in STORAGES {
+        let vectors = clustered(300, 8, 9);
+        let store = empty(&options((Metric::L2, storage), 8));
+        insert_all(&store, &vectors, 0, 1);
+        vacuum(&store, |_| true);
+        let report = assert_valid(&store, []);
+        assert_eq!((report.elements, report.levels), (0, 0));
+        assert!(nearest(&store, &vectors[0], 40, 10).is_empty());
+        insert_all(&store, &vectors, 0, 2);
+        assert_valid(&store, 0..300);
+        assert_eq!(nearest(&store, &vectors[7], 40, 1), [7]);
+    }
 }
 
 #[test]
 fn equal_vectors_share_vertices_and_are_all_returned() {
-    let options = options(Metric::Cosine, 8);
     let same = vec![clustered(1, 8, 3).remove(0); 95];
     let others = clustered(200, 8, 4);
-    for built in [true, false] {
+    for (built, storage) in BUILT_OR_INSERTED {
+        let options = options((Metric::Cosine, storage), 8);
         let vectors: Vec<_> = same.iter().chain(&others).cloned().collect();
         let store = if built {
             build_all(&options, &vectors, 0)
@@ -154,12 +165,12 @@ fn equal_vectors_share_vertices_and_are_all_returned() {
 
 #[test]
 fn a_thousand_equal_vectors_are_all_reached() {
-    let options = options(Metric::L2, 8);
     let mut vectors = clustered(3000, 8, 12);
     for row in 1000..2000 {
         vectors[row] = vectors[0].clone();
     }
-    for built in [true, false] {
+    for (built, storage) in BUILT_OR_INSERTED {
+        let options = options((Metric::L2, storage), 8);
         let store = if built {
             build_all(&options, &vectors, 1)
         } else {
@@ -168,15 +179,22 @@ fn a_thousand_equal_vectors_are_all_reached() {
             store
         };
         let report = assert_valid(&store, 0..3000);
-        assert_eq!(report.unreachable, 0, "built: {built}, {report:?}");
+        assert_eq!(
+            report.unreachable, 0,
+            "built: {built}, {storage:?}, {report:?}"
+        );
     }
 }
 
 #[test]
 fn vectors_of_every_size_can_be_stored() {
-    // Around the sizes where slots start to share pages and to span them.
-    for dimension in [1, 2, 3, 1000, 1001, 1980, 2000, 2001, 4000, 16_000] {
-        let options = options(Metric::L2, dimension);
+    // Around the sizes where slots start to share pages and to span them, and
+    // where a record cannot hold all of a slot's pages.
+    let plain = [1, 2, 3, 1000, 1001, 1980, 2000, 2001, 4000, 16_000];
+    let fused = [1, 2, 3, 64, 65, 768, 1536, 1537, 2100, 6000, 9000, 16_000];
+    let kinds = plain.map(|d| (Storage::Plain, d)).into_iter();
+    for (storage, dimension) in kinds.chain(fused.map(|d| (Storage::Fused, d))) {
+        let options = options((Metric::L2, storage), dimension);
         let vectors = clustered(60, dimension as usize, 11);
         for threads in [None, Some(1)] {
             let store = match threads {
@@ -202,10 +220,16 @@ fn vectors_of_every_size_can_be_stored() {
 
 #[test]
 fn rounds_return_every_row_once() {
+    for storage in STORAGES {
+        rounds_return_every_row(storage);
+    }
+}
+
+fn rounds_return_every_row(storage: Storage) {
     let vectors = clustered(500, 12, 21);
-    let store = build_all(&options(Metric::L2, 12), &vectors, 0);
+    let store = build_all(&options((Metric::L2, storage), 12), &vectors, 0);
     let index = open(&store);
-    let mut scan = Scan::new(encode(index.options(), &vectors[3]));
+    let mut scan = Scan::new(query(index.options(), &vectors[3]));
     let mut rows = Vec::new();
     loop {
         let round = scan.next_round(&index, 20).unwrap();
@@ -223,7 +247,7 @@ fn rounds_return_every_row_once() {
 
 #[test]
 fn tiny_memory_budget_is_full_not_exceeded() {
-    let options = options(Metric::L2, 64);
+    let options = options((Metric::L2, Storage::Plain), 64);
     let builder = crate::hnsw::Builder::new(codec(&options), options, 300 * 1024, 1);
     let vectors = clustered(5000, 64, 2);
     let added = vectors
@@ -239,19 +263,58 @@ fn tiny_memory_budget_is_full_not_exceeded() {
 
 #[test]
 fn hostile_values_do_not_break_the_graph() {
-    for metric in METRICS {
+    for kind in KINDS {
         let mut vectors = clustered(100, 4, 1);
         for x in [f32::MAX, -f32::MAX, f32::MIN_POSITIVE, 1e-45, 1e30] {
             vectors.push(vec![x; 4]);
             vectors.push(vec![x, 0.0, 0.0, -x]);
         }
         let count = vectors.len() as u64;
-        let store = empty(&options(metric, 4));
+        let store = empty(&options(kind, 4));
         insert_all(&store, &vectors, 0, 1);
         assert_valid(&store, 0..count);
         for query in &vectors {
             assert!(!nearest(&store, query, 40, 10).is_empty());
         }
-        assert_valid(&build_all(&options(metric, 4), &vectors, 1), 0..count);
+        assert_valid(&build_all(&options(kind, 4), &vectors, 1), 0..count);
+    }
+}
+
+/// What the executor relies on: no bound exceeds the exact distance.
+#[test]
+fn bounds_never_exceed_the_distance() {
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        let mut vectors = clustered(400, 24, 71);
+        for (row, scale) in [1e-40_f32, 1e-20, 1e-3, 1e3, 1e15].into_iter().enumerate() {
+            for x in &mut vectors[row] {
+                *x *= scale;
+            }
+        }
+        let options = options((metric, Storage::Fused), 24);
+        let store = build_all(&options, &vectors, 0);
+        let index = open(&store);
+        let kernels = crate::simd::kernels();
+        for vector in &vectors {
+            let mut scan = Scan::new(query(&options, vector));
+            for found in scan.next_round(&index, 100).unwrap() {
+                for tid in scan.heap_tids(&found) {
+                    let row = &vectors[tid.0 as usize];
+                    let exact = match metric {
+                        Metric::L2 => f64::from((kernels.l2_squared)(vector, row)).sqrt(),
+                        Metric::InnerProduct => f64::from(-(kernels.inner_product)(vector, row)),
+                        _ => {
+                            let (ab, aa, bb) = (kernels.cosine_parts)(vector, row);
+                            let norms = (f64::from(aa) * f64::from(bb)).sqrt();
+                            1.0 - (f64::from(ab) / norms).clamp(-1.0, 1.0)
+                        }
+                    };
+                    assert!(
+                        found.bound <= exact || exact.is_nan(),
+                        "{metric:?}: {} is not below {exact}",
+                        found.bound
+                    );
+                }
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::fixture::*;
 use crate::Metric;
+use crate::hnsw::Storage;
 use crate::mem_pages::MemPages;
 
 /// What must hold after a crash at this point. Rows below `sure` were complete
@@ -18,9 +19,10 @@ fn assert_usable(store: &MemPages, vectors: &[Vec<f32>], sure: impl Fn(u64) -> b
     }
 }
 
-fn replay_inserts(dimension: u32) {
-    let options = options(Metric::L2, dimension);
-    let vectors = clustered(40, dimension as usize, 31);
+fn replay_inserts(storage: Storage, dimension: u32) {
+    let options = options((Metric::L2, storage), dimension);
+    let count = if dimension > 5000 { 14 } else { 40 };
+    let vectors = clustered(count, dimension as usize, 31);
     let store = empty(&options);
     let mut complete = vec![store.records()];
     for (i, vector) in (0..).zip(&vectors) {
@@ -35,25 +37,40 @@ fn replay_inserts(dimension: u32) {
         vacuum(&crashed, |row| row >= done);
         assert_valid(&crashed, 0..done);
         insert_all(&crashed, &vectors[done as usize..], done, 5);
-        assert_valid(&crashed, 0..40);
+        assert_valid(&crashed, 0..count as u64);
     }
 }
 
 #[test]
 fn every_prefix_of_inserts_is_a_valid_index() {
-    replay_inserts(6);
+    for storage in STORAGES {
+        replay_inserts(storage, 6);
+    }
 }
 
 #[test]
 fn every_prefix_of_inserts_of_vectors_that_span_pages_is_a_valid_index() {
-    replay_inserts(5000);
+    // Of the fused slots, one record holds all of the first and not all of the
+    // second.
+    replay_inserts(Storage::Plain, 5000);
+    replay_inserts(Storage::Fused, 3000);
+    replay_inserts(Storage::Fused, 12_000);
 }
 
 #[test]
 fn every_prefix_of_a_vacuum_is_a_valid_index() {
-    for dimension in [6, 2500] {
-        let vectors = clustered(90, dimension, 41);
-        let store = empty(&options(Metric::L2, dimension as u32));
+    let kinds = [
+        (Storage::Plain, 6),
+        (Storage::Plain, 2500),
+        (Storage::Fused, 6),
+        (Storage::Fused, 3000),
+        (Storage::Fused, 12_000),
+    ];
+    for (storage, dimension) in kinds {
+        // Every prefix is a copy of the pages: fewer of them where they are many.
+        let count = if dimension > 3000 { 20 } else { 90 };
+        let vectors = clustered(count, dimension, 41);
+        let store = empty(&options((Metric::L2, storage), dimension as u32));
         insert_all(&store, &vectors, 0, 1);
         let is_dead = |row: u64| row % 3 != 1;
         let before = store.records();
@@ -65,7 +82,10 @@ fn every_prefix_of_a_vacuum_is_a_valid_index() {
             // Inserts and scans go on beside what is left to do.
             insert_all(&crashed, &vectors[..5], 1000, 2);
             vacuum(&crashed, |row| row < 1000 && is_dead(row));
-            let report = assert_valid(&crashed, (0..90).filter(|&r| !is_dead(r)).chain(1000..1005));
+            let report = assert_valid(
+                &crashed,
+                (0..count as u64).filter(|&r| !is_dead(r)).chain(1000..1005),
+            );
             assert_eq!(report.marked, 0);
         }
     }

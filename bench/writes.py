@@ -1,0 +1,101 @@
+"""Inserts into an index, and the vacuum of one.
+
+Every round begins with a new copy of the same database, so an engine that inserts more than another does not work
+on a larger index in the next round.
+"""
+
+import statistics
+import time
+
+from datasets import Truth
+from search import EF_DEFAULT, Served, in_turns, pgbench
+
+INSERT_INTO = 50_000
+INSERT_AT_MOST = 100_000
+INSERT_SECONDS = 10
+VACUUM_ROWS = 54_000
+# The row after the last one of spare has no vector, which ends the client.
+INSERT = ("INSERT INTO docs SELECT n::int, (SELECT emb FROM spare WHERE id = n::int) "
+          "FROM nextval('next_spare') AS n;\n")
+
+
+def inserts(bench):
+    """{rows, engines: {name: {inserts_per_second, wal_bytes_per_row, recall, rounds}}}."""
+    rows = min(INSERT_INTO, len(bench.vectors) // 2)
+    vectors = bench.vectors[:rows + INSERT_AT_MOST]
+    bench.say(f"inserts into {rows:,} rows, {len(vectors) - rows:,} rows at hand")
+    bases = _bases(bench, rows, spare=vectors[rows:])
+
+    def insert(base):
+        served = _copy(base)
+        with served.connect() as connection:
+            connection.execute(f"CREATE SEQUENCE next_spare AS int START {rows}")
+            start, = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+            rate = pgbench(served, INSERT, INSERT_SECONDS, may_end_early=True)
+            written, = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)", [start]).fetchone()
+            present = [number for number, in connection.execute("SELECT id FROM docs")]
+        return rate, float(written) / max(1, len(present) - rows), present, served.answers(EF_DEFAULT)[0]
+
+    results = {}
+    for name, rounds in in_turns(bench.rounds, bases, insert).items():
+        rates, wal, presents, answers = zip(*rounds)
+        results[name] = {
+            "inserts_per_second": statistics.median(rates), "wal_bytes_per_row": statistics.median(wal),
+            "inserted": len(presents[-1]) - rows, "rounds": rates,
+            "recall": Truth(vectors, bench.queries, presents[-1]).recall(answers[-1])}
+        bench.say(f"  {name:<12} {results[name]['inserts_per_second']:,.0f} inserts/s, "
+                  f"recall {results[name]['recall']:.4f} afterwards")
+    _remove(bases)
+    return {"rows": rows, "seconds": INSERT_SECONDS, "ef_search": EF_DEFAULT, "engines": results}
+
+
+def vacuum(bench):
+    """{rows, engines: {name: {vacuum_seconds, recall, rounds}}}: of a table whose every third row was deleted."""
+    rows = min(VACUUM_ROWS, len(bench.vectors))
+    vectors = bench.vectors[:rows]
+    bench.say(f"vacuum of {rows:,} rows, a third of them deleted")
+    bases = _bases(bench, rows)
+
+    def clean(base):
+        served = _copy(base)
+        with served.connect() as connection:
+            connection.execute("DELETE FROM docs WHERE id % 3 = 0")
+            connection.execute("CHECKPOINT")
+            started = time.monotonic()
+            connection.execute("VACUUM (INDEX_CLEANUP ON) docs")
+            seconds = time.monotonic() - started
+        return seconds, served.answers(EF_DEFAULT)[0]
+
+    truth = Truth(vectors, bench.queries, [number for number in range(rows) if number % 3 != 0])
+    results = {}
+    for name, rounds in in_turns(bench.rounds, bases, clean).items():
+        seconds = [second for second, _ in rounds]
+        results[name] = {"vacuum_seconds": statistics.median(seconds), "recall": truth.recall(rounds[-1][1]),
+                         "rounds": seconds}
+        bench.say(f"  {name:<12} {results[name]['vacuum_seconds']:.1f} s, "
+                  f"recall {results[name]['recall']:.4f} afterwards")
+    _remove(bases)
+    return {"rows": rows, "ef_search": EF_DEFAULT, "engines": results}
+
+
+def _bases(bench, rows, spare=None):
+    bases = [Served(bench.cluster, engine, f"{engine.database}_base", engine.name) for engine in bench.engines]
+    for base in bases:
+        base.load(bench.vectors[:rows], bench.queries, spare)
+        base.build()
+    return bases
+
+
+def _copy(base):
+    """A new copy of the database, warm."""
+    copy = Served(base.cluster, base.engine, f"{base.engine.database}_copy", base.name)
+    base.cluster.psql(f"DROP DATABASE IF EXISTS {copy.database}")
+    base.cluster.psql(f"CREATE DATABASE {copy.database} TEMPLATE {base.database} STRATEGY file_copy")
+    copy.answers(EF_DEFAULT)
+    return copy
+
+
+def _remove(bases):
+    for base in bases:
+        base.cluster.psql(f"DROP DATABASE {base.engine.database}_copy")
+        base.cluster.psql(f"DROP DATABASE {base.database}")

@@ -1,0 +1,232 @@
+//! Short codes, and beside each link a still shorter one of the neighbour.
+//!
+//! Vectors are rotated once ([`Rotation`]). A vertex's own code has 8 bits a
+//! dimension and a bound of its error ([`scalar8`]). A link holds the
+//! neighbour's 1-bit RaBitQ code relative to the vertex ([`rabitq`]), packed so
+//! that 32 of them are compared with a query in one pass ([`fastscan`]). This
+//! is the vertex of Gou et al., "SymphonyQG: Towards Symphonious Integration of
+//! Quantization and Graph for Approximate Nearest Neighbor Search", SIGMOD 2025
+//! (arXiv:2411.12229), with a short code in the place of the full vector.
+//!
+//! What links hold, for a capacity of n: n `f32` terms (`add`), n `f32` factors
+//! (`rescale`), then a block of codes for every 32 links.
+
+use super::Codec;
+use crate::Metric;
+use crate::metric;
+use crate::quantize::bound::{has_exact_norm, lower_bound};
+use crate::quantize::fastscan::{self, BLOCK, Table};
+use crate::quantize::rabitq::{self, Factors, Form};
+use crate::quantize::rotation::Rotation;
+use crate::quantize::scalar8::{self, View};
+
+/// 8-bit codes, with 1-bit codes beside the links.
+pub struct Fused {
+    metric: Metric,
+    form: Form,
+    dimension: usize,
+    rotation: Rotation,
+    /// Links of a vertex: what [`Codec::links_len`] was told.
+    capacity: usize,
+}
+
+impl Fused {
+    /// A codec for vectors of `dimension` components and vertices of up to
+    /// `capacity` links; `None` under a metric that has no such codes. `seed`
+    /// decides the rotation.
+    pub fn new(metric: Metric, dimension: usize, capacity: usize, seed: u64) -> Option<Self> {
+        let form = match metric {
+            Metric::L2 => Form::L2,
+            Metric::InnerProduct | Metric::Cosine => Form::InnerProduct,
+            Metric::L1 => return None,
+        };
+        Some(Fused {
+            metric,
+            form,
+            dimension,
+            rotation: Rotation::new(dimension, seed),
+            capacity,
+        })
+    }
+
+    /// The vector rotated, and before that normalized under cosine; `None` if
+    /// it is zero then.
+    fn rotate(&self, vector: &[f32]) -> Option<Vec<f32>> {
+        debug_assert_eq!(vector.len(), self.dimension);
+        let mut rotated = vec![0.0; self.rotation.padded()];
+        if self.metric == Metric::Cosine {
+            let mut unit = vector.to_vec();
+            if !metric::normalize(&mut unit) {
+                return None;
+            }
+            self.rotation.rotate(&unit, &mut rotated);
+        } else {
+            self.rotation.rotate(vector, &mut rotated);
+        }
+        Some(rotated)
+    }
+
+    fn prepare(&self, rotated: Vec<f32>) -> FusedQuery {
+        let table = Table::new(&rotated);
+        let norm_squared = rotated
+            .iter()
+            .map(|&x| f64::from(x) * f64::from(x))
+            .sum::<f64>();
+        FusedQuery {
+            norm_squared: norm_squared as f32,
+            norm: norm_squared.sqrt() as f32,
+            rotated,
+            table,
+        }
+    }
+
+    /// The key that an inner product of two rotated vectors stands for, with
+    /// the squares of their norms.
+    fn key_of(&self, product: f32, squares: f32) -> f32 {
+        let key = match self.form {
+            Form::L2 => (squares - 2.0 * product).max(0.0),
+            Form::InnerProduct => -product,
+        };
+        if key.is_nan() { f32::INFINITY } else { key }
+    }
+
+    fn block_len(&self) -> usize {
+        fastscan::block_len(self.rotation.padded())
+    }
+
+    /// The parts of what links hold: terms, factors, blocks.
+    fn parts<'a>(&self, links: &'a [u8]) -> (&'a [f32], &'a [f32], &'a [u8]) {
+        let (factors, blocks) = links.split_at(self.capacity * 8);
+        let (add, rescale) = bytemuck::cast_slice(factors).split_at(self.capacity);
+        (add, rescale, blocks)
+    }
+
+    /// The neighbour's code relative to the vertex, into `bits`.
+    fn relative(&self, centre: &[f32], neighbour: &[u8], bits: &mut [u8]) -> Factors {
+        rabitq::encode(self.form, centre, View::new(neighbour), bits)
+    }
+
+    fn decode(&self, code: &[u8]) -> Vec<f32> {
+        let mut rotated = vec![0.0; self.rotation.padded()];
+        scalar8::decode(View::new(code), &mut rotated);
+        rotated
+    }
+}
+
+/// A query of [`Fused`].
+pub struct FusedQuery {
+    rotated: Vec<f32>,
+    norm_squared: f32,
+    norm: f32,
+    table: Table,
+}
+
+impl Codec for Fused {
+    type Query = FusedQuery;
+
+    fn code_len(&self) -> usize {
+        scalar8::code_len(self.rotation.padded())
+    }
+
+    fn links_len(&self, capacity: usize) -> usize {
+        capacity * 8 + capacity.div_ceil(BLOCK) * self.block_len()
+    }
+
+    fn encode(&self, vector: &[f32], code: &mut [u8]) -> bool {
+        let Some(rotated) = self.rotate(vector) else {
+            return false;
+        };
+        scalar8::encode(&rotated, code);
+        if !has_exact_norm(vector) {
+            scalar8::set_error(code, f32::INFINITY);
+        }
+        true
+    }
+
+    fn distance(&self, a: &[u8], b: &[u8]) -> f32 {
+        let (a, b) = (View::new(a), View::new(b));
+        self.key_of(scalar8::dot_codes(a, b), a.norm_squared + b.norm_squared)
+    }
+
+    fn query(&self, vector: &[f32]) -> Option<FusedQuery> {
+        let mut query = self.prepare(self.rotate(vector)?);
+        if !has_exact_norm(vector) {
+            query.norm = f32::INFINITY;
+        }
+        Some(query)
+    }
+
+    fn query_of_code(&self, code: &[u8]) -> FusedQuery {
+        self.prepare(self.decode(code))
+    }
+
+    fn key(&self, query: &FusedQuery, code: &[u8]) -> f32 {
+        let view = View::new(code);
+        self.key_of(
+            scalar8::dot(&query.rotated, view),
+            query.norm_squared + view.norm_squared,
+        )
+    }
+
+    fn bound(&self, query: &FusedQuery, code: &[u8], key: f32) -> f64 {
+        let view = View::new(code);
+        let norm = view.norm_squared.sqrt();
+        lower_bound(
+            self.metric,
+            query.norm,
+            key,
+            view.error,
+            norm,
+            self.dimension,
+        )
+    }
+
+    fn estimates(&self, query: &FusedQuery, key: f32, links: &[u8], out: &mut Vec<f32>) {
+        let (add, rescale, blocks) = self.parts(links);
+        let blocks = blocks.chunks_exact(self.block_len());
+        let factors = add.chunks(BLOCK).zip(rescale.chunks(BLOCK));
+        let mut sums = [0.0; BLOCK];
+        let mut estimates = [0.0; BLOCK];
+        for (block, (add, rescale)) in blocks.zip(factors) {
+            query.table.centred_sums(block, &mut sums);
+            rabitq::estimates(add, rescale, key, &sums, &mut estimates);
+            out.extend_from_slice(&estimates);
+        }
+    }
+
+    fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {
+        let centre = self.decode(own);
+        let block_len = self.block_len();
+        let mut bits = vec![0; centre.len() / 8];
+        let (factors, blocks) = links.split_at_mut(self.capacity * 8);
+        let (add, rescale) =
+            bytemuck::cast_slice_mut::<u8, f32>(factors).split_at_mut(self.capacity);
+        for &(position, neighbour) in neighbours {
+            let relative = self.relative(&centre, neighbour, &mut bits);
+            add[position] = relative.add;
+            rescale[position] = relative.rescale;
+            let from = position / BLOCK * block_len;
+            let block = &mut blocks[from..from + block_len];
+            fastscan::set_column(block, position % BLOCK, &bits);
+        }
+    }
+
+    fn link_matches(&self, own: &[u8], neighbour: (usize, &[u8]), links: &[u8]) -> bool {
+        let centre = self.decode(own);
+        let (position, neighbour) = neighbour;
+        let mut bits = vec![0; centre.len() / 8];
+        let expected = self.relative(&centre, neighbour, &mut bits);
+        let (add, rescale, blocks) = self.parts(links);
+        let mut stored = vec![0; bits.len()];
+        let from = position / BLOCK * self.block_len();
+        let block = &blocks[from..from + self.block_len()];
+        fastscan::column(block, position % BLOCK, &mut stored);
+        // Another processor may have added in another order.
+        let largest = centre.iter().fold(0.0_f32, |m, c| m.max(c.abs()));
+        let near = |a: f32, b: f32, size: f32| (a - b).abs() <= 1e-3 * (a.abs() + size);
+        let size = expected.rescale.abs() * largest * centre.len() as f32 / 64.0;
+        stored == bits
+            && near(expected.rescale, rescale[position], 0.0)
+            && near(expected.add, add[position], size)
+    }
+}

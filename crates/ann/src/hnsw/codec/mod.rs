@@ -1,0 +1,88 @@
+//! What a vertex stores of its vector, and of those of its neighbours.
+//!
+//! A [`Codec`] turns a vector into a *code*, a byte string of one length for
+//! the whole index, and compares codes. [`Plain`] stores the vector itself.
+//! [`Fused`] stores a short code, and beside each link a still shorter one of
+//! the neighbour, so that a visit to a vertex also tells about how far its
+//! neighbours are. [`AnyCodec`] is the one that an index's options name.
+
+mod any;
+mod fused;
+mod plain;
+
+pub use any::{AnyCodec, AnyQuery};
+pub use fused::{Fused, FusedQuery};
+pub use plain::{Plain, PlainQuery};
+
+/// A code in memory, aligned to 8 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code(Vec<u64>);
+
+impl Code {
+    /// A code of `len` zero bytes; `len` is a multiple of 8.
+    pub fn zeroed(len: usize) -> Self {
+        debug_assert!(len.is_multiple_of(8));
+        Code(vec![0; len / 8])
+    }
+
+    /// The code's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    /// The code's bytes, to be written.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+/// How vectors are stored in vertices and compared.
+///
+/// Ordering keys are those of [`crate::Metric::key`]: smaller is nearer.
+pub trait Codec: Sync {
+    /// A query, prepared for many comparisons.
+    type Query;
+
+    /// Bytes of a code; a multiple of 8.
+    fn code_len(&self) -> usize;
+
+    /// Bytes that `capacity` links of a vertex take beside the numbers of the
+    /// neighbours; a multiple of 8. With 0, links say nothing of how far their
+    /// neighbours are.
+    fn links_len(&self, capacity: usize) -> usize;
+
+    /// Encodes a vector of the index's dimension. Returns false when the
+    /// vector cannot be placed under the metric (a zero vector under cosine)
+    /// and is left out of the index.
+    fn encode(&self, vector: &[f32], code: &mut [u8]) -> bool;
+
+    /// The ordering key of two codes.
+    fn distance(&self, a: &[u8], b: &[u8]) -> f32;
+
+    /// Prepares a vector of the index's dimension as a query; `None` as for
+    /// [`Codec::encode`].
+    fn query(&self, vector: &[f32]) -> Option<Self::Query>;
+
+    /// Prepares a query for what is near to a code.
+    fn query_of_code(&self, code: &[u8]) -> Self::Query;
+
+    /// The ordering key of a code for a query.
+    fn key(&self, query: &Self::Query, code: &[u8]) -> f32;
+
+    /// A lower bound of the distance that the metric's SQL operator computes
+    /// for the vector of a code, whose key is given.
+    fn bound(&self, query: &Self::Query, code: &[u8], key: f32) -> f64;
+
+    /// The estimated keys of the neighbours at all positions of a vertex, in
+    /// the multiple of 32 that [`Codec::links_len`] has room for. `key` is the
+    /// vertex's own; `links` are the bytes beside the numbers.
+    fn estimates(&self, query: &Self::Query, key: f32, links: &[u8], out: &mut Vec<f32>);
+
+    /// Writes what links of a vertex hold of their neighbours: each with its
+    /// position and the neighbour's code. `own` is the vertex's code.
+    fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]);
+
+    /// Whether the link at a position is that to a neighbour of this code, as
+    /// [`Codec::encode_links`] writes it.
+    fn link_matches(&self, own: &[u8], neighbour: (usize, &[u8]), links: &[u8]) -> bool;
+}

@@ -1,0 +1,82 @@
+//! The vector itself.
+
+use super::{Code, Codec};
+use crate::Metric;
+use crate::metric;
+use crate::simd::{self, Kernel};
+
+/// The vector itself, as `f32`; normalized under [`Metric::Cosine`].
+#[derive(Clone, Copy)]
+pub struct Plain {
+    dimension: usize,
+    metric: Metric,
+    kernel: Kernel,
+}
+
+impl Plain {
+    /// A codec for vectors of `dimension` components.
+    pub fn new(metric: Metric, dimension: usize) -> Self {
+        Plain {
+            dimension,
+            metric,
+            kernel: metric.kernel(simd::kernels()),
+        }
+    }
+}
+
+/// A query of [`Plain`]: a code.
+pub struct PlainQuery(Code);
+
+impl Codec for Plain {
+    type Query = PlainQuery;
+
+    fn code_len(&self) -> usize {
+        (self.dimension * size_of::<f32>()).next_multiple_of(8)
+    }
+
+    fn links_len(&self, _capacity: usize) -> usize {
+        0
+    }
+
+    fn encode(&self, vector: &[f32], code: &mut [u8]) -> bool {
+        debug_assert_eq!(vector.len(), self.dimension);
+        let values: &mut [f32] = bytemuck::cast_slice_mut(code);
+        values[..vector.len()].copy_from_slice(vector);
+        values[vector.len()..].fill(0.0);
+        self.metric != Metric::Cosine || metric::normalize(values)
+    }
+
+    fn distance(&self, a: &[u8], b: &[u8]) -> f32 {
+        let sum = (self.kernel)(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
+        self.metric.key(sum)
+    }
+
+    fn query(&self, vector: &[f32]) -> Option<PlainQuery> {
+        let mut code = Code::zeroed(self.code_len());
+        self.encode(vector, code.bytes_mut())
+            .then_some(PlainQuery(code))
+    }
+
+    fn query_of_code(&self, code: &[u8]) -> PlainQuery {
+        let mut copy = Code::zeroed(code.len());
+        copy.bytes_mut().copy_from_slice(code);
+        PlainQuery(copy)
+    }
+
+    fn key(&self, query: &PlainQuery, code: &[u8]) -> f32 {
+        self.distance(query.0.bytes(), code)
+    }
+
+    /// The key itself: where codes are exact, nobody asks for a bound.
+    fn bound(&self, _query: &PlainQuery, _code: &[u8], key: f32) -> f64 {
+        f64::from(key)
+    }
+
+    fn estimates(&self, _query: &PlainQuery, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
+
+    fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}
+
+    fn link_matches(&self, _own: &[u8], _neighbour: (usize, &[u8]), _links: &[u8]) -> bool {
+        true
+    }
+}

@@ -1,0 +1,160 @@
+//! What an 8-bit code guarantees of the exact distance.
+//!
+//! With ‖o − ô‖ ≤ e: | ‖q − o‖ − ‖q − ô‖ | ≤ e, and |⟨q, o⟩ − ⟨q, ô⟩| ≤ ‖q‖·e.
+//! The executor compares a bound with what the operator computes in `f32` on
+//! the vectors as they are, and raises an error if the bound is greater. So a
+//! bound also allows for rounding: of the rotation (relative to the norms, a few
+//! times log₂ D units of 2⁻²⁴), of the product with the code, and of the
+//! operator's own sum over D terms in at least four accumulators (at most
+//! D/4 + 8 units). What underflows in the operator is allowed for by
+//! [`UNDERFLOW`]; vectors so short or so long that more than that is lost have an
+//! infinite error ([`has_exact_norm`]).
+
+use crate::Metric;
+
+/// More than the root of the sum of so many squares as a vector has
+/// components, each too small to be told from zero.
+const UNDERFLOW: f64 = 1e-18;
+
+/// Whether products with the vector can be computed in `f32` without loss.
+pub fn has_exact_norm(vector: &[f32]) -> bool {
+    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    squares == 0.0 || (1e-28..1e28).contains(&squares)
+}
+
+/// A lower bound, in the units of the metric's SQL operator, of a vector's
+/// distance from a query. `key` is that of the vector's code
+/// ([`Metric::key`]), `error` the code's, `norm` that of what it stands for.
+/// Under [`Metric::Cosine`] query and vector were normalized when encoded.
+pub fn lower_bound(
+    metric: Metric,
+    query_norm: f32,
+    key: f32,
+    error: f32,
+    norm: f32,
+    dimension: usize,
+) -> f64 {
+    let [query_norm, key, error, norm] = [query_norm, key, error, norm].map(f64::from);
+    let unit = f64::powi(2.0, -24);
+    let units = (dimension as f64 / 4.0 + 8.0) + 128.0;
+    let norm = norm + error;
+    let bound = match metric {
+        Metric::L2 => {
+            let squares = query_norm * query_norm + norm * norm;
+            let squared = key - 2.0 * units * unit * squares;
+            let distance = squared.max(0.0).sqrt() - error;
+            // What the operator itself rounds is relative to its result.
+            (distance * (1.0 - units * unit) - UNDERFLOW).max(0.0)
+        }
+        Metric::InnerProduct => {
+            let rounding = 2.0 * units * unit * query_norm * norm;
+            key - query_norm * error - rounding - UNDERFLOW * UNDERFLOW
+        }
+        Metric::Cosine => {
+            let least = 1.0 + key - error * query_norm - 2.0 * units * unit;
+            least.max(0.0)
+        }
+        Metric::L1 => f64::NAN,
+    };
+    if bound.is_finite() {
+        bound
+    } else {
+        f64::NEG_INFINITY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::hnsw::{Code, Codec, Fused};
+    use crate::simd;
+
+    /// What the operators compute.
+    fn operator(kernels: &simd::Kernels, metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+        match metric {
+            Metric::L2 => f64::from((kernels.l2_squared)(a, b)).sqrt(),
+            Metric::InnerProduct => f64::from(-(kernels.inner_product)(a, b)),
+            _ => {
+                let (ab, aa, bb) = (kernels.cosine_parts)(a, b);
+                let norms = (f64::from(aa) * f64::from(bb)).sqrt();
+                1.0 - (f64::from(ab) / norms).clamp(-1.0, 1.0)
+            }
+        }
+    }
+
+    fn vector() -> impl Strategy<Value = Vec<f32>> {
+        let scale = prop_oneof![
+            4 => Just(1.0_f32), 1 => Just(1e-45), 1 => Just(1e-39), 1 => Just(1e-20),
+            1 => Just(1e18), 1 => Just(1e19), 1 => Just(3e38)
+        ];
+        (prop::collection::vec(-1.0_f32..1.0, 70), scale, 0..6_u8).prop_map(
+            |(mut values, scale, shape)| {
+                for (i, x) in values.iter_mut().enumerate() {
+                    match shape {
+                        1 => *x = 1.0,
+                        2 if i != 5 => *x = 0.0,
+                        3 => *x = 0.25 * (i % 3) as f32,
+                        4 => *x = 1.0 + 1e-6 * *x,
+                        _ => {}
+                    }
+                    *x *= scale;
+                }
+                values
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn bounds_never_exceed_what_the_operator_computes(
+            a in vector(), b in vector(), same: bool, near: bool
+        ) {
+            let b = match (same, near) {
+                (true, true) => a.iter().map(|x| x * 1.000_1).collect(),
+                (true, false) => a.clone(),
+                _ => b,
+            };
+            for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+                let codec = Fused::new(metric, a.len(), 4, 3).unwrap();
+                let mut code = Code::zeroed(codec.code_len());
+                let (Some(query), true) = (codec.query(&a), codec.encode(&b, code.bytes_mut())) else {
+                    continue;
+                };
+                let key = codec.key(&query, code.bytes());
+                let bound = codec.bound(&query, code.bytes(), key);
+                prop_assert!(!bound.is_nan());
+                for kernels in simd::available() {
+                    let exact = operator(&kernels, metric, &a, &b);
+                    prop_assert!(
+                        bound <= exact || exact.is_nan(),
+                        "{:?}, {}: {} > {}", metric, kernels.name, bound, exact
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_are_close() {
+        let a: Vec<f32> = (0..384).map(|i| (i as f32 * 0.7).sin()).collect();
+        let b: Vec<f32> = (0..384).map(|i| (i as f32 * 0.7 + 0.5).sin()).collect();
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+            let codec = Fused::new(metric, a.len(), 4, 3).unwrap();
+            let mut code = Code::zeroed(codec.code_len());
+            let query = codec.query(&a).unwrap();
+            assert!(codec.encode(&b, code.bytes_mut()));
+            let bound = codec.bound(&query, code.bytes(), codec.key(&query, code.bytes()));
+            let exact = operator(simd::kernels(), metric, &a, &b);
+            let norm = f64::from((simd::kernels().inner_product)(&a, &a)).sqrt();
+            let size = match metric {
+                Metric::L2 => norm,
+                Metric::InnerProduct => norm * norm,
+                _ => 1.0,
+            };
+            assert!(exact - bound < 0.02 * size, "{metric:?}: {exact} {bound}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Comparing 32 one-bit codes with a query in one pass.
+//!
+//! André, Kermarrec and Le Scouarnec, "Cache locality is not enough:
+//! high-performance nearest neighbor search with product quantization fast
+//! scan", VLDB 2015: codes are taken in groups of 4 dimensions, a query gives a
+//! table of 16 sums for each group, and a shuffle instruction looks up 16 codes
+//! at once.
+//!
+//! A block holds 32 columns, a code each. For every group of 4 dimensions it has
+//! 16 bytes: byte j has column j in its low half and column j + 16 in its high
+//! half; bit b of a half is dimension 4·group + b.
+
+use crate::simd;
+
+/// Codes in a block.
+pub const BLOCK: usize = 32;
+
+/// Bytes of a block of codes of so many dimensions.
+pub fn block_len(padded: usize) -> usize {
+    padded * 4
+}
+
+/// The byte of a group that has a column, and the shift of its half.
+fn place(column: usize) -> (usize, u32) {
+    (column % 16, column as u32 / 16 * 4)
+}
+
+/// Writes a code into a column; dimension i is bit i % 8 of byte i / 8.
+pub fn set_column(block: &mut [u8], column: usize, bits: &[u8]) {
+    let (at, shift) = place(column);
+    for (groups, bits) in block.as_chunks_mut::<32>().0.iter_mut().zip(bits) {
+        for (group, nibble) in [bits & 15, bits >> 4].into_iter().enumerate() {
+            let byte = &mut groups[group * 16 + at];
+            *byte = *byte & !(15 << shift) | nibble << shift;
+        }
+    }
+}
+
+/// Reads the code in a column.
+pub fn column(block: &[u8], column: usize, bits: &mut [u8]) {
+    let (at, shift) = place(column);
+    for (groups, bits) in block.as_chunks::<32>().0.iter().zip(bits) {
+        let nibble = |group: usize| groups[group * 16 + at] >> shift & 15;
+        *bits = nibble(0) | nibble(1) << 4;
+    }
+}
+
+/// What a query looks up: for each group of 4 dimensions, the sums of all 16
+/// subsets of its components, in 8 bits each.
+pub struct Table {
+    entries: Vec<u8>,
+    /// What a unit of the entries counts.
+    step: f32,
+    /// The sum of the least entries, which count as 0.
+    offset: f32,
+    half_sum: f32,
+}
+
+impl Table {
+    /// The table of a rotated query.
+    pub fn new(query: &[f32]) -> Self {
+        let mut widest = 0.0_f32;
+        let mut offset = 0.0_f64;
+        for group in query.as_chunks::<4>().0 {
+            let least: f32 = group.iter().map(|q| q.min(0.0)).sum();
+            let width: f32 = group.iter().map(|q| q.abs()).sum();
+            widest = widest.max(width);
+            offset += f64::from(least);
+        }
+        let step = if widest > 0.0 { widest / 255.0 } else { 1.0 };
+        let mut entries = vec![0; query.len() * 4];
+        (simd::kernels().fill_table)(query, step, &mut entries);
+        let sum: f64 = query.iter().map(|&q| f64::from(q)).sum();
+        Table {
+            entries,
+            step,
+            offset: offset as f32,
+            half_sum: (sum / 2.0) as f32,
+        }
+    }
+
+    /// For each column of a block, about Σ xᵢ·qᵢ − ½·Σ qᵢ over its bits xᵢ.
+    #[inline]
+    pub fn centred_sums(&self, block: &[u8], out: &mut [f32; BLOCK]) {
+        let mut sums = [0_u32; BLOCK];
+        (simd::kernels().scan_block)(&self.entries, block, &mut sums);
+        let offset = self.offset - self.half_sum;
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = sum as f32 * self.step + offset;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn random_block(rng: &mut SmallRng, padded: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let mut block = vec![0xa5; block_len(padded)];
+        let codes: Vec<Vec<u8>> = (0..BLOCK)
+            .map(|_| (0..padded / 8).map(|_| rng.random()).collect())
+            .collect();
+        for (i, code) in codes.iter().enumerate() {
+            set_column(&mut block, i, code);
+        }
+        (block, codes)
+    }
+
+    fn bit(code: &[u8], i: usize) -> bool {
+        code[i / 8] >> (i % 8) & 1 != 0
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_those_of_the_bits(seed: u64, steps in 1..40_usize, scale in -30..30_i32) {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let padded = steps * 64;
+            let scale = 2_f32.powi(scale);
+            let query: Vec<f32> = (0..padded).map(|_| scale * rng.random_range(-1.0..1.0)).collect();
+            let (block, codes) = random_block(&mut rng, padded);
+            let table = Table::new(&query);
+            let mut sums = [0.0; BLOCK];
+            table.centred_sums(&block, &mut sums);
+            // Each entry is rounded by half a step at most.
+            let tolerance = table.step * (padded / 8) as f32 * 1.01;
+            for (code, sum) in codes.iter().zip(sums) {
+                let exact: f64 = (0..padded)
+                    .map(|i| f64::from(query[i]) * if bit(code, i) { 0.5 } else { -0.5 })
+                    .sum();
+                prop_assert!((exact - f64::from(sum)).abs() <= f64::from(tolerance));
+            }
+        }
+
+        #[test]
+        fn all_instruction_sets_agree(seed: u64, steps in 1..40_usize) {
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let padded = steps * 64;
+            let (block, codes) = random_block(&mut rng, padded);
+            let table: Vec<u8> = (0..padded * 4).map(|_| rng.random()).collect();
+            let expected: Vec<u32> = codes
+                .iter()
+                .map(|code| {
+                    (0..padded / 4)
+                        .map(|g| {
+                            let nibble = code[g / 2] >> (g % 2 * 4) & 15;
+                            u32::from(table[g * 16 + usize::from(nibble)])
+                        })
+                        .sum()
+                })
+                .collect();
+            for kernels in simd::available() {
+                let mut sums = [7; BLOCK];
+                (kernels.scan_block)(&table, &block, &mut sums);
+                prop_assert_eq!(&sums[..], &expected[..], "{}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn columns_round_trip() {
+        let mut rng = SmallRng::seed_from_u64(3);
+        let (mut block, codes) = random_block(&mut rng, 192);
+        let mut read = vec![0; 24];
+        for (i, code) in codes.iter().enumerate() {
+            column(&block, i, &mut read);
+            assert_eq!(&read, code);
+        }
+        set_column(&mut block, 17, &codes[0]);
+        column(&block, 17, &mut read);
+        assert_eq!(&read, &codes[0]);
+        column(&block, 1, &mut read);
+        assert_eq!(&read, &codes[1]);
+    }
+
+    #[test]
+    fn the_largest_sums_do_not_overflow() {
+        let (table, block) = (vec![255; 16_064 * 4], vec![0xff; 16_064 * 4]);
+        for kernels in simd::available() {
+            let mut sums = [0; BLOCK];
+            (kernels.scan_block)(&table, &block, &mut sums);
+            assert_eq!(sums, [255 * 16_064 / 4; BLOCK], "{}", kernels.name);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! 1 bit a dimension, relative to a centre.
+//!
+//! Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical
+//! Error Bound for Approximate Nearest Neighbor Search", SIGMOD 2024
+//! (arXiv:2405.12497). All vectors are rotated. Of a point o and a centre c, let
+//! r = o − c, xᵢ = [rᵢ > 0] and x̄ = x − ½. The code is x. With the direction of
+//! x̄ for that of r, ⟨r, q⟩ is estimated by ‖r‖²·⟨x̄, q⟩ / ⟨r, x̄⟩, which is
+//! unbiased over the rotation and off by about ‖r‖·‖q‖/√D. From that follow, for
+//! a query q:
+//!
+//! * squared L2: ‖q − o‖² = ‖q − c‖² + ‖r‖² − 2⟨r, q − c⟩,
+//! * negative inner product: −⟨q, o⟩ = −⟨q, c⟩ − ⟨r, c⟩ − ⟨r, q − c⟩,
+//!
+//! both of the form key(q, c) + add + rescale·⟨x̄, q⟩.
+
+use super::scalar8::View;
+use crate::simd;
+
+/// What is estimated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// ‖q − o‖².
+    L2,
+    /// −⟨q, o⟩.
+    InnerProduct,
+}
+
+/// The numbers that go with a code.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    /// The term that does not depend on the query.
+    pub add: f32,
+    /// The factor of ⟨x̄, q⟩.
+    pub rescale: f32,
+}
+
+/// Encodes a point relative to a centre. `bits` takes x, eight to a byte.
+pub fn encode(form: Form, centre: &[f32], point: View<'_>, bits: &mut [u8]) -> Factors {
+    let sums = (simd::kernels().sign_code)(centre, point.scale, point.values, bits);
+    let [norm_squared, along, absolute, centre_code] = sums.map(f64::from);
+    // ⟨r, x̄⟩ = ½·Σ|rᵢ|
+    let stretch = norm_squared / (0.5 * absolute);
+    let factors = match form {
+        Form::L2 => Factors {
+            add: (norm_squared + 2.0 * stretch * centre_code) as f32,
+            rescale: (-2.0 * stretch) as f32,
+        },
+        Form::InnerProduct => Factors {
+            add: (-along + stretch * centre_code) as f32,
+            rescale: -stretch as f32,
+        },
+    };
+    if factors.add.is_finite() && factors.rescale.is_finite() {
+        return factors;
+    }
+    // The point is the centre, or too far for numbers.
+    let add = match form {
+        Form::L2 => norm_squared,
+        Form::InnerProduct => -along,
+    };
+    let add = if add.is_nan() { f64::MAX } else { add };
+    Factors {
+        add: (add as f32).clamp(f32::MIN, f32::MAX),
+        rescale: 0.0,
+    }
+}
+
+/// The estimated keys of up to 32 points. `key` is the centre's own, `sums` are
+/// ⟨x̄, q⟩ for each point.
+#[inline]
+pub fn estimates(add: &[f32], rescale: &[f32], key: f32, sums: &[f32; 32], out: &mut [f32; 32]) {
+    let factors = add.iter().zip(rescale);
+    for (out, ((&add, &rescale), &sum)) in out.iter_mut().zip(factors.zip(sums)) {
+        *out = key + add + rescale * sum;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::super::rotation::Rotation;
+    use super::super::scalar8;
+    use super::*;
+
+    fn key(form: Form, a: &[f32], b: &[f32]) -> f64 {
+        let pairs = a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+        match form {
+            Form::L2 => pairs.map(|(a, b)| (a - b) * (a - b)).sum(),
+            Form::InnerProduct => -pairs.map(|(a, b)| a * b).sum::<f64>(),
+        }
+    }
+
+    fn rotated_code(rotation: &Rotation, vector: &[f32]) -> (Vec<u64>, Vec<f32>) {
+        let mut rotated = vec![0.0; rotation.padded()];
+        rotation.rotate(vector, &mut rotated);
+        let mut code = vec![0_u64; scalar8::code_len(rotated.len()) / 8];
+        scalar8::encode(&rotated, bytemuck::cast_slice_mut(&mut code));
+        scalar8::decode(View::new(bytemuck::cast_slice(&code)), &mut rotated);
+        (code, rotated)
+    }
+
+    /// Over many rotations, the mean error is 0 to within what its spread
+    /// allows, and the spread is what the paper says.
+    #[test]
+    fn estimates_are_unbiased() {
+        let mut rng = SmallRng::seed_from_u64(4);
+        let dimension = 192;
+        let mut random = |scale: f32| -> Vec<f32> {
+            (0..dimension)
+                .map(|_| scale * rng.random_range(-1.0..1.0))
+                .collect()
+        };
+        let centre = random(1.0);
+        let add = |base: &[f32], delta: Vec<f32>| -> Vec<f32> {
+            base.iter().zip(delta).map(|(b, d)| b + d).collect()
+        };
+        let point = add(&centre, random(0.5));
+        let query = add(&centre, random(0.7));
+        for form in [Form::L2, Form::InnerProduct] {
+            let rounds = 2000;
+            let errors: Vec<f64> = (0..rounds)
+                .map(|seed| {
+                    let rotation = Rotation::new(dimension, seed);
+                    let (_, c) = rotated_code(&rotation, &centre);
+                    let (code, o) = rotated_code(&rotation, &point);
+                    let mut q = vec![0.0; rotation.padded()];
+                    rotation.rotate(&query, &mut q);
+                    let mut bits = vec![0; q.len() / 8];
+                    let view = View::new(bytemuck::cast_slice(&code));
+                    let factors = encode(form, &c, view, &mut bits);
+                    let sum: f32 = (0..q.len())
+                        .map(|i| q[i] * ((bits[i / 8] >> (i % 8) & 1) as f32 - 0.5))
+                        .sum();
+                    let estimate = key(form, &q, &c) as f32 + factors.add + factors.rescale * sum;
+                    f64::from(estimate) - key(form, &q, &o)
+                })
+                .collect();
+            let mean = errors.iter().sum::<f64>() / rounds as f64;
+            let variance =
+                errors.iter().map(|e| (e - mean) * (e - mean)).sum::<f64>() / rounds as f64;
+            let deviation = variance.sqrt();
+            assert!(
+                mean.abs() < 4.0 * deviation / (rounds as f64).sqrt(),
+                "{form:?}: {mean}"
+            );
+            // √(π/2 − 1) = 0.756 is the limit of the paper's factor.
+            let size = (key(Form::L2, &point, &centre) * key(Form::L2, &query, &centre)).sqrt();
+            let factor = if form == Form::L2 { 2.0 } else { 1.0 };
+            let expected = factor * 0.756 * size / (dimension as f64).sqrt();
+            assert!(
+                deviation < 1.3 * expected && deviation > 0.5 * expected,
+                "{deviation} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_point_in_the_centre_is_as_far_as_the_centre() {
+        for scale in [0.0, 1.0, 1e-40, 1e30, 3e38] {
+            for form in [Form::L2, Form::InnerProduct] {
+                let centre = vec![scale; 64];
+                let mut code = [0_u64; 10];
+                scalar8::encode(&centre, bytemuck::cast_slice_mut(&mut code));
+                let view = View::new(bytemuck::cast_slice(&code));
+                let mut decoded = vec![0.0; 64];
+                scalar8::decode(view, &mut decoded);
+                let mut bits = [0; 8];
+                let factors = encode(form, &decoded, view, &mut bits);
+                assert_eq!((factors.add, factors.rescale), (0.0, 0.0), "{scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn instruction_sets_give_the_same_bits_and_sums() {
+        let mut rng = SmallRng::seed_from_u64(8);
+        let centre: Vec<f32> = (0..192).map(|_| rng.random_range(-1.0..1.0)).collect();
+        let point: Vec<i8> = (0..192).map(|_| rng.random()).collect();
+        let mut first: Option<(Vec<u8>, [f32; 4])> = None;
+        for kernels in simd::available() {
+            let mut bits = vec![0; 24];
+            let sums = (kernels.sign_code)(&centre, 0.01, &point, &mut bits);
+            for (i, (&c, &p)) in centre.iter().zip(&point).enumerate() {
+                let positive = 0.01 * f32::from(p) - c > 0.0;
+                assert_eq!(
+                    bits[i / 8] >> (i % 8) & 1 != 0,
+                    positive,
+                    "{}",
+                    kernels.name
+                );
+            }
+            let (expected_bits, expected) = first.get_or_insert((bits.clone(), sums));
+            assert_eq!(&bits, expected_bits);
+            for (a, b) in sums.iter().zip(*expected) {
+                assert!((a - b).abs() < 1e-3, "{}: {a} {b}", kernels.name);
+            }
+        }
+    }
+}
