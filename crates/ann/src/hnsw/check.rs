@@ -4,7 +4,8 @@
 //!
 //! * every slot parses, and its level, `below` and `base` form one chain per
 //!   element down to level 0;
-//! * a live vertex on level 0 has rows, an upper one has none;
+//! * a live vertex on level 0 has rows or postings, an upper one has neither;
+//! * the postings of a vertex are a chain of slots of its own;
 //! * the vertices of an element have the same code;
 //! * what is not in use is zero;
 //! * neighbours are other vertices of the same level that are in use, without
@@ -15,7 +16,9 @@
 //!
 //! Not an error, but counted: vertices that no path from the entry point
 //! reaches (the heuristic may cut the last link to a vertex, and a crash in
-//! mid-insert leaves one), and marked vertices (a vacuum was interrupted).
+//! mid-insert leaves one), and what waits for a vacuum to free it: marked
+//! vertices, and postings that are in no chain (an insert or a vacuum was
+//! interrupted).
 
 use std::collections::HashSet;
 
@@ -43,7 +46,7 @@ pub struct Report {
     pub levels: u32,
     /// Slots in the chain of free slots.
     pub free_slots: u64,
-    /// Vertices that wait for a vacuum to unlink and free them.
+    /// Vertices and postings that wait for a vacuum to unlink and free them.
     pub marked: u64,
     /// Live vertices on level 0 that the entry point does not lead to.
     pub unreachable: u64,
@@ -61,6 +64,8 @@ impl Report {
 #[derive(Clone, Copy)]
 struct Seen {
     state: State,
+    /// See [`super::layout::Slot::is_vertex`].
+    is_vertex: bool,
     level: u8,
     below: Vertex,
     base: Vertex,
@@ -100,6 +105,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(report);
         };
         self.check_chains(&seen, &mut report)?;
+        self.check_postings(&seen, &mut report)?;
         self.check_codes(&seen, &mut report)?;
         self.check_free_chain(&meta, &seen, &mut report)?;
         self.check_links(&seen, &mut report)?;
@@ -130,6 +136,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     (
                         Seen {
                             state: slot.state,
+                            is_vertex: slot.is_vertex(vertex),
                             level: header.level,
                             below: header.below,
                             base: header.base,
@@ -138,7 +145,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         slot.is_tidy(&self.layout),
                     )
                 });
-                let (slot, tids, tidy) = match looked {
+                let (slot, mut tids, tidy) = match looked {
                     Ok(looked) => looked,
                     Err(problem) => {
                         report.add(problem);
@@ -152,7 +159,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     report.add(Error::corrupted(block, reason));
                 }
                 let bottom = slot.state == State::Live && slot.level == 0;
-                if bottom == tids.is_empty() && slot.state != State::Free {
+                let may_be_empty = !bottom || slot.below != NONE;
+                if !tids.is_empty() && !bottom || tids.is_empty() && !may_be_empty {
                     report.add(Error::corrupted(
                         block,
                         format!(
@@ -164,11 +172,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     ));
                 }
                 match slot.state {
-                    State::Free => {}
+                    State::Free | State::Posting => {}
                     State::Dead => report.marked += 1,
                     State::Live if slot.level > 0 => {}
                     State::Live => {
                         report.elements += 1;
+                        if let Err(problem) = self.posting_tids(vertex, slot.below, &mut tids) {
+                            report.add(problem);
+                        }
                         report.heap_tids += tids.len() as u64;
                         self.load_code(vertex, 0, code.bytes_mut())?;
                         for tid in tids {
@@ -188,17 +199,17 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// `below` and `base` of every vertex in use.
     fn check_chains(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
         for (vertex, slot) in (0..).zip(seen) {
-            if slot.state == State::Free {
+            if !slot.is_vertex {
                 continue;
             }
             let good = if slot.level == 0 {
-                slot.base == vertex && slot.below == NONE
+                slot.base == vertex && (slot.state == State::Live || slot.below == NONE)
             } else {
                 let below = seen.get(slot.below as usize);
                 let base = seen.get(slot.base as usize);
                 below.is_some_and(|b| {
-                    b.state != State::Free && b.level == slot.level - 1 && b.base == slot.base
-                }) && base.is_some_and(|b| b.level == 0)
+                    b.is_vertex && b.level == slot.level - 1 && b.base == slot.base
+                }) && base.is_some_and(|b| b.is_vertex && b.level == 0)
             };
             if !good {
                 report.add(Error::corrupted(
@@ -213,12 +224,41 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(())
     }
 
+    /// The postings of every element, and those of none.
+    fn check_postings(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
+        let is_posting = |slot: &Seen| !slot.is_vertex && slot.state != State::Free;
+        let mut linked = vec![false; seen.len()];
+        let elements = (0..)
+            .zip(seen)
+            .filter(|(_, slot)| slot.is_vertex && slot.level == 0);
+        for (vertex, slot) in elements {
+            let mut next = slot.below;
+            while next != NONE {
+                let posting = seen.get(next as usize);
+                let Some(posting) = posting.filter(|p| is_posting(p) && p.base == vertex) else {
+                    let reason = format!("vertex {vertex} has slot {next} for a posting");
+                    report.add(Error::corrupted(self.layout.locate(vertex)?.0, reason));
+                    break;
+                };
+                if std::mem::replace(&mut linked[next as usize], true) {
+                    let reason = format!("vertex {vertex} has the posting {next} twice");
+                    report.add(Error::corrupted(self.layout.locate(vertex)?.0, reason));
+                    break;
+                }
+                next = posting.below;
+            }
+        }
+        let unlinked = |(slot, linked): &(&Seen, bool)| slot.state == State::Posting && !linked;
+        report.marked += seen.iter().zip(linked).filter(unlinked).count() as u64;
+        Ok(())
+    }
+
     /// The codes of the vertices above level 0.
     fn check_codes(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
         let mut code = Code::zeroed(self.layout.code_len);
         let mut base_code = Code::zeroed(self.layout.code_len);
         for (vertex, slot) in (0..).zip(seen) {
-            if slot.state == State::Free || slot.level == 0 {
+            if !slot.is_vertex || slot.level == 0 {
                 continue;
             }
             self.store.pause();
@@ -286,7 +326,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 link == vertex
                     || !seen
                         .get(link as usize)
-                        .is_some_and(|to| to.state != State::Free && to.level == slot.level)
+                        .is_some_and(|to| to.is_vertex && to.level == slot.level)
             });
             let block = self.layout.locate(vertex)?.0;
             if repeated {
@@ -344,7 +384,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         }
         let good = seen
             .get(meta.entry as usize)
-            .is_some_and(|e| e.state != State::Free && u32::from(e.level) == meta.entry_level);
+            .is_some_and(|e| e.is_vertex && u32::from(e.level) == meta.entry_level);
         if !good {
             let reason = format!(
                 "entry point {} is no vertex of level {}",

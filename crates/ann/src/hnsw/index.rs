@@ -4,6 +4,7 @@ use super::beam::{Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::layout::{HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Vertex};
 use super::neighbours::select_diverse;
+use super::postings::NewPosting;
 use crate::Error;
 use crate::page::{BODY_LEN, Block, Body, MAX_PAGES_PER_RECORD, PageStore};
 
@@ -90,7 +91,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let (block, at) = self.layout.locate(vertex)?;
         let page = self.store.read(block)?;
         let slot = Slot::parse(&self.layout, block, &page, at)?;
-        if slot.state == State::Free || slot.header.level != level {
+        if !slot.is_vertex(vertex) || slot.header.level != level {
             return Ok(None);
         }
         if self.layout.pages_per_slot == 1 {
@@ -270,11 +271,25 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         Ok(())
     }
 
-    /// Hands out a slot and writes a vertex into it, in one record; the pages
-    /// of a large slot that hold only code are written before, while the slot
-    /// still counts as free. The first vertex of an empty index becomes its
-    /// entry point in the same record.
+    /// Writes a vertex into a slot of its own. The first vertex of an empty index
+    /// becomes its entry point in the same record.
     pub(super) fn write_vertex(&self, vertex: &NewVertex<'_>) -> Result<Vertex, Error> {
+        let may_be_entry = vertex.level == 0;
+        self.write_slot(may_be_entry, |number| vertex.image(&self.layout, number))
+    }
+
+    /// Writes a posting into a slot of its own.
+    pub(super) fn write_posting(&self, posting: &NewPosting<'_>) -> Result<Vertex, Error> {
+        self.write_slot(false, |_| posting.image(&self.layout))
+    }
+
+    /// Hands out a slot and writes its content, in one record; the further pages
+    /// of a large slot are written before, while it still counts as free.
+    fn write_slot(
+        &self,
+        may_be_entry: bool,
+        image: impl FnOnce(Vertex) -> Code,
+    ) -> Result<Vertex, Error> {
         let mut meta_page = self.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&meta_page)?;
         let number = if meta.free_head != NONE {
@@ -308,11 +323,11 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
             meta.free_head = slot.header.below;
             meta.free_count = meta.free_count.saturating_sub(1);
         }
-        if meta.entry == NONE && vertex.level == 0 {
+        if meta.entry == NONE && may_be_entry {
             meta.entry = number;
             meta.entry_level = 0;
         }
-        let image = vertex.image(&self.layout, number);
+        let image = image(number);
         let image = image.bytes();
         for ((range, from), further) in self.layout.pieces(at).zip(block..).skip(1) {
             let mut page = self.store.lock(further)?;
@@ -407,7 +422,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         vertex: Vertex,
         level: u8,
         query: &C::Query,
-        tids: Option<&mut Vec<HeapTid>>,
+        mut tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error> {
         let visit = self.with_vertex(vertex, level, |slot| {
@@ -415,7 +430,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
             let key = self.codec.key(query, code);
             let live = slot.state == State::Live;
             let mut bound = f64::from(key);
-            if let Some(tids) = tids
+            if let Some(tids) = &mut tids
                 && live
             {
                 tids.extend(slot.heap_tids());
@@ -432,6 +447,12 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
                 below: slot.header.below,
             }
         })?;
+        if let (Some(visit), Some(tids)) = (&visit, tids)
+            && visit.live
+            && visit.below != NONE
+        {
+            self.posting_tids(vertex, visit.below, tids)?;
+        }
         if !self.is_fused() {
             // Links say nothing of their neighbours: go and see.
             let mut unseen = 0;
@@ -456,7 +477,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
 
     fn below(&self, vertex: Vertex, level: u8) -> Result<Vertex, Error> {
         self.with_slot(vertex, |slot| {
-            if slot.state != State::Free && slot.header.level == level {
+            if slot.is_vertex(vertex) && slot.header.level == level {
                 slot.header.below
             } else {
                 NONE

@@ -9,7 +9,7 @@
 use super::beam::{Beam, BeamOptions, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
-use super::layout::{HeapTid, MAX_HEAP_TIDS, MAX_LEVEL, Meta, NONE, Slot, SlotMut, State, Vertex};
+use super::layout::{HeapTid, MAX_LEVEL, Meta, NONE, Slot, State, Vertex};
 use crate::Error;
 use crate::page::PageStore;
 
@@ -125,7 +125,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             .collect()
     }
 
-    /// Adds the row to a vertex with the same code, if there is one with room.
+    /// Adds the row to an element with the same code, if there is one.
     fn add_to_duplicate(
         &self,
         nearest: &[Found],
@@ -140,23 +140,9 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             if !self.load_code(found.vertex, 0, stored.bytes_mut())? || stored != *code {
                 continue;
             }
-            // Between the look at the code and the lock, vacuum can only have
-            // marked the vertex: slots are not reused before this insert ends.
-            let (block, at) = self.layout.locate(found.vertex)?;
-            let mut page = self.store.lock(block)?;
-            let slot = Slot::parse(&self.layout, block, &page, at)?;
-            if slot.state != State::Live || slot.header.level != 0 {
-                continue;
+            if self.add_row(found.vertex, tid)? {
+                return Ok(true);
             }
-            let mut tids: Vec<HeapTid> = slot.heap_tids().collect();
-            if tids.len() == MAX_HEAP_TIDS {
-                continue;
-            }
-            tids.push(tid);
-            self.store.commit(&mut [&mut page], &mut |bodies| {
-                SlotMut::new(&self.layout, bodies[0], at).set_heap_tids(&tids);
-            });
-            return Ok(true);
         }
         Ok(false)
     }
@@ -224,18 +210,21 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         }
         let capacity = self.layout.capacity(level);
         for &neighbour in neighbours {
-            let Some(seen) = self.live_places(neighbour, level)? else {
-                continue;
-            };
-            let mut links = present(&seen);
-            if links.len() == capacity
-                && let Some(last) = links.pop()
-            {
-                self.take_over(vertex, last, level)?;
-            }
-            links.push(vertex);
-            if self.replace_neighbours(neighbour, level, &seen, &links, None)? {
-                return Ok(());
+            // Until nobody changes the list at the same time.
+            while let Some(seen) = self.live_places(neighbour, level)? {
+                let mut links = present(&seen);
+                if links.contains(&vertex) {
+                    return Ok(());
+                }
+                if links.len() == capacity
+                    && let Some(last) = links.pop()
+                {
+                    self.take_over(vertex, last, level)?;
+                }
+                links.push(vertex);
+                if self.replace_neighbours(neighbour, level, &seen, &links, None)? {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -25,7 +25,8 @@ pub const NONE: Vertex = u32::MAX;
 /// would get there.
 pub const MAX_LEVEL: u8 = 31;
 
-/// Rows with equal vectors share a vertex, up to this many.
+/// Rows with equal codes share a vertex, which has room for so many itself; the
+/// others are in [`super::postings`].
 pub const MAX_HEAP_TIDS: usize = 10;
 
 /// `m` may be at most this.
@@ -221,8 +222,10 @@ pub enum State {
     /// A vertex of the graph.
     Live,
     /// A vertex whose rows are gone; still a way through the graph until
-    /// vacuum has unlinked it.
+    /// vacuum has unlinked it. Or a posting that vacuum has emptied.
     Dead,
+    /// No vertex: further rows of an element, see [`super::postings`].
+    Posting,
 }
 
 /// The fixed first bytes of a slot, as stored.
@@ -234,9 +237,11 @@ pub struct Header {
     pub level: u8,
     heap_tids: u8,
     reserved: u8,
+    /// Of a posting: rows.
     neighbours: u16,
     reserved_2: u16,
-    /// The same element's vertex one level down; in a free slot, the next one.
+    /// The same element's vertex one level down; on level 0, the first of its
+    /// postings; in a posting or a free slot, the next one.
     pub below: Vertex,
     /// The same element's vertex on level 0.
     pub base: Vertex,
@@ -293,6 +298,11 @@ impl Layout {
         if level == 0 { 2 * self.m } else { self.m }
     }
 
+    /// How many rows fit into a posting.
+    pub fn posting_capacity(&self) -> usize {
+        (self.slot_len.min(BODY_LEN) - TIDS_AT) / 6
+    }
+
     /// The (first) block of a vertex, and the byte where its slot starts.
     pub fn locate(&self, vertex: Vertex) -> Result<(Block, usize), Error> {
         let block = (vertex / self.slots_per_page)
@@ -345,6 +355,7 @@ impl<'a> Slot<'a> {
             0 => State::Free,
             1 => State::Live,
             2 => State::Dead,
+            3 => State::Posting,
             other => return wrong("state", usize::from(other)),
         };
         if header.level > MAX_LEVEL {
@@ -353,7 +364,11 @@ impl<'a> Slot<'a> {
         if usize::from(header.heap_tids) > MAX_HEAP_TIDS {
             return wrong("heap TID count", usize::from(header.heap_tids));
         }
-        if usize::from(header.neighbours) > layout.capacity(header.level) {
+        let capacity = match state {
+            State::Posting => layout.posting_capacity(),
+            _ => layout.capacity(header.level),
+        };
+        if usize::from(header.neighbours) > capacity {
             return wrong("neighbour count", usize::from(header.neighbours));
         }
         Ok(Slot {
@@ -377,6 +392,26 @@ impl<'a> Slot<'a> {
         self.bytes
     }
 
+    /// Whether this slot, the one of the given number, holds a vertex of the
+    /// graph: a dead posting is of another vertex than itself.
+    pub fn is_vertex(&self, number: Vertex) -> bool {
+        match self.state {
+            State::Free | State::Posting => false,
+            State::Live => true,
+            State::Dead => self.header.level > 0 || self.header.base == number,
+        }
+    }
+
+    /// The rows in this posting; none in a vertex.
+    pub fn posting_tids(&self) -> impl ExactSizeIterator<Item = HeapTid> + use<'a> {
+        let count = match self.state {
+            State::Posting => usize::from(self.header.neighbours),
+            _ => 0,
+        };
+        let (tids, _) = self.bytes[TIDS_AT..TIDS_AT + count * 6].as_chunks::<6>();
+        tids.iter().map(HeapTid::from_bytes)
+    }
+
     /// The rows of this vertex.
     pub fn heap_tids(&self) -> impl ExactSizeIterator<Item = HeapTid> + use<'a> {
         let count = usize::from(self.header.heap_tids);
@@ -389,7 +424,13 @@ impl<'a> Slot<'a> {
     pub fn is_tidy(&self, layout: &Layout) -> bool {
         let rows = TIDS_AT + usize::from(self.header.heap_tids) * 6;
         let neighbours = NEIGHBOURS_AT + usize::from(self.header.neighbours) * 4;
-        let unused = [rows..NEIGHBOURS_AT, neighbours..layout.links_at];
+        let unused = match self.state {
+            State::Posting => {
+                let rows = TIDS_AT + usize::from(self.header.neighbours) * 6;
+                [rows..self.bytes.len(), 0..0]
+            }
+            _ => [rows..NEIGHBOURS_AT, neighbours..layout.links_at],
+        };
         self.header.reserved == 0
             && self.header.reserved_2 == 0
             && unused
@@ -399,7 +440,10 @@ impl<'a> Slot<'a> {
 
     /// The places for neighbours that are in use; a place may hold [`NONE`].
     pub fn places(&self) -> &'a [Vertex] {
-        let count = usize::from(self.header.neighbours);
+        let count = match self.state {
+            State::Posting => 0,
+            _ => usize::from(self.header.neighbours),
+        };
         bytemuck::cast_slice(&self.bytes[NEIGHBOURS_AT..NEIGHBOURS_AT + count * 4])
     }
 
@@ -458,9 +502,30 @@ impl<'a> SlotMut<'a> {
         };
     }
 
-    /// Marks a vertex whose rows are gone.
+    /// Makes this a posting without rows.
+    pub fn init_posting(&mut self, next: Vertex, base: Vertex) {
+        self.init(0, next, base);
+        self.header().state = 3;
+    }
+
+    /// Marks a vertex or a posting whose rows are gone.
     pub fn set_dead(&mut self) {
         self.header().state = 2;
+    }
+
+    /// Changes what comes below or next.
+    pub fn set_below(&mut self, below: Vertex) {
+        self.header().below = below;
+    }
+
+    /// Writes the rows of a posting; at most [`Layout::posting_capacity`].
+    pub fn set_posting_tids(&mut self, tids: &[HeapTid]) {
+        self.header().neighbours = tids.len() as u16;
+        self.bytes[TIDS_AT..].fill(0);
+        let (stored, _) = self.bytes[TIDS_AT..].as_chunks_mut::<6>();
+        for (stored, tid) in stored.iter_mut().zip(tids) {
+            *stored = tid.to_bytes();
+        }
     }
 
     /// Puts the slot into the chain of free slots, before `next`.

@@ -14,6 +14,7 @@
 //! | [`neighbours`] | the diversity heuristic |
 //! | [`insert`] | adding one vector to an index on pages |
 //! | [`build`] | building a whole graph in memory, with threads |
+//! | [`postings`] | the rows of an element that its vertex has no room for |
 //! | [`scan`] | nearest rows of a query, as a stream |
 //! | [`vacuum`] | removing rows: mark, repair, free |
 //! | [`check`] | proving that an index is a valid graph |
@@ -26,6 +27,7 @@ pub mod index;
 pub mod insert;
 pub mod layout;
 pub mod neighbours;
+mod postings;
 pub mod scan;
 pub mod vacuum;
 

@@ -1,6 +1,6 @@
 //! Removing rows: mark, repair, free.
 //!
-//! 1. [`Index::mark`] takes the dead rows out of every vertex and marks the
+//! 1. [`Index::mark`] takes the dead rows out of every vertex and posting, and marks the
 //!    elements that have none left. Marked vertices stay in the graph as a way
 //!    through; inserts no longer link to them.
 //! 2. The caller waits until every insert that began before the end of (1) has
@@ -24,10 +24,10 @@ use crate::page::{Block, PageStore};
 
 /// A set of vertices, one bit each.
 #[derive(Default)]
-struct VertexSet(Vec<u64>);
+pub(super) struct VertexSet(Vec<u64>);
 
 impl VertexSet {
-    fn insert(&mut self, vertex: Vertex) {
+    pub(super) fn insert(&mut self, vertex: Vertex) {
         let word = vertex as usize / 64;
         if word >= self.0.len() {
             self.0.resize(word + 1, 0);
@@ -44,6 +44,25 @@ impl VertexSet {
     fn is_empty(&self) -> bool {
         self.0.iter().all(|&word| word == 0)
     }
+}
+
+/// What a pass over the pages finds, beside the dead.
+#[derive(Default)]
+struct Found {
+    /// Vertices above level 0: (number, level, base).
+    upper: Vec<(Vertex, u8, Vertex)>,
+    /// Elements with postings.
+    with_postings: Vec<Vertex>,
+    /// Postings.
+    postings: Vec<Vertex>,
+}
+
+/// What becomes of a slot.
+struct Change {
+    at: usize,
+    kept: Vec<HeapTid>,
+    is_posting: bool,
+    dies: bool,
 }
 
 /// What [`Index::mark`] found.
@@ -75,13 +94,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// PostgreSQL's vacuum names were collected from the table before it.)
     pub fn mark(&self, is_dead: &mut dyn FnMut(HeapTid) -> bool) -> Result<Marked, Error> {
         let mut marked = Marked::default();
-        // Vertices above level 0: (number, level, base).
-        let mut upper = Vec::new();
+        let mut found = Found::default();
         for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
             self.store.pause();
-            self.mark_page(block, vertices, is_dead, &mut marked, &mut upper)?;
+            self.mark_page(block, vertices, is_dead, &mut marked, &mut found)?;
         }
-        for &(vertex, level, base) in &upper {
+        self.mark_postings(&found, &mut marked)?;
+        for &(vertex, level, base) in &found.upper {
             self.store.pause();
             if marked.dead.contains(base) {
                 let still = |slot: Slot<'_>| slot.state == State::Live && slot.header.base == base;
@@ -95,13 +114,41 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(marked)
     }
 
+    /// Unlinks the postings without rows, and marks the elements that have
+    /// postings and no rows left.
+    fn mark_postings(&self, found: &Found, marked: &mut Marked) -> Result<(), Error> {
+        let mut linked = VertexSet::default();
+        for &base in &found.with_postings {
+            self.store.pause();
+            if self.trim_postings(base, &mut marked.dead, &mut linked)? {
+                marked.dead.insert(base);
+            } else if marked.best.is_none() {
+                marked.best = Some((0, base));
+            }
+        }
+        for &posting in &found.postings {
+            if linked.contains(posting) || marked.dead.contains(posting) {
+                continue;
+            }
+            // An insert that has not linked it yet has a row in it. One that
+            // crashed there had a row that is gone.
+            self.store.pause();
+            let is_dead = self.mark_posting_dead(posting)?
+                || self.with_slot(posting, |slot| slot.state == State::Dead)?;
+            if is_dead {
+                marked.dead.insert(posting);
+            }
+        }
+        Ok(())
+    }
+
     fn mark_page(
         &self,
         block: Block,
         vertices: std::ops::Range<Vertex>,
         is_dead: &mut dyn FnMut(HeapTid) -> bool,
         marked: &mut Marked,
-        upper: &mut Vec<(Vertex, u8, Vertex)>,
+        found: &mut Found,
     ) -> Result<(), Error> {
         let mut any_dead = false;
         {
@@ -110,6 +157,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 let slot = Slot::parse(&self.layout, block, &page, self.layout.locate(vertex)?.1)?;
                 match slot.state {
                     State::Free => {}
+                    State::Dead if !slot.is_vertex(vertex) => found.postings.push(vertex),
+                    State::Posting => {
+                        let dead = slot.posting_tids().filter(|&tid| is_dead(tid)).count();
+                        any_dead |= dead > 0;
+                        marked.removed += dead as u64;
+                        marked.remaining += (slot.posting_tids().len() - dead) as u64;
+                        found.postings.push(vertex);
+                    }
                     State::Dead => {
                         // An earlier vacuum did not get to its end.
                         marked.dead.insert(vertex);
@@ -118,14 +173,18 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         }
                     }
                     State::Live if slot.header.level > 0 => {
-                        upper.push((vertex, slot.header.level, slot.header.base));
+                        found
+                            .upper
+                            .push((vertex, slot.header.level, slot.header.base));
                     }
                     State::Live => {
                         let dead = slot.heap_tids().filter(|&tid| is_dead(tid)).count();
                         any_dead |= dead > 0;
                         marked.removed += dead as u64;
                         marked.remaining += (slot.heap_tids().len() - dead) as u64;
-                        if dead < slot.heap_tids().len() && marked.best.is_none() {
+                        if slot.header.below != NONE {
+                            found.with_postings.push(vertex);
+                        } else if dead < slot.heap_tids().len() && marked.best.is_none() {
                             marked.best = Some((0, vertex));
                         }
                     }
@@ -139,26 +198,39 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         // Rows that an insert added since then are not dead, so asking again
         // under the exclusive lock changes nothing but what has to change.
         let mut page = self.store.lock(block)?;
-        let mut changes: Vec<(usize, Vec<HeapTid>)> = Vec::new();
+        let mut changes: Vec<Change> = Vec::new();
         for vertex in vertices {
             let at = self.layout.locate(vertex)?.1;
             let slot = Slot::parse(&self.layout, block, &page, at)?;
-            if slot.state != State::Live || slot.header.level > 0 {
-                continue;
-            }
-            let kept: Vec<HeapTid> = slot.heap_tids().filter(|&tid| !is_dead(tid)).collect();
-            if kept.len() < slot.heap_tids().len() {
-                if kept.is_empty() {
+            let is_posting = slot.state == State::Posting;
+            let rows: Vec<HeapTid> = match slot.state {
+                State::Posting => slot.posting_tids().collect(),
+                State::Live if slot.header.level == 0 => slot.heap_tids().collect(),
+                _ => continue,
+            };
+            let kept: Vec<HeapTid> = rows.iter().copied().filter(|&tid| !is_dead(tid)).collect();
+            if kept.len() < rows.len() {
+                let dies = kept.is_empty() && !is_posting && slot.header.below == NONE;
+                if dies {
                     marked.dead.insert(vertex);
                 }
-                changes.push((at, kept));
+                changes.push(Change {
+                    at,
+                    kept,
+                    is_posting,
+                    dies,
+                });
             }
         }
         self.store.commit(&mut [&mut page], &mut |bodies| {
-            for (at, kept) in &changes {
-                let mut slot = SlotMut::new(&self.layout, bodies[0], *at);
-                slot.set_heap_tids(kept);
-                if kept.is_empty() {
+            for change in &changes {
+                let mut slot = SlotMut::new(&self.layout, bodies[0], change.at);
+                if change.is_posting {
+                    slot.set_posting_tids(&change.kept);
+                } else {
+                    slot.set_heap_tids(&change.kept);
+                }
+                if change.dies {
                     slot.set_dead();
                 }
             }
@@ -266,7 +338,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         for &neighbour in seen {
             if marked.dead.contains(neighbour) {
                 self.with_slot(neighbour, |slot| {
-                    if slot.state != State::Free && slot.header.level == level {
+                    if slot.is_vertex(neighbour) && slot.header.level == level {
                         numbers.extend(slot.neighbours());
                     }
                 })?;

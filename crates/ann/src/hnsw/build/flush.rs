@@ -8,7 +8,8 @@ use super::{Builder, Link, present};
 use crate::Error;
 use crate::hnsw::codec::{Code, Codec};
 use crate::hnsw::index::{Index, Links, METAPAGE, NewVertex};
-use crate::hnsw::layout::{HeapTid, Meta, NONE, Vertex};
+use crate::hnsw::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Vertex};
+use crate::hnsw::postings::NewPosting;
 use crate::page::{Body, PageStore};
 
 impl<C: Codec> Builder<C> {
@@ -28,6 +29,20 @@ impl<C: Codec> Builder<C> {
                 }
             }
         }
+        let capacity = index.layout.posting_capacity();
+        let mut with_postings: Vec<u32> = Vec::new();
+        for (&node, further) in &mut rows {
+            let (batch, i) = self.batch(node);
+            further.insert(0, batch.tids[i]);
+            if further.len() > MAX_HEAP_TIDS {
+                with_postings.push(node);
+            }
+        }
+        with_postings.sort_unstable();
+        for &node in &with_postings {
+            let further = rows[&node].len() - MAX_HEAP_TIDS;
+            numbers.add_postings(node, further.div_ceil(capacity) as Vertex);
+        }
 
         let mut writer = PageWriter::new(index);
         for upper in [false, true] {
@@ -35,25 +50,43 @@ impl<C: Codec> Builder<C> {
                 let levels = if upper { 1..=self.level(node) } else { 0..=0 };
                 for level in levels {
                     let links = self.links(node, level, &numbers);
-                    let mut tids = Vec::new();
-                    if level == 0 {
-                        let (batch, i) = self.batch(node);
-                        tids.push(batch.tids[i]);
-                        tids.extend(rows.remove(&node).into_iter().flatten());
-                    }
-                    writer.write(&NewVertex {
+                    let (batch, i) = self.batch(node);
+                    let own = [batch.tids[i]];
+                    let all = rows.get(&node).map_or(&own[..], |rows| rows);
+                    let tids = if level == 0 {
+                        &all[..all.len().min(MAX_HEAP_TIDS)]
+                    } else {
+                        &[]
+                    };
+                    let vertex = NewVertex {
                         level,
                         below: if level == 0 {
-                            NONE
+                            numbers.first_posting(node)
                         } else {
                             numbers.vertex(node, level - 1)
                         },
                         base: Some(numbers.vertex(node, 0)),
-                        heap_tids: &tids,
+                        heap_tids: tids,
                         links: &links,
                         code: self.code(node),
-                    })?;
+                    };
+                    writer.write(|number| vertex.image(&index.layout, number))?;
                 }
+            }
+        }
+        for &node in &with_postings {
+            let mut chunks = rows[&node][MAX_HEAP_TIDS..].chunks(capacity).peekable();
+            while let Some(chunk) = chunks.next() {
+                let posting = NewPosting {
+                    base: numbers.vertex(node, 0),
+                    next: if chunks.peek().is_some() {
+                        writer.next + 1
+                    } else {
+                        NONE
+                    },
+                    heap_tids: chunk,
+                };
+                writer.write(|_| posting.image(&index.layout))?;
             }
         }
         let vertex_count = writer.finish()?;
@@ -153,7 +186,7 @@ impl<C: Codec> Builder<C> {
 }
 
 /// The vertex numbers of the nodes: level 0 in the order of the nodes, then
-/// all upper vertices.
+/// all upper vertices, then all postings.
 #[derive(Default)]
 struct Numbers {
     level_0: Vec<Vertex>,
@@ -161,6 +194,9 @@ struct Numbers {
     /// Per node with upper levels, how many upper vertices come before its own.
     upper: FxHashMap<u32, Vertex>,
     uppers: Vertex,
+    /// Per node with postings, how many postings come before its own.
+    postings: FxHashMap<u32, Vertex>,
+    posting_count: Vertex,
 }
 
 impl Numbers {
@@ -171,6 +207,17 @@ impl Numbers {
             self.upper.insert(node, self.uppers);
             self.uppers += Vertex::from(level);
         }
+    }
+
+    fn add_postings(&mut self, node: u32, count: Vertex) {
+        self.postings.insert(node, self.posting_count);
+        self.posting_count += count;
+    }
+
+    fn first_posting(&self, node: u32) -> Vertex {
+        self.postings
+            .get(&node)
+            .map_or(NONE, |before| self.elements + self.uppers + before)
     }
 
     fn skip(&mut self) {
@@ -190,7 +237,7 @@ impl Numbers {
     }
 }
 
-/// Writes vertices in the order of their numbers, page after page.
+/// Writes slots in the order of their numbers, page after page.
 struct PageWriter<'w, 's, S, C> {
     index: &'w Index<'s, S, C>,
     /// The vertices of the page that is being filled.
@@ -207,12 +254,12 @@ impl<'w, 's, S: PageStore, C: Codec> PageWriter<'w, 's, S, C> {
         }
     }
 
-    fn write(&mut self, vertex: &NewVertex<'_>) -> Result<(), Error> {
+    fn write(&mut self, image: impl FnOnce(Vertex) -> Code) -> Result<(), Error> {
         let layout = &self.index.layout;
         let (_, at) = layout.locate(self.next).map_err(|_| Error::Full {
             vertices: self.next,
         })?;
-        let image = vertex.image(layout, self.next);
+        let image = image(self.next);
         self.next += 1;
         let page_is_full = self.next.is_multiple_of(layout.slots_per_page);
         for (range, from) in layout.pieces(at) {

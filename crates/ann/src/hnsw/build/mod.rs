@@ -11,7 +11,7 @@
 mod flush;
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use rand::rngs::SmallRng;
@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 use super::beam::{Beam, BeamOptions, Found, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::insert::{nearest_by_level, random_level};
-use super::layout::{HeapTid, MAX_HEAP_TIDS, NONE, Options, Vertex};
+use super::layout::{HeapTid, NONE, Options, Vertex};
 use super::neighbours::select_diverse;
 use crate::{Error, simd};
 
@@ -41,8 +41,6 @@ struct Batch {
     upper_links: Vec<Box<[AtomicU64]>>,
     /// Per node, the node with an equal code that its row went to, or `NONE`.
     duplicate_of: Vec<AtomicU32>,
-    /// Per node, how many rows went to it, beside its own.
-    duplicates: Vec<AtomicU8>,
     locks: Vec<Mutex<()>>,
 }
 
@@ -206,7 +204,6 @@ impl<C: Codec> Builder<C> {
                 .map(|n| empty_links(usize::from(n.level) * m).collect())
                 .collect(),
             duplicate_of: nodes.iter().map(|_| AtomicU32::new(NONE)).collect(),
-            duplicates: nodes.iter().map(|_| AtomicU8::new(0)).collect(),
             locks: nodes.iter().map(|_| Mutex::new(())).collect(),
         };
         let added = batch.tids.len() as u32;
@@ -352,28 +349,22 @@ impl<C: Codec> Builder<C> {
         batch.duplicate_of[i].load(Ordering::Acquire)
     }
 
-    /// Gives the node's row to a node with an equal code that has room.
+    /// Gives the node's row to a node with an equal code.
     fn join_duplicate(&self, node: u32, nearest: &[Found]) -> bool {
         let Some(first) = nearest.first() else {
             return false;
         };
         let code = self.code(node);
-        nearest
+        let equal = nearest
             .iter()
             .take_while(|f| f.distance == first.distance)
-            .filter(|f| f.vertex != node && self.code(f.vertex) == code)
-            .any(|found| {
-                let (batch, i) = self.batch(found.vertex);
-                let _lock = batch.locks[i].lock();
-                let count = &batch.duplicates[i];
-                if usize::from(count.load(Ordering::Relaxed)) + 1 >= MAX_HEAP_TIDS {
-                    return false;
-                }
-                count.fetch_add(1, Ordering::Relaxed);
-                let (own, j) = self.batch(node);
-                own.duplicate_of[j].store(found.vertex, Ordering::Release);
-                true
-            })
+            .find(|f| f.vertex != node && self.code(f.vertex) == code);
+        let Some(equal) = equal else {
+            return false;
+        };
+        let (batch, i) = self.batch(node);
+        batch.duplicate_of[i].store(equal.vertex, Ordering::Release);
+        true
     }
 }
 

@@ -21,13 +21,22 @@ fn keeps(row: u64) -> bool {
 #[test]
 fn inserts_scans_and_vacuums_at_once() {
     for storage in STORAGES {
-        everything_at_once(storage);
+        everything_at_once(storage, &clustered(6000, 16, 51));
     }
 }
 
-fn everything_at_once(storage: Storage) {
+/// Postings come and go.
+#[test]
+fn inserts_scans_and_vacuums_of_equal_vectors_at_once() {
+    let few = clustered(60, 16, 55);
+    let vectors: Vec<_> = (0..6000).map(|row| few[row * 7 % 60].clone()).collect();
+    for storage in STORAGES {
+        everything_at_once(storage, &vectors);
+    }
+}
+
+fn everything_at_once(storage: Storage, vectors: &[Vec<f32>]) {
     let options = options((Metric::L2, storage), 16);
-    let vectors = clustered(6000, 16, 51);
     let store = build_all(&options, &vectors[..FIRST], 0);
     // Vacuum's barrier: inserts share it, vacuum takes it for a moment.
     let barrier = RwLock::new(());
@@ -42,7 +51,7 @@ fn everything_at_once(storage: Storage) {
     std::thread::scope(|scope| {
         let inserters: Vec<_> = (0..3)
             .map(|seed| {
-                let (store, vectors, next) = (&store, &vectors, &next);
+                let (store, next) = (&store, &next);
                 let (barrier, done) = (&barrier, &done);
                 scope.spawn(move || {
                     let index = open(store);
@@ -91,15 +100,20 @@ fn everything_at_once(storage: Storage) {
     let report = assert_valid(&store, live());
     assert_eq!(report.marked, 0);
     let rows: Vec<(u64, &Vec<f32>)> = live().map(|row| (row, &vectors[row as usize])).collect();
-    let recall = recall(&store, &rows, &clustered(40, 16, 52), 40);
-    assert!(recall >= 0.95, "{recall}");
+    let queries = clustered(40, 16, 52);
+    let exact_ties = vectors[0] == vectors[60];
+    if !exact_ties {
+        let recall = recall(&store, &rows, &queries, 40);
+        assert!(recall >= 0.95, "{recall}");
+    }
 }
 
 /// Sessions that all find the index empty: each of their elements is found
-/// afterwards, whichever became the entry point.
+/// afterwards, whichever became the entry point. There are so few that no list
+/// is ever full and a link pruned.
 #[test]
 fn first_inserts_at_once() {
-    let vectors = clustered(32, 4, 53);
+    let vectors = clustered(16, 4, 53);
     for seed in 0..60 {
         let options = options((Metric::L2, STORAGES[seed as usize % 2]), 4);
         let store = empty(&options);
@@ -111,7 +125,7 @@ fn first_inserts_at_once() {
                     let index = open(store);
                     let mut rng = SmallRng::seed_from_u64(seed * 4 + thread);
                     ready.wait();
-                    for row in (thread * 8)..(thread * 8 + 8) {
+                    for row in (thread * 4)..(thread * 4 + 4) {
                         let code = encode(index.options(), &vectors[row as usize]);
                         // Half of the elements are above level 0.
                         let uniform = if rng.random() { 1.0 } else { 0.1 };
@@ -120,7 +134,7 @@ fn first_inserts_at_once() {
                 });
             }
         });
-        let report = assert_valid(&store, 0..32);
-        assert_eq!(report.unreachable, 0, "{report:?}");
+        let report = assert_valid(&store, 0..16);
+        assert_eq!(report.unreachable, 0, "{seed}: {report:?}");
     }
 }

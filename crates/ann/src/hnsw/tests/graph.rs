@@ -179,10 +179,31 @@ fn a_thousand_equal_vectors_are_all_reached() {
             store
         };
         let report = assert_valid(&store, 0..3000);
-        assert_eq!(
-            report.unreachable, 0,
-            "built: {built}, {storage:?}, {report:?}"
-        );
+        let what = format!("built: {built}, {storage:?}");
+        assert_eq!(report.unreachable, 0, "{what}: {report:?}");
+        // They share one vertex, or a few that were linked at the same time.
+        assert!(report.elements < 2010, "{what}: {report:?}");
+        assert!(nearest(&store, &vectors[0], 10, 2000).len() > 1000);
+        // And they don't hide the rest.
+        let queries = clustered(100, 8, 13);
+        let recall = recall(&store, &numbered(&vectors), &queries, 40);
+        assert!(recall >= 0.95, "{what}: {recall}");
+
+        // Some go, then all but one: the rows that stay are found, and the
+        // slots of the others are used again.
+        vacuum(&store, |row| row % 2 == 1 && (1000..2000).contains(&row));
+        let stay = |row: &u64| row % 2 == 0 || !(1000..2000).contains(row);
+        let report = assert_valid(&store, (0..3000).filter(stay));
+        assert_eq!(report.marked, 0, "{what}: {report:?}");
+        vacuum(&store, |row| (1000..1999).contains(&row) || row == 0);
+        let rest = (1..1000).chain([1999]).chain(2000..3000);
+        let stay = |row: &u64| *row != 1999;
+        assert_valid(&store, rest.filter(stay));
+        assert!(nearest(&store, &vectors[0], 40, 40).len() >= 10);
+        let slots = open(&store).meta().unwrap().vertex_count;
+        insert_all(&store, &vectors[1000..2000], 1000, 6);
+        assert_valid(&store, 1..3000);
+        assert!(open(&store).meta().unwrap().vertex_count <= slots + 2);
     }
 }
 

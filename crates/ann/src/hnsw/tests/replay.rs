@@ -14,7 +14,7 @@ fn assert_usable(store: &MemPages, vectors: &[Vec<f32>], sure: impl Fn(u64) -> b
     assert!(report.problems.is_empty(), "{:?}", report.problems);
     for (row, vector) in (0..).zip(vectors).filter(|(row, _)| sure(*row)) {
         assert!(held.contains(&row), "row {row} is lost");
-        let found = nearest(store, vector, 200, 200);
+        let found = nearest(store, vector, 200, 1000);
         assert!(found.contains(&row), "row {row} is not found");
     }
 }
@@ -45,6 +45,53 @@ fn replay_inserts(storage: Storage, dimension: u32) {
 fn every_prefix_of_inserts_is_a_valid_index() {
     for storage in STORAGES {
         replay_inserts(storage, 6);
+    }
+}
+
+/// Rows that go into postings: those of two vectors that come again and again.
+fn equal_vectors(count: usize, dimension: usize) -> Vec<Vec<f32>> {
+    let two = clustered(2, dimension, 77);
+    (0..count).map(|row| two[row % 2].clone()).collect()
+}
+
+#[test]
+fn every_prefix_of_inserts_and_vacuums_of_postings_is_a_valid_index() {
+    // Enough for several postings to a vector.
+    for (storage, count) in [(Storage::Plain, 150), (Storage::Fused, 600)] {
+        let options = options((Metric::L2, storage), 6);
+        let vectors = equal_vectors(count as usize, 6);
+        let store = empty(&options);
+        let mut complete = vec![store.records()];
+        for (i, vector) in (0..).zip(&vectors) {
+            insert_all(&store, std::slice::from_ref(vector), i, 100 + i);
+            complete.push(store.records());
+        }
+        let inserted = store.records();
+        // Whole postings go, from the middle of a chain too, then one element.
+        let dies = |row: u64| (count / 8..count * 3 / 4).contains(&row);
+        vacuum(&store, dies);
+        let thinned = store.records();
+        assert!(thinned > inserted + 4);
+        vacuum(&store, |row| row % 2 == 0);
+        assert!(store.records() > thinned + 4);
+        for records in complete[0]..=store.records() {
+            let crashed = store.replay(records);
+            let done = complete.iter().filter(|&&c| c <= records).count() as u64 - 1;
+            let lives = |row: u64| {
+                row < done
+                    && (records <= inserted || !dies(row))
+                    && (records <= thinned || row % 2 == 1)
+            };
+            assert_usable(&crashed, &vectors, lives);
+            vacuum(&crashed, |row| !lives(row));
+            let report = assert_valid(&crashed, (0..count).filter(|&row| lives(row)));
+            assert_eq!(report.marked, 0, "{records}: {report:?}");
+            insert_all(&crashed, &vectors[..30], 1000, 5);
+            assert_valid(
+                &crashed,
+                (0..count).filter(|&row| lives(row)).chain(1000..1030),
+            );
+        }
     }
 }
 
