@@ -9,7 +9,7 @@
 
 #![allow(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ops::Deref;
 
@@ -43,8 +43,6 @@ pub struct RelationPages<'r> {
     logging: Logging,
     /// As many blocks as the relation had when last asked; it never shrinks.
     blocks: Cell<Block>,
-    /// Which buffers hold pages of this backend's indexes, perhaps.
-    hints: &'static Hints,
     /// Called by [`PageStore::pause`].
     on_pause: fn(),
     _relation: PhantomData<&'r ()>,
@@ -163,7 +161,6 @@ impl<'r> RelationPages<'r> {
             fork,
             logging,
             blocks: Cell::new(0),
-            hints: Hints::of_backend(),
             on_pause: || {
                 pgrx::check_for_interrupts!();
             },
@@ -210,8 +207,7 @@ impl<'r> RelationPages<'r> {
     /// Pins a page. If it is still in the buffer where it was last, the server
     /// need not look for it.
     fn pin(&self, block: Block) -> pg_sys::Buffer {
-        let place = self.hints.place(self.relation, block);
-        let hint = self.hints.get(place, block);
+        let hint = self.hint(block);
         if self.fork == pg_sys::ForkNumber::MAIN_FORKNUM
             && let Some(buffer) = hint
         {
@@ -229,8 +225,34 @@ impl<'r> RelationPages<'r> {
             }
         }
         let buffer = self.buffer(block, pg_sys::ReadBufferMode::RBM_NORMAL);
-        self.hints.set(place, block, buffer);
+        self.set_hint(block, buffer);
         buffer
+    }
+
+    /// The buffer that held a page when this backend last saw it.
+    fn hint(&self, block: Block) -> Option<pg_sys::Buffer> {
+        let known = Hints::with(|hints| hints.place(self.file(), block).copied());
+        known.filter(|&buffer| buffer > 0)
+    }
+
+    fn set_hint(&self, block: Block, buffer: pg_sys::Buffer) {
+        Hints::with(|hints| {
+            if let Some(place) = hints.place(self.file(), block) {
+                *place = buffer;
+            }
+        });
+    }
+
+    /// The number of the relation's file.
+    fn file(&self) -> u32 {
+        // SAFETY: the relation is open.
+        unsafe {
+            #[cfg(feature = "pg15")]
+            let number = (*self.relation).rd_node.relNode;
+            #[cfg(not(feature = "pg15"))]
+            let number = (*self.relation).rd_locator.relNumber;
+            number.to_u32()
+        }
     }
 
     /// Pins and locks a page of the index, after checking that it is one.
@@ -271,41 +293,55 @@ impl<'r> RelationPages<'r> {
 
 /// Where pages of indexes were found in shared buffers, in memory of this
 /// backend: a table that each page has one place in, by its number. A hint may
-/// be wrong at any time; whoever uses it lets the server check.
-struct Hints(Vec<Cell<(Block, pg_sys::Buffer)>>);
+/// be wrong at any time, or of another page with the same place; whoever uses
+/// it lets the server check.
+struct Hints(Vec<pg_sys::Buffer>);
 
 impl Hints {
-    /// A power of two, so that the hints take 512 KiB.
-    const PLACES: usize = 1 << 16;
+    /// Places for the pages of an index of 16 GiB, in 8 MiB.
+    const MOST: usize = 1 << 21;
 
-    /// The hints of this backend, made when it first opens an index.
-    fn of_backend() -> &'static Hints {
+    /// Uses the hints of this backend.
+    fn with<R>(work: impl FnOnce(&mut Hints) -> R) -> R {
         thread_local! {
-            static HINTS: &'static Hints =
-                Box::leak(Box::new(Hints(vec![Cell::new((0, 0)); Hints::PLACES])));
+            static HINTS: RefCell<Hints> = const { RefCell::new(Hints(Vec::new())) };
         }
-        HINTS.with(|hints| *hints)
+        HINTS.with_borrow_mut(work)
     }
 
-    fn place(&self, relation: pg_sys::Relation, block: Block) -> usize {
-        // SAFETY: the relation is open.
-        #[cfg(feature = "pg15")]
-        let file = unsafe { (*relation).rd_node.relNode.to_u32() };
-        // SAFETY: as above.
-        #[cfg(not(feature = "pg15"))]
-        let file = unsafe { (*relation).rd_locator.relNumber.to_u32() };
+    /// The place of a page, if there is one.
+    fn place(&mut self, file: u32, block: Block) -> Option<&mut pg_sys::Buffer> {
         // Indexes that are searched in turns begin at different places.
-        (block.wrapping_add(file.wrapping_mul(0x9e37_79b9)) as usize) % Self::PLACES
+        let number = block.wrapping_add(file.wrapping_mul(0x9e37_79b9)) as usize;
+        let mask = self.0.len().wrapping_sub(1);
+        self.0.get_mut(number & mask)
     }
 
-    fn get(&self, place: usize, block: Block) -> Option<pg_sys::Buffer> {
-        let (known, buffer) = self.0[place].get();
-        (known == block && buffer > 0).then_some(buffer)
+    /// Makes room for the pages of an index.
+    fn grow(&mut self, blocks: Block) {
+        let len = (blocks as usize).next_power_of_two().min(Self::MOST);
+        if self.0.len() < len {
+            // What is known has other places in a larger table.
+            self.0 = vec![0; len];
+        }
     }
+}
 
-    fn set(&self, place: usize, block: Block, buffer: pg_sys::Buffer) {
-        self.0[place].set((block, buffer));
+/// Begins to bring what is known of a buffer into the processor's cache: its
+/// descriptor, which a pin changes.
+fn prefetch_descriptor(buffer: pg_sys::Buffer) {
+    /// BUFFERDESC_PAD_TO_SIZE of PostgreSQL's buf_internals.h.
+    const DESCRIPTOR_LEN: usize = 64;
+    unsafe extern "C" {
+        /// Of PostgreSQL's buf_init.c.
+        #[allow(non_upper_case_globals)]
+        static BufferDescriptors: *const u8;
     }
+    // SAFETY: reads a pointer that the server has set before any backend runs;
+    // a prefetch never faults.
+    let descriptors = unsafe { BufferDescriptors };
+    let at = DESCRIPTOR_LEN * (buffer as usize - 1);
+    ann::simd::prefetch(descriptors.wrapping_add(at), DESCRIPTOR_LEN);
 }
 
 /// Counts a page found in shared buffers in the statistics of a relation
@@ -372,6 +408,7 @@ impl PageStore for RelationPages<'_> {
         // SAFETY: the relation is open.
         let blocks = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.relation, self.fork) };
         self.blocks.set(blocks);
+        Hints::with(|hints| hints.grow(blocks));
         blocks
     }
 
@@ -468,16 +505,16 @@ impl PageStore for RelationPages<'_> {
         if self.fork != pg_sys::ForkNumber::MAIN_FORKNUM || block >= self.blocks.get() {
             return;
         }
-        let place = self.hints.place(self.relation, block);
-        let buffer = self.hints.get(place, block).unwrap_or_else(|| {
+        let buffer = self.hint(block).unwrap_or_else(|| {
             // SAFETY: the relation is open, and the block is not past its end.
             // If the page is in no buffer, the operating system is asked to
             // read it ahead.
             let found = unsafe { pg_sys::PrefetchBuffer(self.relation, self.fork, block) };
-            self.hints.set(place, block, found.recent_buffer);
+            self.set_hint(block, found.recent_buffer);
             found.recent_buffer
         });
         if buffer > 0 {
+            prefetch_descriptor(buffer);
             // SAFETY: a hint never names a buffer that does not exist, so the
             // address is one in shared buffers.
             let slot = unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>().add(BODY_AT + at) };

@@ -114,6 +114,9 @@ pub struct Counters {
     pub estimated: u64,
 }
 
+/// A search with the default `ef` sees about so many vertices.
+const SEEN: usize = 1000;
+
 /// A search on one level for the vertices nearest to a query, which is the
 /// same in every call.
 pub struct Beam {
@@ -166,6 +169,7 @@ impl Beam {
         self.pool.clear();
         self.next = 0;
         self.seen.clear();
+        self.seen.reserve(SEEN);
         self.visited.clear();
         self.aside.clear();
         self.found.clear();
@@ -189,6 +193,9 @@ impl Beam {
         while let Some(position) = self.next_to_visit(self.next) {
             self.next = position;
             let vertex = self.pool[position].vertex;
+            // Where it came in by the last visit, all of it at once, before
+            // the search needs one part after the other.
+            graph.prefetch(vertex);
             if let Some(ahead) = self.next_to_visit(position + 1) {
                 graph.prefetch(self.pool[ahead].vertex);
             }
