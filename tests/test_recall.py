@@ -54,14 +54,17 @@ def check_packages(conn, rows, queries):
 
 
 # Floors at ef_search = 100: inner products have hubs, and need more.
-@pytest.mark.parametrize("metric, floor", [("l2", 0.97), ("cosine", 0.97), ("l1", 0.97), ("ip", 0.95)])
-def test_each_metric_after_build_inserts_and_vacuum(conn, metric, floor):
+@pytest.mark.parametrize("metric, storage, floor", [
+    ("l2", "fused", 0.97), ("cosine", "fused", 0.97), ("ip", "fused", 0.95),
+    ("l2", "plain", 0.97), ("cosine", "plain", 0.97), ("ip", "plain", 0.95), ("l1", "plain", 0.97)])
+def test_each_metric_after_build_inserts_and_vacuum(conn, metric, storage, floor):
     rows = 5000
     data = clustered(rows + 50, 48, seed=4)
     queries = data[rows:]
     conn.execute(f"DROP TABLE IF EXISTS {metric}_items")
     create_items(conn, data[:rows // 2], f"{metric}_items")
-    conn.execute(f"CREATE INDEX {metric}_index ON {metric}_items USING hnsw (emb {METRICS[metric].opclass})")
+    conn.execute(f"CREATE INDEX {metric}_index ON {metric}_items USING hnsw (emb {METRICS[metric].opclass})"
+                 f" WITH (storage = {storage})")
     conn.execute("SET hnsw.ef_search = 100")
     found = {"build": recall(conn, f"{metric}_items", metric, queries)}
     verify(conn, f"{metric}_index")

@@ -12,6 +12,16 @@ CREATE INDEX options_least ON options USING hnsw (emb vector_l2_ops) WITH (m = 2
 CREATE INDEX options_most ON options USING hnsw (emb vector_l2_ops) WITH (m = 100, ef_construction = 1000);
 CREATE INDEX options_some ON options USING hnsw (emb vector_cosine_ops) WITH (m = 8);
 SELECT relname, reloptions FROM pg_class WHERE relname LIKE 'options\_%' ORDER BY relname;
+
+-- What vertices hold.
+CREATE INDEX ON options USING hnsw (emb vector_l2_ops) WITH (storage = compressed);
+CREATE INDEX ON options USING hnsw (emb vector_l1_ops) WITH (storage = fused);
+CREATE INDEX options_l1 ON options USING hnsw (emb vector_l1_ops) WITH (storage = auto);
+CREATE INDEX options_plain ON options USING hnsw (emb vector_l2_ops) WITH (storage = plain);
+CREATE INDEX options_fused ON options USING hnsw (emb vector_ip_ops) WITH (storage = fused);
+SELECT relname, reloptions FROM pg_class WHERE relname IN ('options_l1', 'options_plain', 'options_fused') ORDER BY 1;
+DROP INDEX options_l1, options_plain, options_fused;
+
 ALTER INDEX options_some SET (m = 1);
 ALTER INDEX options_some SET (m = 12, ef_construction = 200);
 ALTER INDEX options_some RESET (m, ef_construction);
@@ -29,6 +39,20 @@ ALTER TABLE options ADD EXCLUDE USING hnsw (emb vector_l2_ops WITH =);
 CLUSTER options USING options_least;
 CREATE INDEX ON options USING hnsw ((any_width::vector(3)) vector_l2_ops);
 DROP TABLE options;
+
+-- Both storages give the exact order, of rows too that a short code can't tell apart.
+CREATE TABLE near (id int, emb vector(3));
+INSERT INTO near SELECT i, ARRAY[1, 0, i / 1e6::float8] FROM generate_series(1, 30) i;
+CREATE INDEX near_plain ON near USING hnsw (emb vector_l2_ops) WITH (storage = plain);
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT id FROM near ORDER BY emb <-> '[1,0,0.0000052]' LIMIT 6;
+SELECT id FROM near ORDER BY emb <-> '[1,0,0.0000052]' LIMIT 6;
+DROP INDEX near_plain;
+CREATE INDEX near_fused ON near USING hnsw (emb vector_l2_ops) WITH (storage = fused);
+EXPLAIN (COSTS OFF) SELECT id FROM near ORDER BY emb <-> '[1,0,0.0000052]' LIMIT 6;
+SELECT id FROM near ORDER BY emb <-> '[1,0,0.0000052]' LIMIT 6;
+RESET enable_seqscan;
+DROP TABLE near;
 
 -- Settings of a scan.
 SHOW hnsw.ef_search;
