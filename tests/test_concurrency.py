@@ -22,7 +22,7 @@ def items(conn):
     conn.execute("DROP TABLE IF EXISTS items")
     create_items(conn, DATA[:4000])
     conn.execute("ALTER TABLE items ADD side int GENERATED ALWAYS AS (id % 2) STORED")
-    conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)")
+    conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
     return conn
 
 
@@ -180,7 +180,7 @@ def interrupted(database, statement, delay, by_timeout):
 def test_cancelled_builds_leave_nothing(database, items):
     copy_rows(items, "items", ((id, DATA[id]) for id in range(4000, 15_000)))
     items.execute("DROP INDEX items_emb")
-    build = "CREATE INDEX {} items_emb ON items USING hnsw (emb vector_l2_ops)"
+    build = "CREATE INDEX {} items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)"
     start = time.monotonic()
     items.execute(build.format(""))
     duration = time.monotonic() - start

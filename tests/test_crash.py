@@ -76,7 +76,7 @@ class Writers:
 def test_killed_in_mid_insert(crashing):
     with crashing.connect() as conn:
         create_items(conn, DATA[:2000])
-        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)")
+        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
     rng = random.Random(21)
     first = 2000
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_one_backend_killed_in_mid_insert(crashing):
 def test_killed_in_mid_vacuum(crashing):
     with crashing.connect() as conn:
         create_items(conn, DATA[:12_000])
-        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)")
+        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
     killed = 0
     for round, delay in enumerate([0.0, 0.1, 0.3]):
         with crashing.connect() as conn, background() as pool:
@@ -145,7 +145,7 @@ def test_killed_in_mid_build(crashing, delay):
     with crashing.connect() as conn, background() as pool:
         create_items(conn, DATA)
         conn.execute("CHECKPOINT")
-        build = pool.submit(execute, crashing, "CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)")
+        build = pool.submit(execute, crashing, "CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
         wait_for(lambda: conn.execute("SELECT 1 FROM pg_stat_progress_create_index").fetchone(), "build")
         time.sleep(delay)
         crashing.cluster.kill()
@@ -161,7 +161,7 @@ def test_killed_in_mid_concurrent_build(crashing):
     with crashing.connect() as conn, background() as pool:
         create_items(conn, DATA[:15_000])
         build = pool.submit(
-            execute, crashing, "CREATE INDEX CONCURRENTLY items_emb ON items USING hnsw (emb vector_l2_ops)")
+            execute, crashing, "CREATE INDEX CONCURRENTLY items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
         wait_for(lambda: conn.execute("SELECT 1 FROM pg_stat_progress_create_index").fetchone(), "build")
         copy_rows(conn, "items", ((15_000 + n, DATA[15_000 + n]) for n in range(100)))
         crashing.cluster.kill()
@@ -172,7 +172,7 @@ def test_killed_in_mid_concurrent_build(crashing):
         # What the crash left behind takes writes until it is repaired or dropped.
         copy_rows(conn, "items", ((15_100 + n, DATA[15_100 + n]) for n in range(100)))
         if state is None:
-            conn.execute("CREATE INDEX CONCURRENTLY items_emb ON items USING hnsw (emb vector_l2_ops)")
+            conn.execute("CREATE INDEX CONCURRENTLY items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
         else:
             conn.execute("REINDEX INDEX CONCURRENTLY items_emb")
         assert_sound(conn)
@@ -192,7 +192,7 @@ def test_killed_right_after_a_build(crashing):
 def test_unlogged_table_is_empty_and_usable_after_a_crash(crashing):
     with crashing.connect() as conn:
         create_items(conn, DATA[:2000], kind="UNLOGGED")
-        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)")
+        conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
         assert_sound(conn)
         conn.execute("CHECKPOINT")
         copy_rows(conn, "items", ((10_000 + n, DATA[n]) for n in range(500)))

@@ -327,8 +327,10 @@ def test_an_index_on_an_empty_table_takes_inserts(conn):
     verify(conn, "empty_emb")
 
 
-def test_dead_rows_near_the_query_do_not_hide_the_living(conn):
-    data = clustered(2000, 16, seed=14, clusters=2)
+@pytest.mark.parametrize("dims", [16, 128])
+def test_dead_rows_near_the_query_do_not_hide_the_living(conn, dims):
+    data = clustered(2000, dims, seed=14, clusters=2)
+    conn.execute("DROP TABLE IF EXISTS graveyard")
     create_items(conn, data, "graveyard")
     conn.execute("CREATE INDEX graveyard_emb ON graveyard USING hnsw (emb vector_l2_ops)")
     query = data[0]

@@ -51,25 +51,23 @@ fn report(what: i32, value: i64) {
 /// `index` is open.
 unsafe fn checked_options(index: pg_sys::Relation) -> Options {
     // SAFETY: the caller gives an open index of this access method.
-    let (chosen, typmod, metric) = unsafe {
-        let relation = pgrx::PgRelation::from_pg(index);
-        let column = relation.tuple_desc().get(0).map(|column| column.atttypmod);
+    let (chosen, dimension, metric) = unsafe {
         (
             options::of_index(index),
-            column.unwrap_or(-1),
+            open::dimension(index),
             open::metric(index),
         )
     };
-    if typmod < 0 {
+    let Some(dimension) = dimension else {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "column does not have dimensions",
         );
-    }
+    };
     chosen.check();
-    let storage = chosen.storage.for_metric(metric);
+    let storage = chosen.storage.resolve(metric, dimension);
     Options {
-        dimension: typmod as u32,
+        dimension,
         m: chosen.m,
         ef_construction: chosen.ef_construction,
         metric,

@@ -70,7 +70,9 @@ pub unsafe extern "C-unwind" fn amcostestimate(
 
         let index = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
         let options = options::of_index(index);
-        let storage = options.storage.for_metric(open::metric(index));
+        let storage = options
+            .storage
+            .resolve(open::metric(index), open::dimension(index).unwrap_or(0));
         let m = f64::from(options.m);
         pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
 

@@ -60,6 +60,19 @@ pub fn codec(options: &Options, name: &str) -> AnyCodec {
     })
 }
 
+/// The dimension of the column of an index; `None` if its type names none.
+///
+/// # Safety
+///
+/// `index` is an open index of this access method.
+pub unsafe fn dimension(index: pg_sys::Relation) -> Option<u32> {
+    // SAFETY: the caller gives an open index, which stays open meanwhile.
+    let relation = unsafe { pgrx::PgRelation::from_pg(index) };
+    let descriptor = relation.tuple_desc();
+    let column = descriptor.get(0)?;
+    u32::try_from(column.atttypmod).ok()
+}
+
 /// The metric of an index's operator class, told by its support functions:
 /// 1 is the distance, 2 the norm if vectors are normalized.
 ///

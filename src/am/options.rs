@@ -14,6 +14,9 @@ use crate::errors::{raise, raise_with_hint};
 
 const DEFAULT_M: i32 = 16;
 const DEFAULT_EF_CONSTRUCTION: i32 = 64;
+/// Below this dimension, vectors are not much longer than their codes, and one
+/// bit a dimension tells too little of the distance.
+const LEAST_FUSED: u32 = 64;
 
 static KIND: OnceLock<pg_sys::relopt_kind::Type> = OnceLock::new();
 
@@ -30,7 +33,7 @@ struct Stored {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum StorageOption {
-    /// The best for the metric.
+    /// The best for the metric and the dimension.
     Auto,
     /// [`Storage::Fused`].
     Fused,
@@ -53,12 +56,12 @@ impl StorageOption {
             .unwrap_or(StorageOption::Auto)
     }
 
-    /// The storage of an index under a metric, or an ERROR.
-    pub fn for_metric(self, metric: Metric) -> Storage {
+    /// The storage of an index of a metric and a dimension, or an ERROR.
+    pub fn resolve(self, metric: Metric, dimension: u32) -> Storage {
         let can_be_fused = metric != Metric::L1;
         match self {
             StorageOption::Plain => Storage::Plain,
-            StorageOption::Auto if !can_be_fused => Storage::Plain,
+            StorageOption::Auto if !can_be_fused || dimension < LEAST_FUSED => Storage::Plain,
             StorageOption::Fused if !can_be_fused => raise_with_hint(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
                 "storage = fused is not supported for taxicab distance",

@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use ann::hnsw::beam::{Counters, Found};
+use ann::hnsw::beam::Counters;
 use ann::hnsw::{AnyQuery, Code, Codec, HeapTid, Scan, Storage};
 use pgrx::prelude::*;
 
@@ -37,6 +37,10 @@ struct Search {
     returned: Vec<HeapTid>,
     /// Rows returned before, and visible.
     visible: usize,
+    /// Rows that a later round may have to put others before, nearest first.
+    waiting: Vec<(f64, HeapTid)>,
+    /// The most by which a row's bound was below the distance of its code.
+    slack: f64,
     /// What the last row is ordered by, for strict order.
     last: f64,
     finished: bool,
@@ -177,6 +181,8 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             rows: Vec::new(),
             returned: Vec::new(),
             visible: 0,
+            waiting: Vec::new(),
+            slack: 0.0,
             last: f64::NEG_INFINITY,
             finished: false,
         }
@@ -234,34 +240,39 @@ impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
         let graph = open::index(pages, name);
-        // An order that was promised stays one when a scan goes on.
-        let strict = self.mode != IterativeScan::RelaxedOrder;
-        while self.rows.is_empty() {
-            let mut found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
-            let by_bound = self.by_bound;
-            let rank = |found: &Found| {
-                if by_bound {
-                    found.bound
-                } else {
-                    f64::from(found.distance)
-                }
-            };
-            if by_bound {
-                found.sort_by(|a, b| a.bound.total_cmp(&b.bound));
-            }
+        let metric = graph.options().metric;
+        while self.rows.is_empty() && !self.finished {
+            let found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
             self.finished = found.is_empty() || !self.is_within_limits();
+            let mut farthest = f64::NEG_INFINITY;
             for found in &found {
-                let rank = rank(found);
-                if strict && rank < self.last {
-                    continue;
-                }
-                self.last = self.last.max(rank);
+                let distance = metric.distance(found.distance);
+                let rank = if self.by_bound { found.bound } else { distance };
+                farthest = farthest.max(distance);
+                self.slack = self.slack.max(distance - rank);
                 let tids = self.scan.heap_tids(found).iter();
-                self.rows.extend(tids.map(|&tid| (rank, tid)));
+                self.waiting.extend(tids.map(|&tid| (rank, tid)));
             }
-            if self.finished {
-                break;
+            self.waiting.sort_by(|a, b| a.0.total_cmp(&b.0));
+            // Rows of later rounds are hardly nearer than the farthest of this
+            // one, and their bounds hardly lower than that by more than any so
+            // far. A scan that will go on keeps back what may come after them.
+            let may_be_followed = self.mode == IterativeScan::StrictOrder && !self.finished;
+            let sure = if may_be_followed {
+                let limit = farthest - self.slack;
+                self.waiting.partition_point(|&(rank, _)| rank <= limit)
+            } else {
+                self.waiting.len()
+            };
+            let mut rows: Vec<_> = self.waiting.drain(..sure).collect();
+            // An order that was promised stays one when a scan goes on.
+            if self.mode != IterativeScan::RelaxedOrder {
+                rows.retain(|&(rank, _)| rank >= self.last);
             }
+            if let Some(&(rank, _)) = rows.last() {
+                self.last = rank;
+            }
+            self.rows = rows;
         }
         self.rows.reverse();
     }

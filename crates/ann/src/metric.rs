@@ -58,6 +58,16 @@ impl Metric {
         };
         if key.is_nan() { f32::INFINITY } else { key }
     }
+
+    /// The distance, as the metric's SQL operator gives it, that a key stands for.
+    pub fn distance(self, key: f32) -> f64 {
+        let key = f64::from(key);
+        match self {
+            Metric::L2 => key.sqrt(),
+            Metric::InnerProduct | Metric::L1 => key,
+            Metric::Cosine => 1.0 + key,
+        }
+    }
 }
 
 /// Scales `vector` to length 1 in place.

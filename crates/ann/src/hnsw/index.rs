@@ -308,6 +308,13 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
 
         if meta.free_head == NONE {
             meta.vertex_count += 1;
+            // All slots before this one are there: a damaged count must not
+            // make the file grow without end.
+            let blocks = self.store.block_count();
+            if block > blocks {
+                let reason = format!("{number} vertices do not fit into {blocks} blocks");
+                return Err(Error::corrupted(METAPAGE, reason));
+            }
             // After a crash the file may be longer than the metapage knows.
             while self.store.block_count() < block + self.layout.pages_per_slot {
                 drop(self.store.extend()?);

@@ -166,3 +166,18 @@ fn the_checker_sees_damage_to_the_metapage() {
         assert!(!sound, "a wrong {what} was not seen");
     }
 }
+
+#[test]
+fn a_damaged_count_does_not_make_the_index_grow() {
+    for storage in STORAGES {
+        let store = sample(storage);
+        let blocks = store.block_count();
+        store.damage(0, |body| {
+            body.0[32..36].copy_from_slice(&3_000_000_u32.to_le_bytes());
+        });
+        let index = open(&store);
+        let code = encode(index.options(), &[0.5; 6]);
+        assert!(index.insert(&code, HeapTid(999), 0.5).is_err());
+        assert_eq!(store.block_count(), blocks);
+    }
+}
