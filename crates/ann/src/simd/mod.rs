@@ -32,6 +32,9 @@ pub type Kernel = fn(&[f32], &[f32]) -> f32;
 /// A kernel that returns three sums, see [`Kernels::cosine_parts`].
 pub type CosineKernel = fn(&[f32], &[f32]) -> (f32, f32, f32);
 
+/// A kernel that packs signs and returns four sums, see [`Kernels::sign_code`].
+pub type SignKernel = fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4];
+
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub struct Kernels {
@@ -52,7 +55,7 @@ pub struct Kernels {
     /// Of a centre c and a point p = scale·bytes, with r = p − c and the bits
     /// xᵢ = [rᵢ > 0], which it packs eight to a byte: Σ rᵢ², Σ rᵢ·cᵢ, Σ |rᵢ| and
     /// Σ cᵢ·(xᵢ − ½). The length is a multiple of 64.
-    pub sign_code: fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4],
+    pub sign_code: SignKernel,
     /// The Walsh-Hadamard transform, not scaled, of a power of two of values.
     pub hadamard: fn(&mut [f32]),
     /// The lookup table of a query, see [`crate::quantize::fastscan`].
