@@ -291,6 +291,28 @@ def test_expression_index(conn):
     assert hits >= 95
 
 
+def test_index_on_an_expression_that_costs_much(conn):
+    """Rows come in the order of the codes: the expression is not computed for rows that aren't returned."""
+    data = clustered(2010, 96, seed=18)
+    create_items(conn, data[:2000], "dear_items")
+    conn.execute("CREATE FUNCTION dear(v vector) RETURNS vector IMMUTABLE COST 100000 LANGUAGE plpgsql"
+                 " AS 'BEGIN RETURN v; END'")
+    conn.execute("CREATE INDEX dear_emb ON dear_items USING hnsw ((dear(emb)::vector(96)) vector_l2_ops)")
+    conn.execute("SET hnsw.ef_search = 100; SET track_functions = 'pl'")
+    sql = "SELECT id FROM dear_items ORDER BY dear(emb)::vector(96) <-> %s LIMIT 10"
+    assert_index_scan(conn, sql, [data[0]], "dear_emb")
+    ids, matrix = vectors(conn, "SELECT id, emb FROM dear_items")
+    hits = 0
+    for query in data[2000:]:
+        distances = METRICS["l2"].distances(query, matrix)
+        nearest = set(ids[np.argsort(distances)[:10]].tolist())
+        hits += len(nearest & {row[0] for row in conn.execute(sql, [query])})
+    assert hits >= 85
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    calls, = conn.execute("SELECT pg_stat_get_function_calls('dear'::regproc)").fetchone()
+    assert calls <= 2000 + 10 * 10, calls
+
+
 @pytest.mark.parametrize("dims, rows", [(1, 500), (2, 500), (3, 500), (1999, 200), (3000, 200), (16000, 60)])
 def test_every_width_can_be_indexed(conn, dims, rows):
     data = clustered(rows + 10, dims, seed=12)
