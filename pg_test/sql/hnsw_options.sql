@@ -20,6 +20,12 @@ CREATE INDEX options_l1 ON options USING hnsw (emb vector_l1_ops) WITH (storage 
 CREATE INDEX options_plain ON options USING hnsw (emb vector_l2_ops) WITH (storage = plain);
 CREATE INDEX options_fused ON options USING hnsw (emb vector_ip_ops) WITH (storage = fused);
 SELECT relname, reloptions FROM pg_class WHERE relname IN ('options_l1', 'options_plain', 'options_fused') ORDER BY 1;
+-- An option that an index cannot have is told when it is rebuilt; until then it answers.
+ALTER INDEX options_l1 SET (storage = fused);
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT note FROM options ORDER BY emb <+> '[1,2,3]' LIMIT 1;
+RESET enable_seqscan;
+REINDEX INDEX options_l1;
 DROP INDEX options_l1, options_plain, options_fused;
 
 ALTER INDEX options_some SET (m = 1);

@@ -64,7 +64,7 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
             "column does not have dimensions",
         );
     };
-    chosen.check();
+    chosen.check(metric);
     let storage = chosen.storage.resolve(metric, dimension);
     Options {
         dimension,

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use ann::hnsw::Storage;
+use ann::hnsw::index::fused_width;
 use pgrx::prelude::*;
 
 use super::{open, options};
@@ -16,16 +17,18 @@ use crate::settings::EF_SEARCH;
 ///
 /// A search over fused vertices reads one for each vertex in its pool, and nine a
 /// level on the way down: EXPLAIN (BUFFERS) counted 72 for 200,000 rows, ef = 20
-/// and m = 16. Over plain ones, each of about `ef` expansions looks at 2m neighbours, of which the more were
-/// visited before the larger the beam is. The numbers were fitted to what
-/// EXPLAIN (BUFFERS) counted for 20,000 rows of 384 dimensions with m = 16:
-/// 456, 1159, 2432 and 6515 pages for ef = 10, 40, 100 and 400, of which about
-/// 3m a level are for the way down.
-fn visits(storage: Storage, rows: f64, m: f64, ef: f64) -> f64 {
+/// and m = 16.
+///
+/// Over plain ones, each of about `ef` expansions looks at 2m neighbours, of
+/// which the more were visited before the larger the beam is. The numbers were
+/// fitted to what EXPLAIN (BUFFERS) counted for 20,000 rows of 384 dimensions
+/// with m = 16: 456, 1159, 2432 and 6515 pages for ef = 10, 40, 100 and 400, of
+/// which about 3m a level are for the way down.
+fn visits(storage: Storage, rows: f64, m: f64, ef: usize) -> f64 {
     let levels = (rows.max(1.0).ln() / m.ln()).floor();
     let visits = match storage {
-        Storage::Fused => levels * 9.0 + 1.25 * ef + 8.0,
-        Storage::Plain => levels * 3.0 * m + 2.9 * m * ef.powf(0.815),
+        Storage::Fused => levels * 9.0 + fused_width(ef) as f64,
+        Storage::Plain => levels * 3.0 * m + 2.9 * m * (ef as f64).powf(0.815),
     };
     visits.min(rows)
 }
@@ -76,7 +79,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         let m = f64::from(options.m);
         pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
 
-        let visits = visits(storage, info.tuples, m, f64::from(EF_SEARCH.get()));
+        let visits = visits(storage, info.tuples, m, EF_SEARCH.get() as usize);
         let part = (visits / info.tuples.max(1.0)).min(1.0);
         let (mut random, mut sequential) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random, &mut sequential);

@@ -56,18 +56,18 @@ impl StorageOption {
             .unwrap_or(StorageOption::Auto)
     }
 
-    /// The storage of an index of a metric and a dimension, or an ERROR.
+    /// The storage of an index of a metric and a dimension; plain where the
+    /// metric has no other.
     pub fn resolve(self, metric: Metric, dimension: u32) -> Storage {
-        let can_be_fused = metric != Metric::L1;
-        match self {
-            StorageOption::Plain => Storage::Plain,
-            StorageOption::Auto if !can_be_fused || dimension < LEAST_FUSED => Storage::Plain,
-            StorageOption::Fused if !can_be_fused => raise_with_hint(
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "storage = fused is not supported for taxicab distance",
-                "Leave the option out, or use storage = plain.",
-            ),
-            StorageOption::Auto | StorageOption::Fused => Storage::Fused,
+        let fused = match self {
+            StorageOption::Auto => dimension >= LEAST_FUSED,
+            StorageOption::Fused => true,
+            StorageOption::Plain => false,
+        };
+        if fused && metric != Metric::L1 {
+            Storage::Fused
+        } else {
+            Storage::Plain
         }
     }
 }
@@ -194,12 +194,19 @@ pub unsafe fn of_index(index: pg_sys::Relation) -> HnswOptions {
 }
 
 impl HnswOptions {
-    /// Raises an ERROR unless the options go together.
-    pub fn check(&self) {
+    /// Raises an ERROR unless the options go together, and with the metric.
+    pub fn check(&self, metric: Metric) {
         if self.ef_construction < 2 * self.m {
             raise(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "ef_construction must be greater than or equal to 2 * m",
+            );
+        }
+        if self.storage == StorageOption::Fused && metric == Metric::L1 {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "storage = fused is not supported for taxicab distance",
+                "Leave the option out, or use storage = plain.",
             );
         }
     }

@@ -502,7 +502,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
 /// The width of a beam over estimates that finds what one of `ef` over exact
 /// distances does. Estimates are off by some per cent, so a few vertices more
 /// have to be seen.
-fn fused_width(ef: usize) -> usize {
+pub fn fused_width(ef: usize) -> usize {
     ef + ef / 4 + 8
 }
 

@@ -64,7 +64,7 @@ pub fn lower_bound(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -72,7 +72,7 @@ mod tests {
     use crate::simd;
 
     /// What the operators compute.
-    fn operator(kernels: &simd::Kernels, metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    pub(crate) fn operator(kernels: &simd::Kernels, metric: Metric, a: &[f32], b: &[f32]) -> f64 {
         match metric {
             Metric::L2 => f64::from((kernels.l2_squared)(a, b)).sqrt(),
             Metric::InnerProduct => f64::from(-(kernels.inner_product)(a, b)),

@@ -4,6 +4,7 @@ use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::check::Report;
 use crate::hnsw::{HeapTid, Scan, Storage};
+use crate::quantize::bound::tests::operator;
 
 const BUILT_OR_INSERTED: [(bool, Storage); 4] = [
     (true, Storage::Plain),
@@ -320,15 +321,7 @@ fn bounds_never_exceed_the_distance() {
             for found in scan.next_round(&index, 100).unwrap() {
                 for tid in scan.heap_tids(&found) {
                     let row = &vectors[tid.0 as usize];
-                    let exact = match metric {
-                        Metric::L2 => f64::from((kernels.l2_squared)(vector, row)).sqrt(),
-                        Metric::InnerProduct => f64::from(-(kernels.inner_product)(vector, row)),
-                        _ => {
-                            let (ab, aa, bb) = (kernels.cosine_parts)(vector, row);
-                            let norms = (f64::from(aa) * f64::from(bb)).sqrt();
-                            1.0 - (f64::from(ab) / norms).clamp(-1.0, 1.0)
-                        }
-                    };
+                    let exact = operator(kernels, metric, vector, row);
                     assert!(
                         found.bound <= exact || exact.is_nan(),
                         "{metric:?}: {} is not below {exact}",
