@@ -67,8 +67,8 @@ pub trait Graph {
     /// gone.
     fn below(&self, vertex: Vertex, level: u8) -> Result<Vertex, Error>;
 
-    /// Hints that a vertex will be visited soon.
-    fn prefetch(&self, vertex: Vertex);
+    /// Hints that a vertex of a level will be visited soon.
+    fn prefetch(&self, vertex: Vertex, level: u8);
 }
 
 /// A vertex that a search found.
@@ -195,9 +195,9 @@ impl Beam {
             let vertex = self.pool[position].vertex;
             // Where it came in by the last visit, all of it at once, before
             // the search needs one part after the other.
-            graph.prefetch(vertex);
+            graph.prefetch(vertex, self.level);
             if let Some(ahead) = self.next_to_visit(position + 1) {
-                graph.prefetch(self.pool[ahead].vertex);
+                graph.prefetch(self.pool[ahead].vertex, self.level);
             }
             self.visit(graph, query, position, vertex)?;
             let numbers = std::mem::take(&mut self.numbers);
@@ -392,7 +392,7 @@ impl Beam {
 /// The width of the beam on the way down. The paper walks with one vertex; on
 /// data in clusters, such a walk now and then ends in the wrong cluster, and a
 /// search of level 0 does not get out of it.
-const DESCENT: usize = 4;
+const DESCENT: usize = 2;
 
 /// Walks from `entry` on level `from` down to level `to`, and returns the
 /// vertices of `to` where a search should start; none if the way was lost

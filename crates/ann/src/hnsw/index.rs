@@ -3,10 +3,10 @@
 use super::beam::{Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::layout::{HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Vertex};
-use super::neighbours::select_diverse;
+use super::links::Links;
 use super::postings::NewPosting;
 use crate::Error;
-use crate::page::{BODY_LEN, Block, Body, MAX_PAGES_PER_RECORD, PageStore};
+use crate::page::{Block, PageStore};
 
 /// The metapage's block.
 pub const METAPAGE: u32 = 0;
@@ -102,7 +102,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
     }
 
     /// The bytes of a slot that spans pages, of which the first one's are given.
-    fn gather(&self, block: Block, first: &[u8]) -> Result<Code, Error> {
+    pub(super) fn gather(&self, block: Block, first: &[u8]) -> Result<Code, Error> {
         let mut whole = Code::zeroed(self.layout.slot_len);
         let bytes = whole.bytes_mut();
         bytes[..first.len()].copy_from_slice(first);
@@ -150,125 +150,6 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let mut code = Code::zeroed(self.layout.code_len);
         let found = self.load_code(vertex, level, code.bytes_mut())?;
         Ok(found.then_some(code))
-    }
-
-    /// Changes the neighbours of a live vertex from those in the places `seen`,
-    /// which were read before without a lock, to `neighbours`; false if they
-    /// were changed meanwhile. Of a neighbour in `known` the code is known
-    /// already. A new neighbour that is no longer there is left out.
-    pub(super) fn replace_neighbours(
-        &self,
-        vertex: Vertex,
-        level: u8,
-        seen: &[Vertex],
-        neighbours: &[Vertex],
-        known: Option<(Vertex, &Code)>,
-    ) -> Result<bool, Error> {
-        let mut places = neighbours.to_vec();
-        let mut added = Vec::new();
-        let mut own = None;
-        if self.is_fused() {
-            // What is stored beside the links that stay need not move.
-            places = self::places(seen, neighbours, self.layout.capacity(level));
-            for (position, place) in places.iter_mut().enumerate() {
-                if *place == NONE || seen.get(position) == Some(place) {
-                    continue;
-                }
-                let code = match known {
-                    Some((known, code)) if known == *place => Some(code.clone()),
-                    _ => self.code_of(*place, level)?,
-                };
-                match code {
-                    Some(code) => added.push((position, code)),
-                    None => *place = NONE,
-                }
-            }
-            own = self.code_of(vertex, level)?;
-        }
-        let added: Vec<(usize, &[u8])> = added.iter().map(|(p, c)| (*p, c.bytes())).collect();
-
-        let (block, at) = self.layout.locate(vertex)?;
-        let mut first = self.store.lock(block)?;
-        let slot = Slot::parse(&self.layout, block, &first, at)?;
-        if slot.state != State::Live || slot.header.level != level || slot.places() != seen {
-            return Ok(false);
-        }
-        let range = self.layout.links_at..self.layout.code_at;
-        let edit = |bytes: &mut [u8]| {
-            SlotMut::of_bytes(&self.layout, bytes).set_places(&places);
-            if let Some(own) = &own {
-                let links = &mut bytes[range.clone()];
-                self.codec.encode_links(own.bytes(), &added, links);
-            }
-        };
-        if self.layout.pages_per_slot == 1 || !self.is_fused() {
-            let end = (at + self.layout.slot_len).min(BODY_LEN);
-            self.store.commit(&mut [&mut first], &mut |bodies| {
-                edit(&mut bodies[0].0[at..end]);
-            });
-            return Ok(true);
-        }
-
-        let before = self.gather(block, slot.bytes())?;
-        let mut after = before.clone();
-        edit(after.bytes_mut());
-        let kept: Vec<Vertex> = (seen.iter().zip(&places))
-            .map(|(seen, place)| if seen == place { *place } else { NONE })
-            .collect();
-        self.write_pages(block, &mut first, &before, &after, &kept)?;
-        Ok(true)
-    }
-
-    /// Writes a changed slot that spans pages, the first of which is locked. If
-    /// one record cannot hold all, the neighbours that change are hidden first
-    /// (`kept` has the others in their places) and shown again last.
-    fn write_pages(
-        &self,
-        block: Block,
-        first: &mut S::Write<'s>,
-        before: &Code,
-        after: &Code,
-        kept: &[Vertex],
-    ) -> Result<(), Error> {
-        let differs = |(range, _): &(std::ops::Range<usize>, usize)| {
-            before.bytes()[range.clone()] != after.bytes()[range.clone()]
-        };
-        let copy = |body: &mut Body, (range, at): (std::ops::Range<usize>, usize)| {
-            body.0[at..at + range.len()].copy_from_slice(&after.bytes()[range]);
-        };
-        let mut pieces = self.layout.pieces(0).zip(block..);
-        let Some((first_piece, _)) = pieces.next() else {
-            return Ok(());
-        };
-        let changed: Vec<_> = pieces.filter(|(piece, _)| differs(piece)).collect();
-        if changed.len() < MAX_PAGES_PER_RECORD {
-            let mut others = Vec::with_capacity(changed.len());
-            for (_, block) in &changed {
-                others.push(self.store.lock(*block)?);
-            }
-            let mut pages = vec![first];
-            pages.extend(&mut others);
-            self.store.commit(&mut pages, &mut |bodies| {
-                copy(bodies[0], first_piece.clone());
-                for (body, (piece, _)) in bodies[1..].iter_mut().zip(&changed) {
-                    copy(body, piece.clone());
-                }
-            });
-            return Ok(());
-        }
-        self.store.commit(&mut [first], &mut |bodies| {
-            SlotMut::new(&self.layout, bodies[0], 0).set_places(kept);
-        });
-        for (piece, block) in &changed {
-            let mut page = self.store.lock(*block)?;
-            self.store.commit(&mut [&mut page], &mut |bodies| {
-                copy(bodies[0], piece.clone())
-            });
-        }
-        self.store.commit(&mut [first], &mut |bodies| {
-            copy(bodies[0], first_piece.clone())
-        });
-        Ok(())
     }
 
     /// Writes a vertex into a slot of its own. The first vertex of an empty index
@@ -351,66 +232,6 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
             });
         Ok(number)
     }
-
-    /// The links to neighbours on a level, of a vertex that has this code. What
-    /// is no longer there is left out.
-    pub(super) fn links(&self, own: &Code, level: u8, numbers: &[Vertex]) -> Result<Links, Error> {
-        let mut links = Links {
-            numbers: numbers.to_vec(),
-            codes: Code::zeroed(self.layout.links_len()),
-        };
-        if self.is_fused() {
-            links.numbers.clear();
-            let mut codes = Vec::with_capacity(numbers.len());
-            for &number in numbers {
-                if let Some(code) = self.code_of(number, level)? {
-                    links.numbers.push(number);
-                    codes.push(code);
-                }
-            }
-            let codes: Vec<(usize, &[u8])> = codes.iter().map(Code::bytes).enumerate().collect();
-            self.codec
-                .encode_links(own.bytes(), &codes, links.codes.bytes_mut());
-        }
-        Ok(links)
-    }
-
-    /// Of the candidates (nearest first, of one level), at most `limit`
-    /// diverse ones.
-    pub(super) fn select(
-        &self,
-        candidates: &[(f32, Vertex)],
-        level: u8,
-        limit: usize,
-    ) -> Result<Vec<Vertex>, Error> {
-        // Codes are compared many times each: copy them off their pages once.
-        let mut kept = Vec::with_capacity(candidates.len());
-        let mut codes = Vec::with_capacity(candidates.len());
-        for &(distance, vertex) in candidates {
-            if let Some(code) = self.code_of(vertex, level)? {
-                kept.push((distance, vertex));
-                codes.push(code);
-            }
-        }
-        let distances: Vec<f32> = kept.iter().map(|(distance, _)| *distance).collect();
-        let (chosen, _) = select_diverse(&distances, limit, |i, j| {
-            self.codec.distance(codes[i].bytes(), codes[j].bytes())
-        });
-        Ok(chosen.into_iter().map(|i| kept[i].1).collect())
-    }
-
-    /// The distance of a vertex to a code, if it is a live vertex of `level`.
-    pub(super) fn live_distance(
-        &self,
-        vertex: Vertex,
-        level: u8,
-        code: &[u8],
-    ) -> Result<Option<f32>, Error> {
-        let distance = self.with_vertex(vertex, level, |slot| {
-            (slot.state == State::Live).then(|| self.codec.distance(code, slot.code(&self.layout)))
-        })?;
-        Ok(distance.flatten())
-    }
 }
 
 impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
@@ -492,7 +313,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         })
     }
 
-    fn prefetch(&self, vertex: Vertex) {
+    fn prefetch(&self, vertex: Vertex, _level: u8) {
         if let Ok((block, at)) = self.layout.locate(vertex) {
             self.store.prefetch(block, at, self.layout.slot_len);
         }
@@ -504,38 +325,6 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
 /// have to be seen.
 pub fn fused_width(ef: usize) -> usize {
     ef + ef / 4 + 8
-}
-
-/// New places, at most `capacity`, for `neighbours`: those that are in `old`
-/// keep theirs.
-fn places(old: &[Vertex], neighbours: &[Vertex], capacity: usize) -> Vec<Vertex> {
-    let mut places: Vec<Vertex> = old
-        .iter()
-        .map(|&n| if neighbours.contains(&n) { n } else { NONE })
-        .collect();
-    let mut next = 0;
-    for &new in neighbours.iter().filter(|n| !old.contains(n)) {
-        while places.get(next).is_some_and(|&place| place != NONE) {
-            next += 1;
-        }
-        if next < places.len() {
-            places[next] = new;
-        } else if places.len() < capacity {
-            places.push(new);
-        }
-        // Only a damaged list, with a neighbour twice, has no place left.
-    }
-    while places.last() == Some(&NONE) {
-        places.pop();
-    }
-    places
-}
-
-/// The links of a vertex: the numbers of its neighbours, and what is stored
-/// beside each.
-pub(super) struct Links {
-    pub numbers: Vec<Vertex>,
-    pub codes: Code,
 }
 
 /// A vertex to be written.
@@ -558,7 +347,7 @@ impl NewVertex<'_> {
         let mut slot = SlotMut::of_bytes(layout, bytes);
         slot.init(self.level, self.below, self.base.unwrap_or(number));
         slot.set_heap_tids(self.heap_tids);
-        slot.set_places(&self.links.numbers);
+        slot.set_places(&self.links.places);
         bytes[layout.links_at..layout.code_at].copy_from_slice(self.links.codes.bytes());
         bytes[layout.code_at..][..layout.code_len].copy_from_slice(self.code);
         image

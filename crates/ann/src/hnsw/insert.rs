@@ -9,7 +9,8 @@
 use super::beam::{Beam, BeamOptions, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
-use super::layout::{HeapTid, MAX_LEVEL, Meta, NONE, Slot, State, Vertex};
+use super::layout::{HeapTid, MAX_LEVEL, Meta, NONE, State, Vertex};
+use super::links::{Chosen, Newcomer};
 use crate::Error;
 use crate::page::PageStore;
 
@@ -64,11 +65,6 @@ pub(super) fn nearest_by_level<G: Graph>(
     Ok(found)
 }
 
-/// The neighbours in a list of places.
-pub(super) fn present(places: &[Vertex]) -> Vec<Vertex> {
-    places.iter().copied().filter(|&n| n != NONE).collect()
-}
-
 impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// Adds a row. `code` is the row's encoded vector, `uniform` a random
     /// number in (0, 1] that decides the element's level.
@@ -76,7 +72,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// The caller makes vacuum's [`super::vacuum`] barrier wait for this call.
     pub fn insert(&self, code: &Code, tid: HeapTid, uniform: f64) -> Result<(), Error> {
         let level = random_level(self.options.m, uniform);
-        let (meta, found) = self.find(code, level)?;
+        let query = self.codec.query_of_code(code.bytes());
+        let (meta, found) = self.find(&query, level)?;
         if let Some(level_0) = found.first()
             && self.add_to_duplicate(level_0, code, tid)?
         {
@@ -85,19 +82,18 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
 
         let neighbours = self.choose(&found)?;
         let vertices = self.write_element(level, code, tid, &neighbours)?;
-        self.link_back(&vertices, &neighbours, code)?;
-        let alone = neighbours.first().is_none_or(Vec::is_empty);
+        self.link_back(&vertices, &neighbours, code, &query)?;
+        let alone = neighbours.first().is_none_or(|c| c.places.is_empty());
         if alone || u32::from(level) > meta.entry_level {
-            self.raise_entry(level, &vertices, code, alone)?;
+            self.raise_entry(level, &vertices, (code, &query), alone)?;
         }
         Ok(())
     }
 
-    /// The live vertices nearest to a code on each level up to `level`, and the
+    /// The live vertices nearest to a query on each level up to `level`, and the
     /// metapage by which they were found.
-    fn find(&self, code: &Code, level: u8) -> Result<(Meta, Vec<Vec<Found>>), Error> {
+    fn find(&self, query: &C::Query, level: u8) -> Result<(Meta, Vec<Vec<Found>>), Error> {
         let ef = usize::from(self.options.ef_construction);
-        let query = self.codec.query_of_code(code.bytes());
         let mut tries = 0;
         loop {
             let meta = self.meta()?;
@@ -106,7 +102,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             }
             let entry = (meta.entry, meta.entry_level as u8);
             let mut beam = Beam::new(0, BeamOptions::default());
-            let found = nearest_by_level(self, &mut beam, &query, entry, level, ef)?;
+            let found = nearest_by_level(self, &mut beam, query, entry, level, ef)?;
             tries += 1;
             if found.first().is_some_and(|found| !found.is_empty()) || tries == MAX_TRIES {
                 return Ok((meta, found));
@@ -115,7 +111,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// The neighbours of a new element on each level, out of what was found.
-    fn choose(&self, found: &[Vec<Found>]) -> Result<Vec<Vec<Vertex>>, Error> {
+    fn choose(&self, found: &[Vec<Found>]) -> Result<Vec<Chosen>, Error> {
         (0_u8..)
             .zip(found)
             .map(|(level, found)| {
@@ -153,18 +149,19 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         level: u8,
         code: &Code,
         tid: HeapTid,
-        neighbours: &[Vec<Vertex>],
+        neighbours: &[Chosen],
     ) -> Result<Vec<Vertex>, Error> {
+        let none = Chosen::default();
         let mut vertices: Vec<Vertex> = Vec::with_capacity(usize::from(level) + 1);
         let rows = [tid];
         for level in 0..=level {
-            let neighbours = neighbours.get(usize::from(level)).map_or(&[][..], |n| n);
+            let neighbours = neighbours.get(usize::from(level)).unwrap_or(&none);
             let number = self.write_vertex(&NewVertex {
                 level,
                 below: vertices.last().copied().unwrap_or(NONE),
                 base: vertices.first().copied(),
                 heap_tids: if level == 0 { &rows } else { &[] },
-                links: &self.links(code, level, neighbours)?,
+                links: &self.links(code, neighbours),
                 code: code.bytes(),
             })?;
             vertices.push(number);
@@ -176,151 +173,23 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     fn link_back(
         &self,
         vertices: &[Vertex],
-        neighbours: &[Vec<Vertex>],
+        neighbours: &[Chosen],
         code: &Code,
+        query: &C::Query,
     ) -> Result<(), Error> {
-        for ((level, &vertex), neighbours) in (0_u8..).zip(vertices).zip(neighbours) {
-            for &neighbour in neighbours {
-                self.add_link(neighbour, vertex, level, code)?;
-            }
-            self.ensure_linked(vertex, level, neighbours)?;
-        }
-        Ok(())
-    }
-
-    /// Makes sure that one of a vertex's neighbours links back to it.
-    ///
-    /// The heuristic may have turned the vertex down everywhere, most of all
-    /// where many vectors are equal. Then it goes into a neighbour's list in the
-    /// place of the last link there, and takes that link over itself: whatever
-    /// could be reached before still can.
-    pub(super) fn ensure_linked(
-        &self,
-        vertex: Vertex,
-        level: u8,
-        neighbours: &[Vertex],
-    ) -> Result<(), Error> {
-        for &neighbour in neighbours {
-            if self
-                .live_places(neighbour, level)?
-                .is_some_and(|links| links.contains(&vertex))
-            {
-                return Ok(());
-            }
-        }
-        let capacity = self.layout.capacity(level);
-        for &neighbour in neighbours {
-            // Until nobody changes the list at the same time.
-            while let Some(seen) = self.live_places(neighbour, level)? {
-                let mut links = present(&seen);
-                if links.contains(&vertex) {
-                    return Ok(());
-                }
-                if links.len() == capacity
-                    && let Some(last) = links.pop()
-                {
-                    self.take_over(vertex, last, level)?;
-                }
-                links.push(vertex);
-                if self.replace_neighbours(neighbour, level, &seen, &links, None)? {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The places for neighbours of a live vertex.
-    pub(super) fn live_places(
-        &self,
-        vertex: Vertex,
-        level: u8,
-    ) -> Result<Option<Vec<Vertex>>, Error> {
-        self.with_slot(vertex, |slot| {
-            (slot.state == State::Live && slot.header.level == level)
-                .then(|| slot.places().to_vec())
-        })
-    }
-
-    /// Adds a link to a vertex in any case, if need be in the place of its last.
-    fn take_over(&self, vertex: Vertex, link: Vertex, level: u8) -> Result<(), Error> {
-        // Links to the dead are not passed on: vacuum may have looked for them
-        // here already.
-        let is_live = |slot: Slot<'_>| slot.state == State::Live && slot.header.level == level;
-        if link == vertex || !self.with_slot(link, is_live)? {
-            return Ok(());
-        }
-        while let Some(seen) = self.live_places(vertex, level)? {
-            let mut links = present(&seen);
-            if links.contains(&link) {
-                break;
-            }
-            links.truncate(self.layout.capacity(level) - 1);
-            links.push(link);
-            if self.replace_neighbours(vertex, level, &seen, &links, None)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds `new` (whose code is given) to the neighbours of `vertex`, in the
-    /// place of the least useful one if there is no room; or not at all, if it
-    /// is the least useful one itself.
-    pub(super) fn add_link(
-        &self,
-        vertex: Vertex,
-        new: Vertex,
-        level: u8,
-        code: &Code,
-    ) -> Result<(), Error> {
-        let capacity = self.layout.capacity(level);
-        loop {
-            let seen = self.live_places(vertex, level)?;
-            let Some(seen) = seen.filter(|seen| !seen.contains(&new)) else {
-                return Ok(());
+        for ((level, &number), chosen) in (0_u8..).zip(vertices).zip(neighbours) {
+            let new = Newcomer {
+                number,
+                code,
+                query,
             };
-            let mut links = present(&seen);
-            let links = if links.len() < capacity {
-                links.push(new);
-                links
-            } else {
-                let links = self.replace_one(vertex, &links, new, level, code)?;
-                if !links.contains(&new) {
-                    return Ok(());
-                }
-                links
-            };
-            // The choice was made without a lock: it stands only if nobody
-            // changed the list meanwhile.
-            if self.replace_neighbours(vertex, level, &seen, &links, Some((new, code)))? {
-                return Ok(());
+            let neighbours: Vec<Vertex> = chosen.places.iter().map(|p| p.number).collect();
+            for &neighbour in &neighbours {
+                self.add_link(neighbour, level, &new)?;
             }
+            self.ensure_linked(number, code, level, &neighbours)?;
         }
-    }
-
-    /// The full list `seen` of a vertex with `new` added and one left out.
-    fn replace_one(
-        &self,
-        vertex: Vertex,
-        seen: &[Vertex],
-        new: Vertex,
-        level: u8,
-        code: &Code,
-    ) -> Result<Vec<Vertex>, Error> {
-        let mut own = Code::zeroed(self.layout.code_len);
-        if !self.load_code(vertex, level, own.bytes_mut())? {
-            return Ok(Vec::new());
-        }
-        let mut candidates = vec![(self.codec.distance(own.bytes(), code.bytes()), new)];
-        for &neighbour in seen {
-            // A link to a vertex that is being removed is the first to go.
-            if let Some(distance) = self.live_distance(neighbour, level, own.bytes())? {
-                candidates.push((distance, neighbour));
-            }
-        }
-        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
-        self.select(&candidates, level, self.layout.capacity(level))
+        Ok(())
     }
 
     /// Makes a new element the entry point, if it is above the present one.
@@ -331,7 +200,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         &self,
         level: u8,
         vertices: &[Vertex],
-        code: &Code,
+        (code, query): (&Code, &C::Query),
         alone: bool,
     ) -> Result<(), Error> {
         let Some(&top) = vertices.last() else {
@@ -345,7 +214,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         // While the other's entry point still stands: from the element's own,
         // a search would find nothing but itself.
         if alone && !vacant(&self.meta()?)? {
-            self.relink(vertices, code)?;
+            self.relink(vertices, code, query)?;
         }
         let mut page = self.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&page)?;
@@ -359,21 +228,30 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// Gives the vertices of an element neighbours anew.
-    pub(super) fn relink(&self, vertices: &[Vertex], code: &Code) -> Result<(), Error> {
+    pub(super) fn relink(
+        &self,
+        vertices: &[Vertex],
+        code: &Code,
+        query: &C::Query,
+    ) -> Result<(), Error> {
         let top = (vertices.len() - 1) as u8;
-        let (_, mut found) = self.find(code, top)?;
+        let (_, mut found) = self.find(query, top)?;
         for found in &mut found {
             found.retain(|f| !vertices.contains(&f.vertex));
         }
         let neighbours = self.choose(&found)?;
-        for ((level, &vertex), neighbours) in (0_u8..).zip(vertices).zip(&neighbours) {
-            for &neighbour in neighbours {
-                let mut other = Code::zeroed(self.layout.code_len);
-                if self.load_code(neighbour, level, other.bytes_mut())? {
-                    self.add_link(vertex, neighbour, level, &other)?;
+        for ((level, &vertex), chosen) in (0_u8..).zip(vertices).zip(&neighbours) {
+            for place in &chosen.places {
+                if let Some(other) = self.code_of(place.number, level)? {
+                    let new = Newcomer {
+                        number: place.number,
+                        code: &other,
+                        query: &self.codec.query_of_code(other.bytes()),
+                    };
+                    self.add_link(vertex, level, &new)?;
                 }
             }
         }
-        self.link_back(vertices, &neighbours, code)
+        self.link_back(vertices, &neighbours, code, query)
     }
 }

@@ -9,6 +9,8 @@
 //! vertices, each of which knows the one below it. See `README.md` for the
 //! table of offsets.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::codec::Codec;
@@ -34,7 +36,7 @@ pub const MAX_M: u16 = 100;
 
 const MAGIC: u32 = 0x4857_5349; // "ISWH"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The address of a table row: block number × 2^16 + line pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -253,8 +255,30 @@ const NEIGHBOURS_AT: usize = (TIDS_AT + MAX_HEAP_TIDS * 6).next_multiple_of(8);
 
 const _: () = assert!(HEADER_LEN == 16);
 const _: () = assert!(NEIGHBOURS_AT == 80);
-// The rows and the numbers of the neighbours lie on the first page of a slot.
-const _: () = assert!(NEIGHBOURS_AT + 2 * MAX_M as usize * 4 < BODY_LEN);
+// What belongs to the graph lies on the first page of a slot.
+const _: () = assert!(NEIGHBOURS_AT + 2 * MAX_M as usize * 4 + diverse_len(MAX_M) < BODY_LEN);
+
+/// Bytes of the bits that tell which neighbours are diverse.
+const fn diverse_len(m: u16) -> usize {
+    (2 * m as usize).div_ceil(64) * 8
+}
+
+/// A place for a neighbour in a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The neighbour, or [`NONE`].
+    pub number: Vertex,
+    /// See [`super::neighbours::Link::diverse`].
+    pub diverse: bool,
+}
+
+impl Place {
+    /// A place that is not in use.
+    pub const EMPTY: Place = Place {
+        number: NONE,
+        diverse: false,
+    };
+}
 
 /// Sizes and places of an index, from its options and codec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,6 +289,8 @@ pub struct Layout {
     pub slots_per_page: u32,
     /// Pages of a slot.
     pub pages_per_slot: u32,
+    /// Where the bits for diverse neighbours start in a slot.
+    diverse_at: usize,
     /// Where the codes of the links start in a slot.
     pub links_at: usize,
     /// Where the code starts in a slot.
@@ -278,7 +304,8 @@ impl Layout {
     /// The layout of an index with these options, whose codes are `codec`'s.
     pub fn new(options: &Options, codec: &impl Codec) -> Self {
         let m = usize::from(options.m);
-        let links_at = NEIGHBOURS_AT + 2 * m * size_of::<Vertex>();
+        let diverse_at = NEIGHBOURS_AT + 2 * m * size_of::<Vertex>();
+        let links_at = diverse_at + diverse_len(options.m);
         let code_at = links_at + codec.links_len(2 * m);
         let code_len = codec.code_len();
         let slot_len = (code_at + code_len).next_multiple_of(8);
@@ -286,6 +313,7 @@ impl Layout {
             slot_len,
             slots_per_page: (BODY_LEN / slot_len).max(1) as u32,
             pages_per_slot: slot_len.div_ceil(BODY_LEN) as u32,
+            diverse_at,
             links_at,
             code_at,
             code_len,
@@ -317,7 +345,7 @@ impl Layout {
 
     /// The ranges of a slot's bytes that lie on each of its pages, with the
     /// byte of that page where the range starts. `at` is where the slot starts.
-    pub fn pieces(&self, at: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> {
+    pub fn pieces(&self, at: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
         let slot_len = self.slot_len;
         (0..self.pages_per_slot as usize).map(move |page| {
             let start = page * BODY_LEN;
@@ -429,10 +457,17 @@ impl<'a> Slot<'a> {
                 let rows = TIDS_AT + usize::from(self.header.neighbours) * 6;
                 [rows..self.bytes.len(), 0..0]
             }
-            _ => [rows..NEIGHBOURS_AT, neighbours..layout.links_at],
+            _ => [rows..NEIGHBOURS_AT, neighbours..layout.diverse_at],
         };
+        let used = match self.state {
+            State::Posting => 0,
+            _ => usize::from(self.header.neighbours),
+        };
+        let bits = 8 * (layout.links_at - layout.diverse_at);
+        let no_stray_bits = (used..bits).all(|i| !self.is_diverse(layout, i));
         self.header.reserved == 0
             && self.header.reserved_2 == 0
+            && (self.state == State::Posting || no_stray_bits)
             && unused
                 .into_iter()
                 .all(|range| self.bytes[range].iter().all(|&byte| byte == 0))
@@ -445,6 +480,21 @@ impl<'a> Slot<'a> {
             _ => usize::from(self.header.neighbours),
         };
         bytemuck::cast_slice(&self.bytes[NEIGHBOURS_AT..NEIGHBOURS_AT + count * 4])
+    }
+
+    fn is_diverse(&self, layout: &Layout, position: usize) -> bool {
+        self.bytes[layout.diverse_at + position / 8] >> (position % 8) & 1 != 0
+    }
+
+    /// [`Slot::places`], with what else is known of each neighbour.
+    pub fn marked_places(&self, layout: &Layout) -> Vec<Place> {
+        let numbers = self.places().iter().enumerate();
+        numbers
+            .map(|(position, &number)| Place {
+                number,
+                diverse: self.is_diverse(layout, position),
+            })
+            .collect()
     }
 
     /// The neighbours of this vertex.
@@ -466,7 +516,7 @@ impl<'a> Slot<'a> {
 /// Changes the bytes of a slot, or of its first page.
 pub struct SlotMut<'a> {
     bytes: &'a mut [u8],
-    links_at: usize,
+    diverse: Range<usize>,
 }
 
 impl<'a> SlotMut<'a> {
@@ -480,7 +530,7 @@ impl<'a> SlotMut<'a> {
     pub fn of_bytes(layout: &Layout, bytes: &'a mut [u8]) -> Self {
         SlotMut {
             bytes,
-            links_at: layout.links_at,
+            diverse: layout.diverse_at..layout.links_at,
         }
     }
 
@@ -550,13 +600,19 @@ impl<'a> SlotMut<'a> {
     }
 
     /// Writes the places for neighbours, at most the capacity of the vertex's
-    /// level; [`NONE`] where there is none.
-    pub fn set_places(&mut self, places: &[Vertex]) {
+    /// level.
+    pub fn set_places(&mut self, places: &[Place]) {
         self.header().neighbours = places.len() as u16;
-        let links_at = self.links_at;
+        let diverse = self.diverse.clone();
+        self.bytes[diverse.clone()].fill(0);
         let stored: &mut [Vertex] =
-            bytemuck::cast_slice_mut(&mut self.bytes[NEIGHBOURS_AT..links_at]);
+            bytemuck::cast_slice_mut(&mut self.bytes[NEIGHBOURS_AT..diverse.start]);
         stored.fill(0);
-        stored[..places.len()].copy_from_slice(places);
+        for (stored, place) in stored.iter_mut().zip(places) {
+            *stored = place.number;
+        }
+        for (position, place) in places.iter().enumerate() {
+            self.bytes[diverse.start + position / 8] |= u8::from(place.diverse) << (position % 8);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`index`] | an open index: reading and writing single vertices |
 //! | [`beam`] | best-first search on one level, resumable |
 //! | [`neighbours`] | the diversity heuristic |
+//! | [`links`] | the links of a vertex on pages: choosing, adding and replacing them |
 //! | [`insert`] | adding one vector to an index on pages |
 //! | [`build`] | building a whole graph in memory, with threads |
 //! | [`postings`] | the rows of an element that its vertex has no room for |
@@ -26,6 +27,7 @@ pub mod codec;
 pub mod index;
 pub mod insert;
 pub mod layout;
+mod links;
 pub mod neighbours;
 mod postings;
 pub mod scan;

@@ -3,6 +3,76 @@
 //! Algorithm 4 of Malkov and Yashunin, with `keepPrunedConnections`: a
 //! candidate is kept when it is nearer to the vertex than to every neighbour
 //! kept so far; places left over go to the nearest of the others.
+//!
+//! A new vertex chooses among candidates ([`select_diverse`]). When a link is
+//! added to a list that was chosen before ([`add_link`]), comparing every two
+//! neighbours again would be dear. Instead, each link remembers whether its
+//! neighbour is diverse, and only what the new one changes is worked out.
+
+use super::layout::Vertex;
+
+/// A link of a vertex, as the heuristic sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Link {
+    /// The ordering key of the two vertices.
+    pub distance: f32,
+    /// Whether the neighbour is nearer to the vertex than to every diverse
+    /// neighbour that is nearer still.
+    pub diverse: bool,
+    /// The neighbour.
+    pub vertex: Vertex,
+}
+
+/// Whether a candidate at this distance from the vertex is diverse among the
+/// links; `between(i)` is its distance to the neighbour of link i.
+pub fn is_diverse(links: &[Link], distance: f32, mut between: impl FnMut(usize) -> f32) -> bool {
+    let mut nearer =
+        (links.iter().enumerate()).filter(|(_, link)| link.diverse && link.distance <= distance);
+    nearer.all(|(i, _)| distance < between(i))
+}
+
+/// Adds a link to a list of at most `capacity`; `between(i)` is the distance of
+/// the new neighbour to that of link i. Where there is no room, the farthest
+/// link that is not diverse goes, or the farthest of all.
+///
+/// Returns the index of the new link: it took the place of another one, or is
+/// the last. `None` if it was the one to go.
+pub fn add_link(
+    links: &mut Vec<Link>,
+    distance: f32,
+    vertex: Vertex,
+    capacity: usize,
+    mut between: impl FnMut(usize) -> f32,
+) -> Option<usize> {
+    let diverse = is_diverse(links, distance, &mut between);
+    let new = Link {
+        distance,
+        diverse,
+        vertex,
+    };
+    let rank = |link: &Link| (!link.diverse, link.distance);
+    let after = |a: &Link, b: &Link| {
+        let (a, b) = (rank(a), rank(b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    };
+    if diverse {
+        for (i, link) in links.iter_mut().enumerate() {
+            if link.diverse && link.distance > distance {
+                link.diverse = link.distance < between(i);
+            }
+        }
+    }
+    if links.len() < capacity {
+        links.push(new);
+        return Some(links.len() - 1);
+    }
+    let (last, farthest) = (links.iter().enumerate()).max_by(|a, b| after(a.1, b.1))?;
+    if after(&new, farthest).is_gt() {
+        return None;
+    }
+    links[last] = new;
+    Some(last)
+}
 
 /// Chooses at most `limit` of the candidates, whose distances to the vertex
 /// are given in ascending order; `between(i, j)` is the distance of two
@@ -49,6 +119,54 @@ mod tests {
     #[test]
     fn fills_up_with_the_nearest_pruned() {
         assert_eq!(on_a_line(&[1.0, 1.1, 1.2, -2.0], 3), [1.0, -2.0, 1.1]);
+    }
+
+    /// Adds points on a line to the links of a vertex at 0.
+    fn added(points: &[f32], capacity: usize) -> Vec<(f32, bool)> {
+        let mut links: Vec<Link> = Vec::new();
+        for (vertex, &point) in (0_u32..).zip(points) {
+            let before = links.clone();
+            add_link(&mut links, point.abs(), vertex, capacity, |i| {
+                (points[before[i].vertex as usize] - point).abs()
+            });
+        }
+        links
+            .iter()
+            .map(|link| (points[link.vertex as usize], link.diverse))
+            .collect()
+    }
+
+    #[test]
+    fn a_nearer_link_makes_those_behind_it_not_diverse() {
+        assert_eq!(added(&[2.0, -3.0], 4), [(2.0, true), (-3.0, true)]);
+        assert_eq!(
+            added(&[2.0, -3.0, 1.5], 4),
+            [(2.0, false), (-3.0, true), (1.5, true)]
+        );
+        // Not only the farthest goes, but one that a nearer one stands for.
+        assert_eq!(added(&[2.0, -3.0, 1.5], 2), [(1.5, true), (-3.0, true)]);
+    }
+
+    #[test]
+    fn a_link_that_is_the_least_useful_is_turned_down() {
+        assert_eq!(added(&[1.0, -1.0, 5.0], 2), [(1.0, true), (-1.0, true)]);
+        // Behind a neighbour, but nearer than another that is behind one.
+        assert_eq!(added(&[1.0, 5.0, 4.0], 2), [(1.0, true), (4.0, false)]);
+    }
+
+    /// Adding candidates nearest first keeps those that selecting does.
+    #[test]
+    fn adding_in_order_is_selecting() {
+        let points = [1.0, 1.1, 1.2, -2.0, 3.5, -4.5];
+        let chosen = on_a_line(&points, 4);
+        let mut kept: Vec<f32> = added(&points, 4).iter().map(|(point, _)| *point).collect();
+        kept.sort_by(|a, b| {
+            chosen
+                .iter()
+                .position(|c| c == a)
+                .cmp(&chosen.iter().position(|c| c == b))
+        });
+        assert_eq!(kept, chosen);
     }
 
     #[test]

@@ -15,10 +15,13 @@
 //! A crash between any two records leaves a valid index in which some vertices
 //! are marked; the next vacuum finds and finishes them.
 
-use super::codec::{Code, Codec};
+use rustc_hash::FxHashSet;
+
+use super::beam::{Graph, Neighbours};
+use super::codec::Codec;
 use super::index::{Index, METAPAGE};
-use super::insert::present;
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
+use super::links::{Neighbourhood, Newcomer};
 use crate::Error;
 use crate::page::{Block, PageStore};
 
@@ -301,66 +304,114 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(highest)
     }
 
+    /// Gives a vertex new neighbours in the place of its dead ones.
     fn repair_vertex(&self, marked: &Marked, vertex: Vertex, level: u8) -> Result<(), Error> {
-        let mut own = Code::zeroed(self.layout.code_len);
-        if !self.load_code(vertex, level, own.bytes_mut())? {
-            return Ok(());
-        }
-        loop {
-            let Some(seen) = self.live_places(vertex, level)? else {
-                return Ok(());
-            };
-            let links = self.links_without_dead(marked, vertex, &present(&seen), level, &own)?;
-            if !self.replace_neighbours(vertex, level, &seen, &links, None)? {
+        while let Some(mut list) = self.neighbourhood(vertex, level)? {
+            let candidates = self.behind_the_dead(marked, vertex, level, &list)?;
+            for position in 0..list.places.len() {
+                if marked.dead.contains(list.places[position].number) {
+                    list.remove(position);
+                }
+            }
+            self.fill(&mut list, &candidates, level)?;
+            if !self.replace_links(vertex, level, &list)? {
                 continue;
             }
             // What linked to this vertex may be dead.
-            self.ensure_linked(vertex, level, &links)?;
-            if links.is_empty() && level == 0 {
+            let numbers = list.places.iter().map(|place| place.number);
+            let neighbours: Vec<Vertex> = numbers.filter(|&n| n != NONE).collect();
+            self.ensure_linked(vertex, &list.own, level, &neighbours)?;
+            if neighbours.is_empty() && level == 0 {
                 // Everything within two steps is dead: search for neighbours.
-                self.relink(&[vertex], &own)?;
+                self.relink(&[vertex], &list.own, &list.query)?;
             }
-            return Ok(());
+            break;
         }
+        Ok(())
     }
 
-    /// New neighbours for a vertex: the diverse ones among its live neighbours
-    /// and the live neighbours of its dead ones.
-    fn links_without_dead(
+    /// Adds links to the candidates (about nearest first) for which there is
+    /// room: the diverse ones, then the nearest of the others. Links that are
+    /// there stay; some vertex may be reached by them alone.
+    fn fill(
+        &self,
+        list: &mut Neighbourhood<C::Query>,
+        candidates: &[Vertex],
+        level: u8,
+    ) -> Result<(), Error> {
+        let mut others = Vec::new();
+        for &number in candidates {
+            if list.room() == 0 {
+                return Ok(());
+            }
+            let is_live = self.with_slot(number, |slot| slot.state == State::Live)?;
+            let code = self.code_of(number, level)?.filter(|_| is_live);
+            let Some(code) = code else { continue };
+            let query = self.codec.query_of_code(code.bytes());
+            let new = Newcomer {
+                number,
+                code: &code,
+                query: &query,
+            };
+            if list.is_diverse(&self.codec, &new) {
+                list.add(&self.codec, &new);
+            } else {
+                others.push((number, code, query));
+            }
+        }
+        for (number, code, query) in others.iter().take(list.room()) {
+            let new = Newcomer {
+                number: *number,
+                code,
+                query,
+            };
+            list.add(&self.codec, &new);
+        }
+        Ok(())
+    }
+
+    /// Vertices that may take the place of a vertex's dead neighbours, about
+    /// nearest first: the nearest behind each of them, so that no direction is
+    /// lost, and as many again of those nearest behind any.
+    fn behind_the_dead(
         &self,
         marked: &Marked,
         vertex: Vertex,
-        seen: &[Vertex],
         level: u8,
-        own: &Code,
+        list: &Neighbourhood<C::Query>,
     ) -> Result<Vec<Vertex>, Error> {
+        /// Behind each.
+        const NEAREST: usize = 1;
+        let own = list.places.iter().map(|place| place.number);
+        let mut seen: FxHashSet<Vertex> = own.chain([vertex, NONE]).collect();
+        let mut candidates: Vec<(f32, Vertex)> = Vec::new();
+        let mut others: Vec<(f32, Vertex)> = Vec::new();
         let mut numbers = Vec::new();
-        for &neighbour in seen {
-            if marked.dead.contains(neighbour) {
-                self.with_slot(neighbour, |slot| {
-                    if slot.is_vertex(neighbour) && slot.header.level == level {
-                        numbers.extend(slot.neighbours());
-                    }
-                })?;
-            } else {
-                numbers.push(neighbour);
-            }
+        let mut estimates = Vec::new();
+        let by_distance = |a: &(f32, Vertex), b: &(f32, Vertex)| a.0.total_cmp(&b.0);
+        let dead = list.places.iter().map(|place| place.number);
+        for dead in dead.filter(|&n| marked.dead.contains(n)) {
+            numbers.clear();
+            estimates.clear();
+            let mut neighbours = Neighbours {
+                seen: &seen,
+                numbers: &mut numbers,
+                estimates: &mut estimates,
+            };
+            self.visit(dead, level, &list.query, None, &mut neighbours)?;
+            let mut behind: Vec<(f32, Vertex)> = (estimates.iter().copied())
+                .zip(numbers.iter().copied())
+                .filter(|&(_, number)| !marked.dead.contains(number) && seen.insert(number))
+                .collect();
+            behind.sort_unstable_by(by_distance);
+            others.extend(behind.drain(NEAREST.min(behind.len())..));
+            candidates.append(&mut behind);
         }
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.retain(|&n| n != vertex && !marked.dead.contains(n));
-        let mut candidates = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            if let Some(distance) = self.live_distance(number, level, own.bytes())? {
-                candidates.push((distance, number));
-            }
-        }
-        candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // The heuristic fills a list from the nearest third of so many
-        // candidates; looking at all of them would only cost reads.
-        let capacity = self.layout.capacity(level);
-        candidates.truncate(3 * capacity);
-        self.select(&candidates, level, capacity)
+        others.sort_unstable_by(by_distance);
+        others.truncate(candidates.len());
+        candidates.append(&mut others);
+        candidates.sort_unstable_by(by_distance);
+        Ok(candidates.into_iter().map(|(_, number)| number).collect())
     }
 
     /// Frees the marked slots. Call it after [`Index::repair`].

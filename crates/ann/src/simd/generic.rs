@@ -233,31 +233,41 @@ pub(super) fn hadamard(values: &mut [f32]) {
 
 #[inline(always)]
 fn hadamard_16(x: &mut [f32; 16]) {
-    for stride in [1, 2, 4, 8] {
-        let mut y = *x;
-        for (i, y) in y.iter_mut().enumerate() {
-            *y = if i & stride == 0 {
-                x[i] + x[i + stride]
-            } else {
-                x[i - stride] - x[i]
-            };
+    /// Sums and differences of elements so far apart.
+    #[inline(always)]
+    fn step<const STRIDE: usize>(x: [f32; 16]) -> [f32; 16] {
+        let mut y = x;
+        for i in 0..16 {
+            let sign = if i & STRIDE == 0 { 1.0 } else { -1.0 };
+            y[i] = sign * x[i] + x[i ^ STRIDE];
         }
-        *x = y;
+        y
     }
+    *x = step::<8>(step::<4>(step::<2>(step::<1>(*x))));
 }
 
 /// See [`super::Kernels::fill_table`].
 #[inline(always)]
 pub(super) fn fill_table(query: &[f32], step: f32, table: &mut [u8]) {
+    /// Added to a small number that is not negative, leaves it, rounded, in the
+    /// low bits.
+    const INTEGER: f32 = (1 << 23) as f32;
     assert_eq!(query.len() * 4, table.len());
     let scale = 1.0 / step;
+    // Whether a code has a bit, as a factor.
+    let mut bits = [[0.0_f32; 16]; 4];
+    for (b, bits) in bits.iter_mut().enumerate() {
+        for (code, bit) in bits.iter_mut().enumerate() {
+            *bit = (code >> b & 1) as f32;
+        }
+    }
     let groups = query.as_chunks::<4>().0.iter();
-    for (q, entries) in groups.zip(table.as_chunks_mut::<16>().0) {
-        let least: f32 = q.iter().map(|q| q.min(0.0)).sum();
+    for (&[q0, q1, q2, q3], entries) in groups.zip(table.as_chunks_mut::<16>().0) {
+        let least = q0.min(0.0) + q1.min(0.0) + q2.min(0.0) + q3.min(0.0);
         for (code, entry) in entries.iter_mut().enumerate() {
-            let bit = |b: usize| (code >> b & 1) as f32;
-            let sum = bit(0) * q[0] + bit(1) * q[1] + bit(2) * q[2] + bit(3) * q[3];
-            *entry = ((sum - least) * scale + 0.5) as i32 as u8;
+            let low = bits[0][code] * q0 + bits[1][code] * q1;
+            let high = bits[2][code] * q2 + bits[3][code] * q3;
+            *entry = ((low + high - least) * scale + INTEGER).to_bits() as u8;
         }
     }
 }

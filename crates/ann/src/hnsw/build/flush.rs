@@ -4,11 +4,13 @@ use std::sync::atomic::Ordering;
 
 use rustc_hash::FxHashMap;
 
-use super::{Builder, Link, present};
+use super::{Builder, pack, present, unpack};
 use crate::Error;
 use crate::hnsw::codec::{Code, Codec};
-use crate::hnsw::index::{Index, Links, METAPAGE, NewVertex};
-use crate::hnsw::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Vertex};
+use crate::hnsw::index::{Index, METAPAGE, NewVertex};
+use crate::hnsw::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
+use crate::hnsw::links::Links;
+use crate::hnsw::neighbours::Link;
 use crate::hnsw::postings::NewPosting;
 use crate::page::{Body, PageStore};
 
@@ -107,13 +109,16 @@ impl<C: Codec> Builder<C> {
     /// The links of a node, as they are stored.
     fn links(&self, node: u32, level: u8, numbers: &Numbers) -> Links {
         let mut links = Links {
-            numbers: Vec::new(),
+            places: Vec::new(),
             codes: Code::zeroed(self.codec.links_len(2 * usize::from(self.options.m))),
         };
         let mut codes = Vec::new();
         for (position, link) in present(self.list(node, level)).enumerate() {
-            links.numbers.push(numbers.vertex(link.node, level));
-            codes.push((position, self.code(link.node)));
+            links.places.push(Place {
+                number: numbers.vertex(link.vertex, level),
+                diverse: link.diverse,
+            });
+            codes.push((position, self.code(link.vertex)));
         }
         if !links.codes.bytes().is_empty() {
             let stored = links.codes.bytes_mut();
@@ -143,7 +148,7 @@ impl<C: Codec> Builder<C> {
                     continue;
                 }
                 let list = self.list(node, 0);
-                let host = present(list).find(|link| reached[link.node as usize]);
+                let host = present(list).find(|link| reached[link.vertex as usize]);
                 if let Some(host) = host {
                     self.attach(node, host);
                     self.reach(node, &mut reached);
@@ -159,8 +164,8 @@ impl<C: Codec> Builder<C> {
         reached[from as usize] = true;
         while let Some(node) = stack.pop() {
             for link in present(self.list(node, 0)) {
-                if !std::mem::replace(&mut reached[link.node as usize], true) {
-                    stack.push(link.node);
+                if !std::mem::replace(&mut reached[link.vertex as usize], true) {
+                    stack.push(link.vertex);
                 }
             }
         }
@@ -168,8 +173,12 @@ impl<C: Codec> Builder<C> {
 
     /// Puts a node into the list of `host`, one of its neighbours.
     fn attach(&self, node: u32, host: Link) {
-        let theirs = self.list(host.node, 0);
-        let link = Link { node, ..host }.pack();
+        let theirs = self.list(host.vertex, 0);
+        let link = pack(Link {
+            vertex: node,
+            diverse: true,
+            ..host
+        });
         let full = present(theirs).count();
         if full < theirs.len() {
             theirs[full].store(link, Ordering::Release);
@@ -177,7 +186,7 @@ impl<C: Codec> Builder<C> {
         }
         let last = theirs[full - 1].swap(link, Ordering::AcqRel);
         let list = self.list(node, 0);
-        if present(list).all(|link| link.node != Link::unpack(last).node) {
+        if present(list).all(|link| link.vertex != unpack(last).vertex) {
             // Its distance is not this node's, which matters to nobody now.
             let place = present(list).count().min(list.len() - 1);
             list[place].store(last, Ordering::Release);

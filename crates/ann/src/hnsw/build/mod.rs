@@ -21,7 +21,7 @@ use super::beam::{Beam, BeamOptions, Found, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::insert::{nearest_by_level, random_level};
 use super::layout::{HeapTid, NONE, Options, Vertex};
-use super::neighbours::select_diverse;
+use super::neighbours::{Link, add_link, select_diverse};
 use crate::{Error, simd};
 
 /// A row that waits for its batch to be sealed.
@@ -44,33 +44,24 @@ struct Batch {
     locks: Vec<Mutex<()>>,
 }
 
-/// A link of a node, as kept in one atomic word: the distance's bits, whether
-/// the heuristic holds the neighbour to be diverse, and its number.
-#[derive(Clone, Copy)]
-struct Link {
-    distance: f32,
-    diverse: bool,
-    node: u32,
-}
-
 /// An absent link.
 const NO_LINK: u64 = u64::MAX;
 /// Node numbers are below this, so that no link is [`NO_LINK`].
 const MAX_NODES: usize = (1 << 31) - 1;
 
-impl Link {
-    fn pack(self) -> u64 {
-        u64::from(self.distance.to_bits()) << 32
-            | u64::from(self.diverse) << 31
-            | u64::from(self.node)
-    }
+/// A link as kept in one atomic word: the distance's bits, whether the
+/// neighbour is diverse, and its number.
+fn pack(link: Link) -> u64 {
+    u64::from(link.distance.to_bits()) << 32
+        | u64::from(link.diverse) << 31
+        | u64::from(link.vertex)
+}
 
-    fn unpack(word: u64) -> Self {
-        Link {
-            distance: f32::from_bits((word >> 32) as u32),
-            diverse: word >> 31 & 1 != 0,
-            node: word as u32 & 0x7fff_ffff,
-        }
+fn unpack(word: u64) -> Link {
+    Link {
+        distance: f32::from_bits((word >> 32) as u32),
+        diverse: word >> 31 & 1 != 0,
+        vertex: word as u32 & 0x7fff_ffff,
     }
 }
 
@@ -83,12 +74,12 @@ fn present(list: &[AtomicU64]) -> impl Iterator<Item = Link> {
     list.iter()
         .map(|link| link.load(Ordering::Acquire))
         .take_while(|&link| link != NO_LINK)
-        .map(Link::unpack)
+        .map(unpack)
 }
 
 fn store_links(list: &[AtomicU64], links: &[Link]) {
     for (place, link) in list.iter().zip(links) {
-        place.store(link.pack(), Ordering::Release);
+        place.store(pack(*link), Ordering::Release);
     }
 }
 
@@ -108,6 +99,7 @@ struct Progress {
 pub struct Builder<C> {
     codec: C,
     options: Options,
+    /// Nodes of a batch: a power of two.
     batch_len: u32,
     batches: Box<[OnceLock<Batch>]>,
     pending: Mutex<Pending>,
@@ -138,7 +130,7 @@ impl<C: Codec> Builder<C> {
     /// levels of the elements.
     pub fn new(codec: C, options: Options, budget: usize, seed: u64) -> Self {
         let node_len = Self::node_len(&codec, &options);
-        let batch_len = (256 * 1024 / node_len).clamp(1, 1024);
+        let batch_len = 1 << (256 * 1024 / node_len).clamp(1, 1024).ilog2();
         let capacity = (budget / node_len).min(MAX_NODES);
         let batches = capacity / batch_len;
         Builder {
@@ -255,10 +247,11 @@ impl<C: Codec> Builder<C> {
     }
 
     fn batch(&self, node: u32) -> (&Batch, usize) {
-        let batch = self.batches[(node / self.batch_len) as usize]
+        // A shift, where a division would cost as much as a distance.
+        let batch = self.batches[(node >> self.batch_len.trailing_zeros()) as usize]
             .get()
             .expect("nodes are linked only after their batch was sealed");
-        (batch, (node % self.batch_len) as usize)
+        (batch, (node & (self.batch_len - 1)) as usize)
     }
 
     fn code(&self, node: u32) -> &[u8] {
@@ -292,7 +285,7 @@ impl<C: Codec> Builder<C> {
         let link = |(n, i): (usize, usize)| Link {
             distance: found[i].distance,
             diverse: n < diverse,
-            node: found[i].vertex,
+            vertex: found[i].vertex,
         };
         chosen.into_iter().enumerate().map(link).collect()
     }
@@ -302,45 +295,17 @@ impl<C: Codec> Builder<C> {
     }
 
     /// Links a node back to a new one.
-    ///
-    /// Choosing all neighbours anew would compare every two of them. Instead,
-    /// each link remembers whether its node is diverse, and only what the new
-    /// one changes is worked out: whether it is diverse itself, and which
-    /// farther ones no longer are. If there is no room, the farthest that is
-    /// not diverse goes, or the farthest of all.
-    fn link_back(&self, vertex: u32, new: u32, distance: f32, level: u8) {
-        let (batch, i) = self.batch(vertex);
-        let list = self.list(vertex, level);
+    fn link_back(&self, node: u32, new: u32, distance: f32, level: u8) {
+        let (batch, i) = self.batch(node);
+        let list = self.list(node, level);
         let _lock = batch.locks[i].lock();
         let mut links: Vec<Link> = present(list).collect();
-        if links.iter().any(|link| link.node == new) {
+        if links.iter().any(|link| link.vertex == new) {
             return;
         }
-        let mut nearer = links.iter().filter(|l| l.diverse && l.distance <= distance);
-        let diverse = nearer.all(|link| distance < self.between(new, link.node));
-        if diverse {
-            let farther = links
-                .iter_mut()
-                .filter(|l| l.diverse && l.distance > distance);
-            for link in farther {
-                link.diverse = link.distance < self.between(new, link.node);
-            }
-        }
-        links.push(Link {
-            distance,
-            diverse,
-            node: new,
-        });
-        if links.len() > list.len() {
-            let rank = |link: &Link| (!link.diverse, link.distance);
-            let last = (0..links.len()).max_by(|&a, &b| {
-                let (a, b) = (rank(&links[a]), rank(&links[b]));
-                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-            });
-            if let Some(last) = last {
-                links.swap_remove(last);
-            }
-        }
+        let neighbours: Vec<u32> = links.iter().map(|link| link.vertex).collect();
+        let between = |i: usize| self.between(new, neighbours[i]);
+        add_link(&mut links, distance, new, list.len(), between);
         store_links(list, &links);
     }
 
@@ -468,11 +433,14 @@ impl<C: Codec> Linker<'_, C> {
         }
         for (level, chosen) in (0_u8..).zip(&chosen) {
             for link in chosen {
-                builder.link_back(link.node, node, link.distance, level);
+                builder.link_back(link.vertex, node, link.distance, level);
             }
         }
     }
 }
+
+/// So many codes are brought into the processor's cache at a time.
+const AHEAD: usize = 3;
 
 impl<C: Codec> Graph for Builder<C> {
     type Query = [u8];
@@ -494,20 +462,19 @@ impl<C: Codec> Graph for Builder<C> {
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error> {
         let unseen = present(self.list(vertex, level))
-            .map(|link| link.node)
+            .map(|link| link.vertex)
             .filter(|node| !neighbours.seen.contains(node));
         neighbours.numbers.extend(unseen);
-        // The codes of two neighbours are on their way while one is compared.
+        // The codes of some neighbours are on their way while one is compared.
         let prefetch = |node: Option<&Vertex>| {
             if let Some(&node) = node {
                 let code = self.code(node);
                 simd::prefetch(code.as_ptr(), code.len());
             }
         };
-        prefetch(neighbours.numbers.first());
-        prefetch(neighbours.numbers.get(1));
+        (0..AHEAD).for_each(|i| prefetch(neighbours.numbers.get(i)));
         for (i, &node) in neighbours.numbers.iter().enumerate() {
-            prefetch(neighbours.numbers.get(i + 2));
+            prefetch(neighbours.numbers.get(i + AHEAD));
             let key = self.codec.distance(query, self.code(node));
             neighbours.estimates.push(key);
         }
@@ -524,5 +491,8 @@ impl<C: Codec> Graph for Builder<C> {
         Ok(vertex)
     }
 
-    fn prefetch(&self, _vertex: Vertex) {}
+    fn prefetch(&self, vertex: Vertex, level: u8) {
+        let list = self.list(vertex, level);
+        simd::prefetch(list.as_ptr().cast(), size_of_val(list));
+    }
 }
