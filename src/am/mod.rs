@@ -3,6 +3,7 @@
 
 mod build;
 mod cost;
+mod explain;
 mod hnsw;
 mod insert;
 mod open;

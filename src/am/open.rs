@@ -13,7 +13,7 @@ use ann::hnsw::{AnyCodec, Code, Codec, HeapTid, Index, Options};
 use lru::LruCache;
 use pgrx::prelude::*;
 
-use crate::errors::{raise, raise_index, unwrap_index};
+use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
 use crate::storage::RelationPages;
 use crate::types::Vector;
 
@@ -27,6 +27,67 @@ pub unsafe fn name(relation: pg_sys::Relation) -> String {
     unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }
         .to_string_lossy()
         .into_owned()
+}
+
+/// Opens and locks a valid index of this access method and its table, for a
+/// function that an ERROR names. `check` raises one unless the caller may do
+/// that to the table.
+///
+/// # Safety
+///
+/// In a transaction. [`close`] closes them, or the server after an ERROR.
+pub unsafe fn table_and_index(
+    oid: pg_sys::Oid,
+    lock: pg_sys::LOCKMODE,
+    function: &str,
+    check: unsafe fn(pg_sys::Oid),
+) -> (pg_sys::Relation, pg_sys::Relation) {
+    let wrong_kind = || -> ! {
+        raise(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{function} takes an hnsw index"),
+        )
+    };
+    // SAFETY: reads the catalog, and opens what it names.
+    unsafe {
+        let heap_oid = pg_sys::IndexGetRelation(oid, true);
+        if heap_oid == pg_sys::InvalidOid {
+            wrong_kind();
+        }
+        // Before a lock makes others wait, and again when nothing can change.
+        check(heap_oid);
+        let heap = pg_sys::table_open(heap_oid, lock);
+        check(heap_oid);
+        let index = pg_sys::index_open(oid, lock);
+        let class = &*(*index).rd_rel;
+        if class.relkind as u8 != pg_sys::RELKIND_INDEX
+            || class.relam != pg_sys::get_index_am_oid(c"hnsw".as_ptr(), true)
+        {
+            wrong_kind();
+        }
+        if !(*(*index).rd_index).indisvalid {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("index \"{}\" is not valid", name(index)),
+                "A concurrent build did not complete: drop or REINDEX the index.",
+            );
+        }
+        (heap, index)
+    }
+}
+
+/// Closes what [`table_and_index`] opened; the locks stay until the end of the
+/// transaction.
+///
+/// # Safety
+///
+/// Both are open, and are not used any more.
+pub unsafe fn close(heap: pg_sys::Relation, index: pg_sys::Relation) {
+    // SAFETY: as the caller says.
+    unsafe {
+        pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        pg_sys::table_close(heap, pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
 }
 
 /// An index on the pages of a relation.

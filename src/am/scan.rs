@@ -12,7 +12,7 @@ use crate::errors::{raise, unwrap_index};
 use crate::settings::{
     EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES, SCAN_MEM_MULTIPLIER,
 };
-use crate::storage::RelationPages;
+use crate::storage::{RelationPages, RowsAhead};
 use crate::types::Vector;
 
 /// A scan under way: what `opaque` points to. It belongs to the memory context
@@ -32,6 +32,8 @@ struct Search {
     /// Rows of the present round that were not returned yet, the next one last,
     /// each with what it is ordered by.
     rows: Vec<(f64, HeapTid)>,
+    /// The first of them, on their way into memory.
+    ahead: RowsAhead,
     /// Rows returned since their visibility was last looked at; not kept by an
     /// iterative scan, which does not ask.
     returned: Vec<HeapTid>,
@@ -114,9 +116,12 @@ pub unsafe extern "C-unwind" fn amgettuple(
             let pages = RelationPages::new(index);
             search.fill(&pages, &name);
         }
+        let rows = search.rows.iter().rev().map(|&(_, tid)| tid);
+        search.ahead.look((*scan).heapRelation, rows);
         let Some((bound, tid)) = search.rows.pop() else {
             return false;
         };
+        search.ahead.advance();
         if search.mode == IterativeScan::Off {
             search.returned.push(tid);
         }
@@ -179,6 +184,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             mode: ITERATIVE_SCAN.get(),
             ef: EF_SEARCH.get() as usize,
             rows: Vec::new(),
+            ahead: RowsAhead::default(),
             returned: Vec::new(),
             visible: 0,
             waiting: Vec::new(),
@@ -236,6 +242,39 @@ unsafe fn count_scan(scan: pg_sys::IndexScanDesc) {
     }
 }
 
+/// Begins the search of a scan and walks down to level 0 of the graph; after
+/// each of the two, `look` sees what the search did. The scan goes on from there
+/// as if it had done so itself.
+///
+/// # Safety
+///
+/// `scan` is a scan of an hnsw index, with its query.
+pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters)) {
+    // SAFETY: as in `amgettuple`.
+    unsafe {
+        let search = begin(scan);
+        let search = (*(*scan).opaque.cast::<State>()).search.insert(search);
+        look(search.scan.counters());
+        let pages = RelationPages::new((*scan).indexRelation);
+        let name = open::name((*scan).indexRelation);
+        let graph = open::index(&pages, &name);
+        unwrap_index(search.scan.enter(&graph), &name);
+        look(search.scan.counters());
+    }
+}
+
+/// What the search of a scan did so far.
+///
+/// # Safety
+///
+/// As for [`enter`].
+pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Counters {
+    // SAFETY: as in `amgettuple`.
+    let state = unsafe { &*(*scan).opaque.cast::<State>() };
+    let search = state.search.as_ref();
+    search.map_or_else(Counters::default, |search| search.scan.counters())
+}
+
 impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
@@ -281,7 +320,7 @@ impl Search {
     /// iterative, any; if not, one to make up for rows that this snapshot does
     /// not see, so that deleted rows never crowd out others.
     unsafe fn may_go_on(&mut self, scan: pg_sys::IndexScanDesc) -> bool {
-        if self.scan.counters() == Counters::default() || self.mode != IterativeScan::Off {
+        if self.scan.is_new() || self.mode != IterativeScan::Off {
             return true;
         }
         let before = self.returned.len();

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use std::collections::HashMap;
 
 use super::open::{self, RowContext};
-use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
+use crate::errors::{raise, raise_index, unwrap_index};
 use crate::security::run_as;
 use crate::storage::RelationPages;
 use crate::types::Vector;
@@ -98,34 +98,8 @@ fn verify_index(
         } else {
             pg_sys::ShareLock
         } as pg_sys::LOCKMODE;
-        let wrong_kind = || -> ! {
-            raise(
-                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                "insitu.verify_index takes an hnsw index",
-            )
-        };
-        let heap_oid = pg_sys::IndexGetRelation(oid, true);
-        if heap_oid == pg_sys::InvalidOid {
-            wrong_kind();
-        }
-        // Before a lock makes others wait, and again when nothing can change.
-        check_privilege(heap_oid);
-        let heap = pg_sys::table_open(heap_oid, lock);
-        check_privilege(heap_oid);
-        let relation = pg_sys::index_open(oid, lock);
-        let class = &*(*relation).rd_rel;
-        if class.relkind as u8 != pg_sys::RELKIND_INDEX
-            || class.relam != pg_sys::get_index_am_oid(c"hnsw".as_ptr(), true)
-        {
-            wrong_kind();
-        }
-        if !(*(*relation).rd_index).indisvalid {
-            raise_with_hint(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("index \"{}\" is not valid", open::name(relation)),
-                "A concurrent build did not complete: drop or REINDEX the index.",
-            );
-        }
+        let (heap, relation) =
+            open::table_and_index(oid, lock, "insitu.verify_index", check_privilege);
 
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
@@ -171,8 +145,7 @@ fn verify_index(
         if let Some(reason) = comparison.problem {
             raise_index(ann::Error::Corrupted { block: 0, reason }, &name);
         }
-        pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        pg_sys::table_close(heap, pg_sys::NoLock as pg_sys::LOCKMODE);
+        open::close(heap, relation);
         report
     };
     TableIterator::once((

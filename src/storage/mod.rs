@@ -9,6 +9,10 @@
 
 #![allow(unsafe_code)]
 
+mod rows;
+
+pub use rows::RowsAhead;
+
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ops::Deref;

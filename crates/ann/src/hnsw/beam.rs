@@ -200,17 +200,52 @@ impl Beam {
                 graph.prefetch(self.pool[ahead].vertex, self.level);
             }
             self.visit(graph, query, position, vertex)?;
-            let numbers = std::mem::take(&mut self.numbers);
-            let estimates = std::mem::take(&mut self.estimates);
-            for (&number, &estimate) in numbers.iter().zip(&estimates) {
-                if number != NONE {
-                    self.consider(graph.is_exact(), estimate, number, width);
-                }
-            }
-            self.numbers = numbers;
-            self.estimates = estimates;
+            self.consider_all(graph.is_exact(), width);
         }
         Ok(())
+    }
+
+    /// Puts the neighbours that the last visit told of where they belong.
+    fn consider_all(&mut self, is_exact: bool, width: usize) {
+        let numbers = std::mem::take(&mut self.numbers);
+        let estimates = std::mem::take(&mut self.estimates);
+        let mut farthest = self.farthest(width);
+        for (&number, &estimate) in numbers.iter().zip(&estimates) {
+            if number == NONE {
+                continue;
+            }
+            if estimate < farthest || self.pool.len() < width {
+                self.admit(estimate, number, width);
+                farthest = self.farthest(width);
+            } else if !is_exact || self.seen.insert(number) {
+                self.put_aside(estimate, number);
+            }
+        }
+        self.numbers = numbers;
+        self.estimates = estimates;
+    }
+
+    /// What is farther than this has no place in the pool. (What is infinitely
+    /// far may enter one that has room.)
+    fn farthest(&self, width: usize) -> f32 {
+        match self.pool.last() {
+            Some(last) if self.pool.len() >= width => last.key,
+            _ => f32::INFINITY,
+        }
+    }
+
+    /// Puts a vertex into the pool, unless it was in there before.
+    fn admit(&mut self, estimate: f32, vertex: Vertex, width: usize) {
+        if !self.seen.insert(vertex) {
+            return;
+        }
+        self.insert(estimate, vertex, false);
+        if self.pool.len() > width
+            && let Some(last) = self.pool.pop()
+            && !last.visited
+        {
+            self.put_aside(last.key, last.vertex);
+        }
     }
 
     /// Whether there are results to take.
@@ -340,32 +375,6 @@ impl Beam {
             });
         }
         Ok(())
-    }
-
-    fn consider(&mut self, is_exact: bool, estimate: f32, vertex: Vertex, width: usize) {
-        let farthest = match self.pool.last() {
-            Some(last) if self.pool.len() >= width => last.key,
-            _ => f32::INFINITY,
-        };
-        // What is infinitely far may enter a pool that has room.
-        let near = estimate < farthest || self.pool.len() < width;
-        if is_exact || near {
-            let known = !self.seen.insert(vertex);
-            if known {
-                return;
-            }
-        }
-        if near {
-            self.insert(estimate, vertex, false);
-            if self.pool.len() > width
-                && let Some(last) = self.pool.pop()
-                && !last.visited
-            {
-                self.put_aside(last.key, last.vertex);
-            }
-        } else {
-            self.put_aside(estimate, vertex);
-        }
     }
 
     fn put_aside(&mut self, estimate: f32, vertex: Vertex) {

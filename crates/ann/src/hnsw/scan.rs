@@ -22,8 +22,17 @@ const OPTIONS: BeamOptions = BeamOptions {
 pub struct Scan<Q> {
     query: Q,
     beam: Beam,
-    started: bool,
-    exhausted: bool,
+    stage: Stage,
+}
+
+/// How far a search is.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    New,
+    /// On level 0, where nothing was visited yet.
+    Entered,
+    Going,
+    Exhausted,
 }
 
 impl<Q> Scan<Q> {
@@ -32,9 +41,32 @@ impl<Q> Scan<Q> {
         Scan {
             query,
             beam: Beam::new(0, OPTIONS),
-            started: false,
-            exhausted: false,
+            stage: Stage::New,
         }
+    }
+
+    /// Walks down to level 0, if the search is new. [`Scan::next_round`] does
+    /// so itself; a caller that wants to know what the way costs does it first.
+    pub fn enter<S: PageStore, C: Codec<Query = Q>>(
+        &mut self,
+        index: &Index<'_, S, C>,
+    ) -> Result<(), Error> {
+        if self.stage != Stage::New {
+            return Ok(());
+        }
+        let meta = index.meta()?;
+        if meta.entry == NONE {
+            self.stage = Stage::Exhausted;
+            return Ok(());
+        }
+        let level = meta.entry_level as u8;
+        let entries = descend(index, &mut self.beam, &self.query, meta.entry, level, 0)?;
+        self.beam.reset(0, OPTIONS);
+        for entry in entries {
+            self.beam.start(entry);
+        }
+        self.stage = Stage::Entered;
+        Ok(())
     }
 
     /// The next `ef` nearest vertices, nearest first: no two rounds return the
@@ -44,18 +76,22 @@ impl<Q> Scan<Q> {
         index: &Index<'_, S, C>,
         ef: usize,
     ) -> Result<Vec<Found>, Error> {
-        if self.exhausted {
-            return Ok(Vec::new());
-        }
-        if self.started {
-            self.beam.resume(index, &self.query, index.width(ef))?;
-        } else {
-            self.started = true;
-            self.first_round(index, ef)?;
+        match self.stage {
+            Stage::Exhausted => return Ok(Vec::new()),
+            Stage::Going => self.beam.resume(index, &self.query, index.width(ef))?,
+            Stage::New | Stage::Entered => self.first_round(index, ef)?,
         }
         let found = self.beam.take(ef);
-        self.exhausted = found.is_empty();
+        self.stage = match found[..] {
+            [] => Stage::Exhausted,
+            _ => Stage::Going,
+        };
         Ok(found)
+    }
+
+    /// Whether no round was asked for yet.
+    pub fn is_new(&self) -> bool {
+        matches!(self.stage, Stage::New | Stage::Entered)
     }
 
     /// The rows of a vertex that a round returned.
@@ -81,15 +117,9 @@ impl<Q> Scan<Q> {
         ef: usize,
     ) -> Result<(), Error> {
         for _ in 0..MAX_TRIES {
-            let meta = index.meta()?;
-            if meta.entry == NONE {
+            self.enter(index)?;
+            if self.stage == Stage::Exhausted {
                 break;
-            }
-            let level = meta.entry_level as u8;
-            let entries = descend(index, &mut self.beam, &self.query, meta.entry, level, 0)?;
-            self.beam.reset(0, OPTIONS);
-            for entry in entries {
-                self.beam.start(entry);
             }
             self.beam.run(index, &self.query, index.width(ef))?;
             if !self.beam.has_results() {
@@ -99,6 +129,7 @@ impl<Q> Scan<Q> {
             if self.beam.has_results() {
                 break;
             }
+            self.stage = Stage::New;
         }
         Ok(())
     }

@@ -5,11 +5,12 @@
 //!    through; inserts no longer link to them.
 //! 2. The caller waits until every insert that began before the end of (1) has
 //!    ended (the *barrier*): from then on nobody makes a link to a marked one.
-//! 3. [`Index::repair`] gives every vertex with a marked neighbour new ones,
-//!    out of its other neighbours and those of the marked ones. This is the
-//!    consolidation of deletes of Singh et al., "FreshDiskANN", 2021
-//!    (arXiv:2105.09613), section 4.2: work bounded by the neighbours of the
-//!    dead, without a search of the graph.
+//! 3. [`Index::repair`] gives every vertex with a marked neighbour others in its
+//!    place, out of the marked one's own neighbours. Singh et al.,
+//!    "FreshDiskANN", 2021 (arXiv:2105.09613), section 4.2, and Xu et al.,
+//!    "In-Place Updates of a Graph Index for Streaming Approximate Nearest
+//!    Neighbor Search", 2025 (arXiv:2502.13826) do so: work bounded by the
+//!    neighbours of the dead, without a search of the graph.
 //! 4. [`Index::free`] puts the marked slots into the chain of free slots.
 //!
 //! A crash between any two records leaves a valid index in which some vertices

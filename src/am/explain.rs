@@ -1,0 +1,307 @@
+//! `insitu.explain_search`: what a search of an index does, and how long each
+//! step takes.
+
+#![allow(unsafe_code)]
+
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use ann::hnsw::beam::Counters;
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+
+use super::open::{self, RowContext};
+use super::scan;
+use crate::errors::raise;
+use crate::types::Vector;
+use crate::types::vector::new_datum;
+
+/// One line of the report.
+type Line = (String, i64, i64, i64, i64, f64);
+
+/// The lines of the report, and where the last one ended.
+struct Report {
+    lines: Vec<Line>,
+    counters: Counters,
+    pages: i64,
+    started: Instant,
+}
+
+/// Pages that this backend has read so far, from buffers or not.
+fn pages_read() -> i64 {
+    // SAFETY: reads counters of this backend.
+    unsafe {
+        let usage = &raw const pg_sys::pgBufferUsage;
+        (*usage).shared_blks_hit
+            + (*usage).shared_blks_read
+            + (*usage).local_blks_hit
+            + (*usage).local_blks_read
+    }
+}
+
+impl Report {
+    fn new() -> Self {
+        Report {
+            lines: Vec::new(),
+            counters: Counters::default(),
+            pages: pages_read(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Adds what was done since the last line to the line of a step.
+    fn add(&mut self, step: &str, now: Counters, rows: i64) {
+        let pages = pages_read();
+        let elapsed = self.started.elapsed().as_secs_f64() * 1e6;
+        let line = match self.lines.iter_mut().find(|line| line.0 == step) {
+            Some(line) => line,
+            None => self.lines.push_mut((step.to_owned(), 0, 0, 0, 0, 0.0)),
+        };
+        line.1 += (now.visited - self.counters.visited) as i64;
+        line.2 += (now.estimated - self.counters.estimated) as i64;
+        line.3 += pages - self.pages;
+        line.4 += rows;
+        line.5 += elapsed;
+        self.counters = now;
+        self.pages = pages;
+        self.started = Instant::now();
+    }
+}
+
+/// A distance, by which rows that wait to be returned are ordered.
+#[derive(PartialEq)]
+struct Distance(f64);
+
+impl Eq for Distance {}
+
+impl Ord for Distance {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Distance {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Searches an index for the `k` rows nearest to a vector, with the present
+/// settings, and tells what each step did: vertices visited, neighbours whose
+/// distance was estimated or computed, pages read, rows, microseconds.
+#[pg_extern(schema = "insitu", strict, volatile, parallel_unsafe, requires = ["vector_type"])]
+#[allow(clippy::type_complexity)]
+fn explain_search(
+    index: pgrx::PgRelation,
+    query: Vector<'_>,
+    k: default!(i32, 10),
+) -> TableIterator<
+    'static,
+    (
+        name!(step, String),
+        name!(vertices, i64),
+        name!(neighbours, i64),
+        name!(pages, i64),
+        name!(rows, i64),
+        name!(microseconds, f64),
+    ),
+> {
+    if k < 1 {
+        raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("k must be at least 1, not {k}"),
+        );
+    }
+    let oid = index.oid();
+    drop(index);
+    // SAFETY: the relations stay open until the end; the scan is the server's
+    // own, of an index of this access method.
+    let lines = unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let (heap, index) =
+            open::table_and_index(oid, lock, "insitu.explain_search", check_privilege);
+        let lines = explain(heap, index, query, k as usize);
+        open::close(heap, index);
+        lines
+    };
+    TableIterator::new(lines)
+}
+
+/// # Safety
+///
+/// An open hnsw index and its table.
+unsafe fn explain(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    query: Vector<'_>,
+    k: usize,
+) -> Vec<Line> {
+    // SAFETY: what the executor does for an index scan (nodeIndexscan.c).
+    unsafe {
+        let query = new_datum(query.values());
+        let mut key = pg_sys::ScanKeyData {
+            sk_attno: 1,
+            sk_strategy: 1,
+            sk_argument: query,
+            ..Default::default()
+        };
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = begin_scan(heap, index, snapshot);
+        pg_sys::index_rescan(scan, std::ptr::null_mut(), 0, &raw mut key, 1);
+        let rows = Rows::new(heap, index, query);
+
+        let mut report = Report::new();
+        let mut steps = ["prepare query", "descend to level 0"].into_iter();
+        scan::enter(scan, &mut |counters| {
+            report.add(steps.next().unwrap_or_default(), counters, 0);
+        });
+        // Rows wait until no later one can be nearer, as in the executor.
+        let mut waiting = BinaryHeap::new();
+        let mut returned = 0;
+        while returned < k {
+            let tid = pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            let found = !tid.is_null();
+            report.add("search level 0", scan::counters(scan), 0);
+            let bound = match found {
+                true => f64::from_bits((*(*scan).xs_orderbyvals).value() as u64),
+                false => f64::INFINITY,
+            };
+            let sure = |next: &Distance| next.0 <= bound;
+            while returned < k
+                && let Some(std::cmp::Reverse(next)) = waiting.peek()
+                && (!found || sure(next))
+            {
+                waiting.pop();
+                returned += 1;
+            }
+            if !found || returned == k {
+                break;
+            }
+            let visible = pg_sys::index_fetch_heap(scan, rows.slot);
+            report.add("fetch rows", scan::counters(scan), i64::from(visible));
+            if visible {
+                let distance = if (*scan).xs_recheckorderby {
+                    let distance = rows.distance();
+                    report.add("compare rows", scan::counters(scan), 1);
+                    distance
+                } else {
+                    bound
+                };
+                waiting.push(std::cmp::Reverse(Distance(distance)));
+            }
+        }
+        report.add("return rows", scan::counters(scan), returned as i64);
+        rows.end();
+        pg_sys::index_endscan(scan);
+        report.lines
+    }
+}
+
+/// # Safety
+///
+/// As [`explain`].
+unsafe fn begin_scan(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: open relations and a snapshot.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        return pg_sys::index_beginscan(heap, index, snapshot, std::ptr::null_mut(), 0, 1);
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::index_beginscan(heap, index, snapshot, 0, 1)
+    }
+}
+
+/// Rows of the table, and what is indexed of them.
+struct Rows {
+    query: pg_sys::Datum,
+    /// The operator that the index orders by.
+    operator: pg_sys::Oid,
+    slot: *mut pg_sys::TupleTableSlot,
+    info: *mut pg_sys::IndexInfo,
+    state: *mut pg_sys::EState,
+    context: RowContext,
+}
+
+impl Rows {
+    /// # Safety
+    ///
+    /// As [`explain`].
+    unsafe fn new(heap: pg_sys::Relation, index: pg_sys::Relation, query: pg_sys::Datum) -> Self {
+        // SAFETY: open relations; the index has one column.
+        unsafe {
+            let state = pg_sys::CreateExecutorState();
+            let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
+            (*pg_sys::MakePerTupleExprContext(state)).ecxt_scantuple = slot;
+            let (family, kind) = (*(*index).rd_opfamily, *(*index).rd_opcintype);
+            let operator = pg_sys::get_opfamily_member(family, kind, kind, 1);
+            Rows {
+                query,
+                operator: pg_sys::get_opcode(operator),
+                slot,
+                info: pg_sys::BuildIndexInfo(index),
+                state,
+                context: RowContext::new(),
+            }
+        }
+    }
+
+    /// The distance of the row in the slot.
+    ///
+    /// # Safety
+    ///
+    /// The slot holds a row.
+    unsafe fn distance(&self) -> f64 {
+        let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
+        let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
+        // SAFETY: the arrays have room for the columns of any index; the
+        // operator takes what is indexed.
+        self.context.run_and_reset(|| unsafe {
+            pg_sys::FormIndexDatum(
+                self.info,
+                self.slot,
+                self.state,
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            );
+            if nulls[0] {
+                return f64::INFINITY;
+            }
+            let none = pg_sys::InvalidOid;
+            let distance = pg_sys::OidFunctionCall2Coll(self.operator, none, values[0], self.query);
+            f64::from_bits(distance.value() as u64)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Nothing is used afterwards.
+    unsafe fn end(self) {
+        // SAFETY: made in `new`.
+        unsafe {
+            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            pg_sys::FreeExecutorState(self.state);
+        }
+    }
+}
+
+/// Who may read the table may know how it is searched.
+unsafe fn check_privilege(heap: pg_sys::Oid) {
+    // SAFETY: reads the catalog.
+    unsafe {
+        let result = pg_sys::pg_class_aclcheck(
+            heap,
+            pg_sys::GetUserId(),
+            pg_sys::ACL_SELECT as pg_sys::AclMode,
+        );
+        if result != pg_sys::AclResult::ACLCHECK_OK {
+            pg_sys::aclcheck_error(
+                result,
+                pg_sys::ObjectType::OBJECT_TABLE,
+                pg_sys::get_rel_name(heap),
+            );
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Rows of the table that a scan will fetch soon, on their way into shared
+//! buffers and into the processor's cache.
+//!
+//! Nothing is pinned or locked: what is read of a page without that only decides
+//! what to prefetch, and a prefetch of a wrong address does no harm.
+
+use std::collections::VecDeque;
+
+use ann::hnsw::HeapTid;
+use pgrx::pg_sys;
+
+use super::prefetch_descriptor;
+
+/// Rows are looked for this far ahead.
+const FAR: usize = 8;
+/// Rows this far ahead are brought into the processor's cache.
+const NEAR: usize = 4;
+/// A longer row is read in order, which processors foresee themselves.
+const MOST: usize = 2048;
+
+/// A row on its way.
+struct Ahead {
+    buffer: pg_sys::Buffer,
+    offset: u16,
+    is_near: bool,
+}
+
+/// The next rows of a scan, in the order in which it returns them.
+#[derive(Default)]
+pub struct RowsAhead(VecDeque<Ahead>);
+
+impl RowsAhead {
+    /// Looks ahead in `rows`, the rows that come next, of which those that
+    /// were looked at before are still the first.
+    ///
+    /// # Safety
+    ///
+    /// `heap` is open, and the rows are or were its.
+    pub unsafe fn look(
+        &mut self,
+        heap: pg_sys::Relation,
+        rows: impl ExactSizeIterator<Item = HeapTid>,
+    ) {
+        // SAFETY: a block past the end, after the table was truncated, is
+        // looked for in vain.
+        unsafe {
+            for tid in rows.take(FAR).skip(self.0.len()) {
+                let block = (tid.0 >> 16) as pg_sys::BlockNumber;
+                let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+                let found = pg_sys::PrefetchBuffer(heap, main, block);
+                let offset = tid.0 as u16;
+                if found.recent_buffer > 0 {
+                    prefetch_descriptor(found.recent_buffer);
+                    let page = page(found.recent_buffer);
+                    ann::simd::prefetch(page, size_of::<pg_sys::PageHeaderData>());
+                    ann::simd::prefetch(line_pointer(page, offset).cast(), 4);
+                }
+                self.0.push_back(Ahead {
+                    buffer: found.recent_buffer,
+                    offset,
+                    is_near: false,
+                });
+            }
+            for row in self.0.iter_mut().take(NEAR).filter(|row| !row.is_near) {
+                row.is_near = true;
+                if row.buffer > 0 {
+                    prefetch_row(page(row.buffer), row.offset);
+                }
+            }
+        }
+    }
+
+    /// The first row was returned.
+    pub fn advance(&mut self) {
+        self.0.pop_front();
+    }
+}
+
+/// # Safety
+///
+/// The buffer is a shared one.
+unsafe fn page(buffer: pg_sys::Buffer) -> *const u8 {
+    // SAFETY: shared buffers stay where they are.
+    unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>() }
+}
+
+/// Where the line pointer of an offset number is, or would be.
+fn line_pointer(page: *const u8, offset: u16) -> *const u32 {
+    let index = usize::from(offset.saturating_sub(1)) % (pg_sys::BLCKSZ as usize / 8);
+    page.wrapping_add(std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp) + 4 * index)
+        .cast()
+}
+
+/// # Safety
+///
+/// `page` is that of a shared buffer.
+unsafe fn prefetch_row(page: *const u8, offset: u16) {
+    // SAFETY: the line pointer lies within the page. Another process may be
+    // writing it, or another page into the buffer: any value will do.
+    let line = unsafe { std::ptr::read_volatile(line_pointer(page, offset)) };
+    // ItemIdData of PostgreSQL's itemid.h: 15 bits of offset, 2 of state, 15
+    // of length.
+    let (at, len) = ((line & 0x7fff) as usize, (line >> 17) as usize);
+    if at < pg_sys::BLCKSZ as usize {
+        let end = (at + len.min(MOST)).min(pg_sys::BLCKSZ as usize);
+        ann::simd::prefetch(page.wrapping_add(at), end - at);
+    }
+}
