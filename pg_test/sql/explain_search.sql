@@ -7,10 +7,10 @@ CREATE INDEX fused ON points USING hnsw (v vector_l2_ops);
 CREATE INDEX plain ON points USING hnsw (v vector_cosine_ops) WITH (storage = plain);
 CREATE VIEW query AS SELECT v FROM points WHERE id = 7;
 -- Rows are compared with the query only where codes do not tell the exact order.
-SELECT step, vertices > 0 AS vertices, neighbours > 0 AS neighbours, pages > 0 AS pages, rows > 0 AS rows,
+SELECT step, vertices > 0 AS vertices, neighbours > 0 AS neighbours, pages > 0 AND step <> 'compare rows' AS pages, rows > 0 AS rows,
        microseconds >= 0 AS microseconds
 FROM insitu.explain_search('fused', (SELECT v FROM query));
-SELECT step, vertices > 0 AS vertices, neighbours > 0 AS neighbours, pages > 0 AS pages, rows > 0 AS rows,
+SELECT step, vertices > 0 AS vertices, neighbours > 0 AS neighbours, pages > 0 AND step <> 'compare rows' AS pages, rows > 0 AS rows,
        microseconds >= 0 AS microseconds
 FROM insitu.explain_search('plain', (SELECT v FROM query));
 -- A search returns what it is asked for, and no more than ef_search finds.
@@ -20,6 +20,7 @@ SET hnsw.ef_search = 5;
 SELECT rows FROM insitu.explain_search('plain', (SELECT v FROM query), 10) WHERE step = 'return rows';
 SET hnsw.iterative_scan = strict_order;
 SELECT rows FROM insitu.explain_search('plain', (SELECT v FROM query), 10) WHERE step = 'return rows';
+SET hnsw.iterative_scan = relaxed_order;
 SELECT rows FROM insitu.explain_search('fused', (SELECT v FROM query), 600) WHERE step = 'return rows';
 RESET hnsw.iterative_scan;
 -- More vertices are visited by a wider search.
@@ -46,7 +47,6 @@ SET ROLE explain_search_reader;
 SELECT * FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
 RESET ROLE;
 GRANT SELECT ON points TO explain_search_reader;
-GRANT USAGE ON SCHEMA insitu TO explain_search_reader;
 SET ROLE explain_search_reader;
 SELECT step, rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
 RESET ROLE;

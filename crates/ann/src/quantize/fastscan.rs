@@ -20,28 +20,38 @@ pub fn block_len(padded: usize) -> usize {
     padded * 4
 }
 
-/// The byte of a group that has a column, and the shift of its half.
-fn place(column: usize) -> (usize, u32) {
-    (column % 16, column as u32 / 16 * 4)
+/// The codes of a block, transposed: for each 8 dimensions, their bits in every
+/// column; dimension i is bit i % 8 of row i / 8.
+pub type Rows = Vec<[u8; BLOCK]>;
+
+/// Takes a block apart.
+pub fn unpack(block: &[u8]) -> Rows {
+    let mut rows = vec![[0; BLOCK]; block.len() / 32];
+    for (row, groups) in rows.iter_mut().zip(block.as_chunks::<32>().0) {
+        for j in 0..16 {
+            let (first, second) = (groups[j], groups[j + 16]);
+            row[j] = first & 15 | second << 4;
+            row[j + 16] = first >> 4 | second & 0xf0;
+        }
+    }
+    rows
 }
 
-/// Writes a code into a column; dimension i is bit i % 8 of byte i / 8.
-pub fn set_column(block: &mut [u8], column: usize, bits: &[u8]) {
-    let (at, shift) = place(column);
-    for (groups, bits) in block.as_chunks_mut::<32>().0.iter_mut().zip(bits) {
-        for (group, nibble) in [bits & 15, bits >> 4].into_iter().enumerate() {
-            let byte = &mut groups[group * 16 + at];
-            *byte = *byte & !(15 << shift) | nibble << shift;
+/// Puts a block together.
+pub fn pack(rows: &Rows, block: &mut [u8]) {
+    for (row, groups) in rows.iter().zip(block.as_chunks_mut::<32>().0) {
+        for j in 0..16 {
+            let (low, high) = (row[j], row[j + 16]);
+            groups[j] = low & 15 | high << 4;
+            groups[j + 16] = low >> 4 | high & 0xf0;
         }
     }
 }
 
-/// Reads the code in a column.
-pub fn column(block: &[u8], column: usize, bits: &mut [u8]) {
-    let (at, shift) = place(column);
-    for (groups, bits) in block.as_chunks::<32>().0.iter().zip(bits) {
-        let nibble = |group: usize| groups[group * 16 + at] >> shift & 15;
-        *bits = nibble(0) | nibble(1) << 4;
+/// Replaces the code in a column.
+pub fn set_column(rows: &mut Rows, column: usize, bits: &[u8]) {
+    for (row, &bits) in rows.iter_mut().zip(bits) {
+        row[column] = bits;
     }
 }
 
@@ -100,13 +110,15 @@ mod tests {
     use super::*;
 
     fn random_block(rng: &mut SmallRng, padded: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
-        let mut block = vec![0xa5; block_len(padded)];
+        let mut rows = unpack(&vec![0xa5; block_len(padded)]);
         let codes: Vec<Vec<u8>> = (0..BLOCK)
             .map(|_| (0..padded / 8).map(|_| rng.random()).collect())
             .collect();
         for (i, code) in codes.iter().enumerate() {
-            set_column(&mut block, i, code);
+            set_column(&mut rows, i, code);
         }
+        let mut block = vec![0; block_len(padded)];
+        pack(&rows, &mut block);
         (block, codes)
     }
 
@@ -164,16 +176,17 @@ mod tests {
     fn columns_round_trip() {
         let mut rng = SmallRng::seed_from_u64(3);
         let (mut block, codes) = random_block(&mut rng, 192);
-        let mut read = vec![0; 24];
+        let column =
+            |rows: &Rows, column: usize| rows.iter().map(|row| row[column]).collect::<Vec<u8>>();
+        let mut rows = unpack(&block);
         for (i, code) in codes.iter().enumerate() {
-            column(&block, i, &mut read);
-            assert_eq!(&read, code);
+            assert_eq!(&column(&rows, i), code);
         }
-        set_column(&mut block, 17, &codes[0]);
-        column(&block, 17, &mut read);
-        assert_eq!(&read, &codes[0]);
-        column(&block, 1, &mut read);
-        assert_eq!(&read, &codes[1]);
+        set_column(&mut rows, 17, &codes[0]);
+        pack(&rows, &mut block);
+        let rows = unpack(&block);
+        assert_eq!(column(&rows, 17), codes[0]);
+        assert_eq!(column(&rows, 1), codes[1]);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use rustc_hash::FxHashMap;
 
 use super::{Builder, pack, present, unpack};
-use crate::Error;
 use crate::hnsw::codec::{Code, Codec};
 use crate::hnsw::index::{Index, METAPAGE, NewVertex};
 use crate::hnsw::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
@@ -13,6 +12,7 @@ use crate::hnsw::links::Links;
 use crate::hnsw::neighbours::Link;
 use crate::hnsw::postings::NewPosting;
 use crate::page::{Body, PageStore};
+use crate::{Error, simd};
 
 impl<C: Codec> Builder<C> {
     /// Writes the graph, which must be complete, to the pages of an empty index.
@@ -112,6 +112,10 @@ impl<C: Codec> Builder<C> {
             places: Vec::new(),
             codes: Code::zeroed(self.codec.links_len(2 * usize::from(self.options.m))),
         };
+        for link in present(self.list(node, level)) {
+            let code = self.code(link.vertex);
+            simd::prefetch(code.as_ptr(), code.len());
+        }
         let mut codes = Vec::new();
         for (position, link) in present(self.list(node, level)).enumerate() {
             links.places.push(Place {

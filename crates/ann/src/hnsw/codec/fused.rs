@@ -201,13 +201,23 @@ impl Codec for Fused {
         let (factors, blocks) = links.split_at_mut(self.capacity * 8);
         let (add, rescale) =
             bytemuck::cast_slice_mut::<u8, f32>(factors).split_at_mut(self.capacity);
-        for &(position, neighbour) in neighbours {
-            let relative = self.relative(&centre, neighbour, &mut bits);
-            add[position] = relative.add;
-            rescale[position] = relative.rescale;
-            let from = position / BLOCK * block_len;
-            let block = &mut blocks[from..from + block_len];
-            fastscan::set_column(block, position % BLOCK, &bits);
+        for (number, block) in blocks.chunks_exact_mut(block_len).enumerate() {
+            let places = number * BLOCK..(number + 1) * BLOCK;
+            let mut here = neighbours
+                .iter()
+                .filter(|n| places.contains(&n.0))
+                .peekable();
+            if here.peek().is_none() {
+                continue;
+            }
+            let mut rows = fastscan::unpack(block);
+            for &(position, neighbour) in here {
+                let relative = self.relative(&centre, neighbour, &mut bits);
+                add[position] = relative.add;
+                rescale[position] = relative.rescale;
+                fastscan::set_column(&mut rows, position % BLOCK, &bits);
+            }
+            fastscan::pack(&rows, block);
         }
     }
 
@@ -217,10 +227,10 @@ impl Codec for Fused {
         let mut bits = vec![0; centre.len() / 8];
         let expected = self.relative(&centre, neighbour, &mut bits);
         let (add, rescale, blocks) = self.parts(links);
-        let mut stored = vec![0; bits.len()];
         let from = position / BLOCK * self.block_len();
         let block = &blocks[from..from + self.block_len()];
-        fastscan::column(block, position % BLOCK, &mut stored);
+        let rows = fastscan::unpack(block);
+        let stored: Vec<u8> = rows.iter().map(|row| row[position % BLOCK]).collect();
         // Another processor may have added in another order.
         let largest = centre.iter().fold(0.0_f32, |m, c| m.max(c.abs()));
         let near = |a: f32, b: f32, size: f32| (a - b).abs() <= 1e-3 * (a.abs() + size);
