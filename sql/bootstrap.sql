@@ -11,3 +11,4 @@ END
 $$;
 
 CREATE TYPE vector;
+CREATE TYPE halfvec;

@@ -39,14 +39,19 @@ mod insitu {}
 
 extension_sql_file!("../sql/bootstrap.sql", bootstrap);
 extension_sql_file!(
-    "../sql/vector_type.sql",
-    name = "vector_type",
+    "../sql/types.sql",
+    name = "types",
     requires = [
         vector_in,
         vector_out,
         vector_typmod_in,
         vector_recv,
-        vector_send
+        vector_send,
+        halfvec_in,
+        halfvec_out,
+        halfvec_typmod_in,
+        halfvec_recv,
+        halfvec_send
     ]
 );
 extension_sql_file!(
@@ -60,4 +65,4 @@ extension_sql_file!(
         model_changed
     ]
 );
-extension_sql_file!("../sql/vector.sql", name = "vector", finalize);
+extension_sql_file!("../sql/operators.sql", name = "operators", finalize);

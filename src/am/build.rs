@@ -8,12 +8,11 @@ use ann::hnsw::{AnyCodec, Code, HeapTid, Options};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::open::{self, RelationIndex, RowContext};
+use super::open::{self, Reader, RelationIndex, RowContext};
 use super::options;
 use crate::errors::{raise, unwrap_index};
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
-use crate::types::Vector;
 
 /// Numbers of `pg_stat_progress_create_index` (commands/progress.h).
 mod progress {
@@ -85,16 +84,20 @@ struct Build<'b, 's, 'r> {
     workers: usize,
     row_context: RowContext,
     name: &'b str,
-    dimension: usize,
+    reader: Reader,
     /// The graph did not fit into memory and was written to the pages.
     flushed: bool,
     indexed: u64,
 }
 
 impl Build<'_, '_, '_> {
-    fn add(&mut self, vector: Vector<'_>, tid: HeapTid) {
-        let codec = self.index.codec();
-        let Some(code) = open::encode(codec, self.dimension, vector) else {
+    /// # Safety
+    ///
+    /// `datum` is of the index's type, and not null.
+    unsafe fn add(&mut self, datum: pg_sys::Datum, tid: HeapTid) {
+        // SAFETY: passed on.
+        let code = unsafe { self.reader.encode(self.index.codec(), datum) };
+        let Some(code) = code else {
             return;
         };
         self.indexed += 1;
@@ -179,7 +182,7 @@ unsafe extern "C-unwind" fn on_row(
         }
         let (datum, tid) = (*values, open::heap_tid(*tid));
         let context = build.row_context;
-        context.run_and_reset(|| build.add(Vector::from_datum(datum), tid));
+        context.run_and_reset(|| build.add(datum, tid));
     }
 }
 
@@ -203,7 +206,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         let options = checked_options(index);
         let name = open::name(index);
         let pages = RelationPages::for_build(index);
-        let dimension = options.dimension as usize;
+        let reader = Reader::new(index, options.dimension);
         let codec = open::codec(&options, &name);
         unwrap_index(create(&pages, &options, &codec), &name);
         let graph = open::index(&pages, &name);
@@ -219,7 +222,7 @@ pub unsafe extern "C-unwind" fn ambuild(
             workers,
             row_context: RowContext::new(),
             name: &name,
-            dimension,
+            reader,
             flushed: false,
             indexed: 0,
         };

@@ -10,11 +10,10 @@ use ann::hnsw::beam::Counters;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::open::{self, RowContext};
+use super::open::{self, Reader, RowContext};
 use super::scan;
 use crate::errors::raise;
 use crate::types::Vector;
-use crate::types::vector::new_datum;
 
 /// One line of the report.
 type Line = (String, i64, i64, i64, i64, f64);
@@ -89,7 +88,7 @@ impl PartialOrd for Distance {
 /// Searches an index for the `k` rows nearest to a vector, with the present
 /// settings, and tells what each step did: vertices visited, neighbours whose
 /// distance was estimated or computed, pages read, rows, microseconds.
-#[pg_extern(schema = "insitu", strict, volatile, parallel_unsafe, requires = ["vector_type"])]
+#[pg_extern(schema = "insitu", strict, volatile, parallel_unsafe, requires = ["types"])]
 #[allow(clippy::type_complexity)]
 fn explain_search(
     index: pgrx::PgRelation,
@@ -138,7 +137,8 @@ unsafe fn explain(
 ) -> Vec<Line> {
     // SAFETY: what the executor does for an index scan (nodeIndexscan.c).
     unsafe {
-        let query = new_datum(query.values());
+        let reader = Reader::new(index, query.values().len() as u32);
+        let query = reader.datum(query.values());
         let mut key = pg_sys::ScanKeyData {
             sk_attno: 1,
             sk_strategy: 1,

@@ -4,10 +4,9 @@
 
 use pgrx::prelude::*;
 
-use super::open::{self, RowContext};
+use super::open::{self, Reader, RowContext};
 use crate::errors::unwrap_index;
 use crate::storage::RelationPages;
-use crate::types::Vector;
 
 /// The lock that inserts share and vacuum takes for a moment, so that it can
 /// wait for the inserts under way: that of a page which nobody locks otherwise.
@@ -35,9 +34,8 @@ pub unsafe extern "C-unwind" fn aminsert(
             let name = open::name(index);
             let pages = RelationPages::new(index);
             let graph = open::index(&pages, &name);
-            let dimension = graph.options().dimension as usize;
-            let vector = Vector::from_datum(*values);
-            let Some(code) = open::encode(graph.codec(), dimension, vector) else {
+            let reader = Reader::new(index, graph.options().dimension);
+            let Some(code) = reader.encode(graph.codec(), *values) else {
                 return;
             };
             let share = pg_sys::ShareLock as pg_sys::LOCKMODE;

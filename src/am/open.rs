@@ -4,18 +4,21 @@
 
 use core::ffi::CStr;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
 use ann::Metric;
 use ann::hnsw::index::read_meta;
 use ann::hnsw::{AnyCodec, Code, Codec, HeapTid, Index, Options};
+use half::f16;
 use lru::LruCache;
 use pgrx::prelude::*;
 
 use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
 use crate::storage::RelationPages;
-use crate::types::Vector;
+use crate::types::dense::{Component, Dense, Owned};
+use crate::types::{HalfVector, Vector};
 
 /// The name of an open relation.
 ///
@@ -149,9 +152,13 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
         (distance, norm != pg_sys::InvalidOid)
     };
     match (distance.map(CStr::to_bytes), normalized) {
-        (Some(b"vector_l2_squared_distance"), false) => Metric::L2,
-        (Some(b"vector_negative_inner_product"), false) => Metric::InnerProduct,
-        (Some(b"vector_negative_inner_product"), true) => Metric::Cosine,
+        (Some(b"vector_l2_squared_distance" | b"halfvec_l2_squared_distance"), false) => Metric::L2,
+        (Some(b"vector_negative_inner_product" | b"halfvec_negative_inner_product"), false) => {
+            Metric::InnerProduct
+        }
+        (Some(b"vector_negative_inner_product" | b"halfvec_negative_inner_product"), true) => {
+            Metric::Cosine
+        }
         (Some(b"l1_distance"), false) => Metric::L1,
         (other, _) => raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
@@ -163,27 +170,95 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
     }
 }
 
-/// The values of a vector, or an ERROR if an index of `dimension` cannot have it.
-pub fn values(vector: Vector<'_>, dimension: usize) -> &[f32] {
-    if vector.values().len() != dimension {
-        raise(
-            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            format!(
-                "different vector dimensions {} and {dimension}",
-                vector.values().len()
-            ),
-        );
-    }
-    vector.values()
+/// The type of what is indexed.
+#[derive(Clone, Copy)]
+enum Kind {
+    Single,
+    Half,
 }
 
-/// Encodes a vector for an index of `dimension`; `None` if the index leaves
-/// such a vector out.
-pub fn encode(codec: &AnyCodec, dimension: usize, vector: Vector<'_>) -> Option<Code> {
-    let mut code = Code::zeroed(codec.code_len());
-    codec
-        .encode(values(vector, dimension), code.bytes_mut())
-        .then_some(code)
+/// Reads what is indexed: vectors of one type and dimension.
+#[derive(Clone, Copy)]
+pub struct Reader {
+    kind: Kind,
+    dimension: usize,
+}
+
+impl Reader {
+    /// The reader of an index, whose dimension is given.
+    ///
+    /// # Safety
+    ///
+    /// `index` is an open index of this access method.
+    pub unsafe fn new(index: pg_sys::Relation, dimension: u32) -> Self {
+        // SAFETY: the index has one column; the server tells the name of its
+        // type, perhaps with a schema.
+        let name = unsafe { CStr::from_ptr(pg_sys::format_type_be(*(*index).rd_opcintype)) };
+        let name = name.to_string_lossy();
+        let kind = match name.rsplit('.').next() {
+            Some("vector") => Kind::Single,
+            Some("halfvec") => Kind::Half,
+            _ => raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("type not supported for hnsw index: {name}"),
+            ),
+        };
+        Reader {
+            kind,
+            dimension: dimension as usize,
+        }
+    }
+
+    /// The components of a vector, or an ERROR if the index cannot have it.
+    ///
+    /// # Safety
+    ///
+    /// `datum` is a non-null datum of the index's type that lives for `'a`, and
+    /// so does the current memory context.
+    pub unsafe fn values<'a>(self, datum: pg_sys::Datum) -> Cow<'a, [f32]> {
+        // SAFETY: passed on.
+        unsafe {
+            match self.kind {
+                Kind::Single => self.checked(Vector::from_datum(datum)),
+                Kind::Half => self.checked(HalfVector::from_datum(datum)),
+            }
+        }
+    }
+
+    fn checked<'a, T: Component>(self, vector: Dense<'a, T>) -> Cow<'a, [f32]> {
+        let dimensions = vector.values().len();
+        if dimensions != self.dimension {
+            raise(
+                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                format!(
+                    "different {} dimensions {dimensions} and {}",
+                    T::TYPE,
+                    self.dimension
+                ),
+            );
+        }
+        vector.widened()
+    }
+
+    /// Encodes a vector; `None` if the index leaves such a one out.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Reader::values`].
+    pub unsafe fn encode(self, codec: &AnyCodec, datum: pg_sys::Datum) -> Option<Code> {
+        let mut code = Code::zeroed(codec.code_len());
+        // SAFETY: passed on.
+        let values = unsafe { self.values(datum) };
+        codec.encode(&values, code.bytes_mut()).then_some(code)
+    }
+
+    /// A datum of the index's type with these components.
+    pub fn datum(self, values: &[f32]) -> pg_sys::Datum {
+        match self.kind {
+            Kind::Single => Owned::<f32>::rounded(values).into_datum(),
+            Kind::Half => Owned::<f16>::rounded(values).into_datum(),
+        }
+    }
 }
 
 /// A row's address as the index stores it.

@@ -7,13 +7,12 @@ use ann::hnsw::beam::Counters;
 use ann::hnsw::{AnyQuery, Code, Codec, HeapTid, Scan, Storage};
 use pgrx::prelude::*;
 
-use super::open;
+use super::open::{self, Reader};
 use crate::errors::{raise, unwrap_index};
 use crate::settings::{
     EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES, SCAN_MEM_MULTIPLIER,
 };
 use crate::storage::{RelationPages, RowsAhead};
-use crate::types::Vector;
 
 /// A scan under way: what `opaque` points to. It belongs to the memory context
 /// of the scan and is dropped with it.
@@ -166,9 +165,8 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
         let query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
             None
         } else {
-            let dimension = graph.options().dimension as usize;
-            let vector = Vector::from_datum(key.sk_argument);
-            graph.codec().query(open::values(vector, dimension))
+            let reader = Reader::new(index, graph.options().dimension);
+            graph.codec().query(&reader.values(key.sk_argument))
         };
         let by_bound =
             query.is_some() && graph.options().storage == Storage::Fused && has_cheap_key(index);

@@ -8,11 +8,10 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use std::collections::HashMap;
 
-use super::open::{self, RowContext};
+use super::open::{self, Reader, RowContext};
 use crate::errors::{raise, raise_index, unwrap_index};
 use crate::security::run_as;
 use crate::storage::RelationPages;
-use crate::types::Vector;
 
 /// What the index holds for each row: a hash of its code.
 type Held = HashMap<HeapTid, u64>;
@@ -28,7 +27,7 @@ fn hash(code: &[u8]) -> u64 {
 struct Comparison<'a> {
     held: &'a Held,
     codec: &'a AnyCodec,
-    dimension: usize,
+    reader: Reader,
     row_context: RowContext,
     problem: Option<String>,
 }
@@ -51,8 +50,7 @@ unsafe extern "C-unwind" fn on_row(
         let (datum, tid) = (*values, open::heap_tid(*tid));
         let context = comparison.row_context;
         context.run_and_reset(|| {
-            let vector = Vector::from_datum(datum);
-            let Some(code) = open::encode(comparison.codec, comparison.dimension, vector) else {
+            let Some(code) = comparison.reader.encode(comparison.codec, datum) else {
                 return;
             };
             let row = format!("({},{})", tid.0 >> 16, tid.0 & 0xffff);
@@ -116,7 +114,7 @@ fn verify_index(
         let mut comparison = Comparison {
             held: &held,
             codec: graph.codec(),
-            dimension: graph.options().dimension as usize,
+            reader: Reader::new(relation, graph.options().dimension),
             row_context: RowContext::new(),
             problem: None,
         };

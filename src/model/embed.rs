@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 
 use super::session;
 use crate::types::OwnedVector;
-use crate::types::vector::sql_type;
+use crate::types::dense::sql_type;
 
 /// The embedding of a text.
 #[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
@@ -28,7 +28,7 @@ fn embed(model: &str, input: &str) -> OwnedVector {
     strict,
     parallel_safe,
     cost = 200000,
-    requires = ["vector_type"]
+    requires = ["types"]
 )]
 fn embed_all(model: &str, inputs: pgrx::Array<'_, &str>) -> VectorArray {
     let inputs: Vec<Option<&str>> = inputs.iter().collect();

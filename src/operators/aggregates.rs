@@ -1,12 +1,12 @@
-//! `avg(vector)`. The state is an array of doubles: the number of vectors,
-//! then the sum of each component. (`sum(vector)` adds with `vector_add`.)
+//! `avg` of vectors. The state is an array of doubles: the number of vectors,
+//! then the sum of each component. (`sum` adds with the operator `+`.)
 
+use half::f16;
 use pgrx::prelude::*;
 
 use crate::errors::raise;
 use crate::types::arrays::State;
-use crate::types::vector::check_dimensions;
-use crate::types::{OwnedVector, Vector};
+use crate::types::dense::{Component, Dense, Owned, check_dimensions};
 
 /// The count and the sums, or an ERROR if somebody calls the function with
 /// another array.
@@ -37,26 +37,24 @@ fn check_sums(state: &[f64]) {
     }
 }
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_accum(state: State, vector: Vector<'_>) -> Vec<f64> {
-    let mut state = checked(state, "vector_accum");
+fn accumulate<T: Component>(state: State, vector: Dense<'_, T>, caller: &str) -> Vec<f64> {
+    let mut state = checked(state, caller);
     if state[0] == 0.0 {
         state.truncate(1);
         state.resize(vector.values().len() + 1, 0.0);
     }
     check_same(state.len() - 1, vector.values().len());
     state[0] += 1.0;
-    for (sum, &x) in state[1..].iter_mut().zip(vector.values()) {
-        *sum += f64::from(x);
+    for (sum, x) in state[1..].iter_mut().zip(vector.values()) {
+        *sum += f64::from(x.to_f32());
     }
     check_sums(&state);
     state
 }
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_combine(a: State, b: State) -> Vec<f64> {
-    let a = checked(a, "vector_combine");
-    let b = checked(b, "vector_combine");
+fn combine(a: State, b: State, caller: &str) -> Vec<f64> {
+    let a = checked(a, caller);
+    let b = checked(b, caller);
     if a[0] == 0.0 {
         return b;
     }
@@ -69,14 +67,34 @@ fn vector_combine(a: State, b: State) -> Vec<f64> {
     sums
 }
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_avg(state: State) -> Option<OwnedVector> {
-    let state = checked(state, "vector_avg");
+fn mean<T: Component>(state: State, caller: &str) -> Option<Owned<T>> {
+    let state = checked(state, caller);
     let count = state[0];
     if count == 0.0 {
         return None;
     }
-    check_dimensions(state.len() - 1);
-    let mean = state[1..].iter().map(|sum| (sum / count) as f32).collect();
-    Some(OwnedVector::checked(mean))
+    check_dimensions::<T>(state.len() - 1);
+    let mean: Vec<f32> = state[1..].iter().map(|sum| (sum / count) as f32).collect();
+    Some(Owned::rounded(&mean))
 }
+
+macro_rules! aggregates {
+    ($component:ty: $accum:ident, $combine:ident, $avg:ident) => {
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $accum(state: State, vector: Dense<'_, $component>) -> Vec<f64> {
+            accumulate(state, vector, stringify!($accum))
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $combine(a: State, b: State) -> Vec<f64> {
+            combine(a, b, stringify!($combine))
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $avg(state: State) -> Option<Owned<$component>> {
+            mean(state, stringify!($avg))
+        }
+    };
+}
+aggregates!(f32: vector_accum, vector_combine, vector_avg);
+aggregates!(f16: halfvec_accum, halfvec_combine, halfvec_avg);

@@ -1,29 +1,22 @@
 //! Component-wise arithmetic, concatenation, parts, signs.
 
-#![allow(unsafe_code)]
-
-use pgrx::callconv::{BoxRet, FcInfo};
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
-};
+use half::f16;
 use pgrx::prelude::*;
 
 use crate::errors::raise;
-use crate::types::vector::{check_dimensions, check_same, sql_type};
-use crate::types::{OwnedVector, Vector};
+use crate::types::OwnedBits;
+use crate::types::dense::{Component, Dense, Owned, check_dimensions, check_same};
 
 /// Applies `f` to the pairs of components. Finite components in, so a result
 /// that is not finite is an overflow; one that is zero although neither
 /// argument is, an underflow of a product.
-fn zip(a: Vector<'_>, b: Vector<'_>, f: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+fn zip<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>, f: impl Fn(f32, f32) -> f32) -> Vec<T> {
     check_same(a, b);
-    let result: Vec<f32> = a
-        .values()
-        .iter()
-        .zip(b.values())
-        .map(|(&x, &y)| f(x, y))
+    let pairs = a.values().iter().zip(b.values());
+    let result: Vec<T> = pairs
+        .map(|(x, y)| T::round(f(x.to_f32(), y.to_f32())))
         .collect();
-    if result.iter().any(|x| x.is_infinite()) {
+    if result.iter().any(|x| x.to_f32().is_infinite()) {
         raise(
             PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             "value out of range: overflow",
@@ -32,92 +25,72 @@ fn zip(a: Vector<'_>, b: Vector<'_>, f: impl Fn(f32, f32) -> f32) -> Vec<f32> {
     result
 }
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_add(a: Vector<'_>, b: Vector<'_>) -> OwnedVector {
-    OwnedVector::checked(zip(a, b, |x, y| x + y))
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_sub(a: Vector<'_>, b: Vector<'_>) -> OwnedVector {
-    OwnedVector::checked(zip(a, b, |x, y| x - y))
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_mul(a: Vector<'_>, b: Vector<'_>) -> OwnedVector {
+fn multiply<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> Owned<T> {
     let product = zip(a, b, |x, y| x * y);
     let factors = a.values().iter().zip(b.values());
+    let is_zero = |x: &T| x.to_f32() == 0.0;
     if factors
         .zip(&product)
-        .any(|((&x, &y), &p)| p == 0.0 && x != 0.0 && y != 0.0)
+        .any(|((x, y), p)| is_zero(p) && !is_zero(x) && !is_zero(y))
     {
         raise(
             PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             "value out of range: underflow",
         );
     }
-    OwnedVector::checked(product)
-}
-
-/// `||`: the components of `a`, then those of `b`.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_concat(a: Vector<'_>, b: Vector<'_>) -> OwnedVector {
-    OwnedVector::checked([a.values(), b.values()].concat())
+    Owned::checked(product)
 }
 
 /// The components from `start` (counted from 1), at most `count` of them; what
 /// lies outside the vector is left out, as with `substring`.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn subvector(vector: Vector<'_>, start: i32, count: i32) -> OwnedVector {
+fn part<T: Component>(vector: Dense<'_, T>, start: i32, count: i32) -> Owned<T> {
     let values = vector.values();
     let dimensions = values.len() as i64;
     // In 64 bits, start + count cannot overflow.
     let first = i64::from(start).max(1);
     let end = (i64::from(start) + i64::from(count)).min(dimensions + 1);
     if count < 1 || first >= end {
-        check_dimensions(0);
+        check_dimensions::<T>(0);
     }
-    OwnedVector::checked(values[first as usize - 1..end as usize - 1].to_vec())
+    Owned::checked(values[first as usize - 1..end as usize - 1].to_vec())
 }
 
-/// The fixed part of a bit string (VarBit of PostgreSQL's utils/varbit.h).
-#[repr(C)]
-struct BitHeader {
-    vl_len: i32,
-    bit_len: i32,
-}
-
-/// A value of type `bit(n)`, from booleans.
-struct Bits(Vec<bool>);
-
-sql_type!([] Bits, "bit");
-
-// SAFETY: the datum is laid out as PostgreSQL has it: header, then the bits,
-// highest first.
-unsafe impl BoxRet for Bits {
-    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
-        let bytes: Vec<u8> = self
-            .0
-            .chunks(8)
-            .map(|bits| {
-                let set = bits.iter().enumerate().filter(|(_, bit)| **bit);
-                set.map(|(i, _)| 0x80 >> i).sum()
-            })
-            .collect();
-        let header = size_of::<BitHeader>();
-        // SAFETY: palloc returns `header + bytes.len()` writable bytes.
-        unsafe {
-            let datum = pg_sys::palloc(header + bytes.len());
-            pgrx::varlena::set_varsize_4b(datum.cast(), (header + bytes.len()) as i32);
-            (*datum.cast::<BitHeader>()).bit_len = self.0.len() as i32;
-            let bits = datum.cast::<u8>().add(header);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), bits, bytes.len());
-            fcinfo.return_raw_datum(pg_sys::Datum::from(datum))
+macro_rules! arithmetic {
+    ($component:ty: $add:ident, $sub:ident, $mul:ident, $concat:ident, $subvector:ident,
+     $binary_quantize:ident) => {
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $add(a: Dense<'_, $component>, b: Dense<'_, $component>) -> Owned<$component> {
+            Owned::checked(zip(a, b, |x, y| x + y))
         }
-    }
-}
 
-/// One bit a component: whether it is above zero.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn binary_quantize(vector: Vector<'_>) -> Bits {
-    Bits(vector.values().iter().map(|&x| x > 0.0).collect())
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $sub(a: Dense<'_, $component>, b: Dense<'_, $component>) -> Owned<$component> {
+            Owned::checked(zip(a, b, |x, y| x - y))
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $mul(a: Dense<'_, $component>, b: Dense<'_, $component>) -> Owned<$component> {
+            multiply(a, b)
+        }
+
+        /// `||`: the components of `a`, then those of `b`.
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $concat(a: Dense<'_, $component>, b: Dense<'_, $component>) -> Owned<$component> {
+            Owned::checked([a.values(), b.values()].concat())
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe, name = "subvector")]
+        fn $subvector(vector: Dense<'_, $component>, start: i32, count: i32) -> Owned<$component> {
+            part(vector, start, count)
+        }
+
+        /// One bit a component: whether it is above zero.
+        #[pg_extern(immutable, strict, parallel_safe, name = "binary_quantize")]
+        fn $binary_quantize(vector: Dense<'_, $component>) -> OwnedBits {
+            vector.values().iter().map(|x| x.to_f32() > 0.0).collect()
+        }
+    };
 }
+arithmetic!(f32: vector_add, vector_sub, vector_mul, vector_concat, subvector, binary_quantize);
+arithmetic!(f16: halfvec_add, halfvec_sub, halfvec_mul, halfvec_concat, halfvec_subvector,
+    halfvec_binary_quantize);

@@ -3,51 +3,40 @@
 
 use std::cmp::Ordering;
 
+use half::f16;
 use pgrx::prelude::*;
 
-use crate::types::Vector;
+use crate::types::dense::{Component, Dense};
 
-fn compare(a: Vector<'_>, b: Vector<'_>) -> Ordering {
+fn compare<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> Ordering {
     // Components are finite, so they have an order; −0 equals 0.
     let (a, b) = (a.values(), b.values());
-    let pairs = a.iter().zip(b).map(|(x, y)| x.partial_cmp(y));
+    let pairs = a
+        .iter()
+        .zip(b)
+        .map(|(x, y)| x.to_f32().partial_cmp(&y.to_f32()));
     pairs
         .flatten()
         .find(|order| order.is_ne())
         .unwrap_or_else(|| a.len().cmp(&b.len()))
 }
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_cmp(a: Vector<'_>, b: Vector<'_>) -> i32 {
-    compare(a, b) as i32
-}
+macro_rules! comparisons {
+    ($component:ty: $cmp:ident, $($name:ident = $test:ident),*) => {
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $cmp(a: Dense<'_, $component>, b: Dense<'_, $component>) -> i32 {
+            compare(a, b) as i32
+        }
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_lt(a: Vector<'_>, b: Vector<'_>) -> bool {
-    compare(a, b).is_lt()
+        $(
+            #[pg_extern(immutable, strict, parallel_safe)]
+            fn $name(a: Dense<'_, $component>, b: Dense<'_, $component>) -> bool {
+                compare(a, b).$test()
+            }
+        )*
+    };
 }
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_le(a: Vector<'_>, b: Vector<'_>) -> bool {
-    compare(a, b).is_le()
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_eq(a: Vector<'_>, b: Vector<'_>) -> bool {
-    compare(a, b).is_eq()
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_ne(a: Vector<'_>, b: Vector<'_>) -> bool {
-    compare(a, b).is_ne()
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_ge(a: Vector<'_>, b: Vector<'_>) -> bool {
-    compare(a, b).is_ge()
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_gt(a: Vector<'_>, b: Vector<'_>) -> bool {
-    compare(a, b).is_gt()
-}
+comparisons!(f32: vector_cmp, vector_lt = is_lt, vector_le = is_le, vector_eq = is_eq,
+    vector_ne = is_ne, vector_ge = is_ge, vector_gt = is_gt);
+comparisons!(f16: halfvec_cmp, halfvec_lt = is_lt, halfvec_le = is_le, halfvec_eq = is_eq,
+    halfvec_ne = is_ne, halfvec_ge = is_ge, halfvec_gt = is_gt);

@@ -10,7 +10,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::prelude::*;
 
-use super::vector::{check_dimensions, sql_type};
+use super::dense::sql_type;
 use crate::errors::raise;
 
 /// A type of numbers that arrays hold.
@@ -104,8 +104,7 @@ unsafe fn elements<E: Element>(arg: Arg<'_, '_>) -> Result<&'static [pg_sys::Dat
     }
 }
 
-/// An array argument, as the components it stands for: one to the most a
-/// vector can have.
+/// An array argument, as the components it stands for.
 pub struct Components<E>(Vec<f32>, PhantomData<E>);
 
 impl<E> Components<E> {
@@ -122,7 +121,6 @@ unsafe impl<'fcx, E: Element> ArgAbi<'fcx> for Components<E> {
         // SAFETY: see above.
         match unsafe { elements::<E>(arg) } {
             Ok(elements) => {
-                check_dimensions(elements.len());
                 // SAFETY: the elements are of `E`.
                 let component = |&element: &pg_sys::Datum| unsafe { E::component(element) };
                 Components(elements.iter().map(component).collect(), PhantomData)

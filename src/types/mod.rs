@@ -1,7 +1,9 @@
 //! A datum becomes a checked slice, and a slice becomes a datum.
 
 pub mod arrays;
+pub mod bits;
+pub mod dense;
 pub mod text;
-pub mod vector;
 
-pub use vector::{OwnedVector, Vector};
+pub use bits::{Bits, OwnedBits};
+pub use dense::{HalfVector, OwnedVector, Vector};

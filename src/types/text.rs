@@ -5,68 +5,71 @@
 use core::ffi::{CStr, c_char, c_int};
 use std::ffi::CString;
 
+use half::f16;
 use pgrx::prelude::*;
 
-use super::vector::{
-    MAX_DIMENSIONS, OwnedVector, Vector, check_dimensions, check_finite, check_typmod,
+use super::dense::{
+    Component, Dense, MAX_DIMENSIONS, Owned, check_dimensions, check_finite, check_typmod,
 };
 use crate::errors::{raise, raise_with_detail};
 
 /// White space, as PostgreSQL's own scanner has it.
-fn is_space(byte: u8) -> bool {
+pub fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
-fn invalid(input: &[u8]) -> ! {
+fn invalid<T: Component>(input: &[u8]) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-        message_of_invalid(input),
+        message_of_invalid::<T>(input),
     )
 }
 
-fn message_of_invalid(input: &[u8]) -> String {
+fn message_of_invalid<T: Component>(input: &[u8]) -> String {
     format!(
-        "invalid input syntax for type vector: \"{}\"",
+        "invalid input syntax for type {}: \"{}\"",
+        T::TYPE,
         String::from_utf8_lossy(input)
     )
 }
 
 /// A component, from the text between two delimiters.
-fn parse_component(token: &[u8], input: &[u8]) -> f32 {
+fn parse_component<T: Component>(token: &[u8], input: &[u8]) -> T {
     let text = std::str::from_utf8(token).unwrap_or("");
     let Ok(value) = text.parse::<f32>() else {
-        invalid(input)
+        invalid::<T>(input)
     };
-    if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
+    let value = T::round(value);
+    if value.to_f32().is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
         raise(
             PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            format!("\"{text}\" is out of range for type vector"),
+            format!("\"{text}\" is out of range for type {}", T::TYPE),
         );
     }
-    check_finite(value);
+    check_finite::<T>(value.to_f32());
     value
 }
 
 /// Reads `[` component { `,` component } `]`, with white space anywhere
 /// between them.
-fn parse(input: &[u8]) -> Vec<f32> {
+fn parse<T: Component>(input: &[u8]) -> Vec<T> {
     let skip = |at: usize| at + input[at..].iter().take_while(|&&b| is_space(b)).count();
     let mut at = skip(0);
     if input.get(at) != Some(&b'[') {
         raise_with_detail(
             PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-            message_of_invalid(input),
+            message_of_invalid::<T>(input),
             "Vector contents must start with \"[\".",
         );
     }
     at = skip(at + 1);
     if input.get(at) == Some(&b']') {
-        check_dimensions(0);
+        check_dimensions::<T>(0);
     }
     let mut values = Vec::new();
     loop {
         if values.len() == MAX_DIMENSIONS {
-            check_dimensions(MAX_DIMENSIONS + 1);
+            check_dimensions::<T>(MAX_DIMENSIONS + 1);
         }
         at = skip(at);
         let is_end = |&&b: &&u8| !matches!(b, b',' | b']') && !is_space(b);
@@ -76,25 +79,17 @@ fn parse(input: &[u8]) -> Vec<f32> {
         match input.get(at) {
             Some(b',') => at += 1,
             Some(b']') => break,
-            _ => invalid(input),
+            _ => invalid::<T>(input),
         }
     }
     if skip(at + 1) != input.len() {
         raise_with_detail(
             PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-            message_of_invalid(input),
+            message_of_invalid::<T>(input),
             "Junk after closing right brace.",
         );
     }
     values
-}
-
-/// Text to vector.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_in(input: &CStr, _element: pg_sys::Oid, typmod: i32) -> OwnedVector {
-    let values = parse(input.to_bytes());
-    check_typmod(typmod, values.len());
-    OwnedVector::checked(values)
 }
 
 unsafe extern "C" {
@@ -106,21 +101,50 @@ unsafe extern "C" {
 /// The longest text of an `f32`, with a closing zero (FLOAT_SHORTEST_DECIMAL_LEN).
 const MAX_FLOAT_TEXT: usize = 16;
 
-/// Vector to text.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_out(vector: Vector<'_>) -> CString {
+/// The shortest decimal that reads back as a number.
+pub fn shortest(value: f32) -> String {
+    let mut text = Vec::with_capacity(MAX_FLOAT_TEXT);
+    write_shortest(value, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends [`shortest`] to a text.
+pub fn write_shortest(value: f32, text: &mut Vec<u8>) {
+    let mut buffer = [0_u8; MAX_FLOAT_TEXT];
+    // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes, and calls
+    // nothing of the server.
+    let len = unsafe { float_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
+    text.extend(&buffer[..len as usize]);
+}
+
+fn format<T: Component>(vector: Dense<'_, T>) -> CString {
     let mut text = Vec::with_capacity(vector.values().len() * MAX_FLOAT_TEXT + 2);
     text.push(b'[');
     for (i, &value) in vector.values().iter().enumerate() {
         if i > 0 {
             text.push(b',');
         }
-        let mut buffer = [0_u8; MAX_FLOAT_TEXT];
-        // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes, and
-        // calls nothing of the server.
-        let len = unsafe { float_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
-        text.extend(&buffer[..len as usize]);
+        write_shortest(value.to_f32(), &mut text);
     }
     text.push(b']');
     CString::new(text).unwrap_or_default()
 }
+
+/// Text to vector, and vector to text.
+macro_rules! text_functions {
+    ($component:ty: $in:ident, $out:ident) => {
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $in(input: &CStr, _element: pg_sys::Oid, typmod: i32) -> Owned<$component> {
+            let values = parse(input.to_bytes());
+            check_typmod(typmod, values.len());
+            Owned::checked(values)
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $out(vector: Dense<'_, $component>) -> CString {
+            format(vector)
+        }
+    };
+}
+text_functions!(f32: vector_in, vector_out);
+text_functions!(f16: halfvec_in, halfvec_out);

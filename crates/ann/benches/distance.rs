@@ -12,9 +12,9 @@ fn distances(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(dimension as u64 * 8));
         for set in simd::available() {
             for (name, kernel) in [
-                ("l2_squared", set.l2_squared),
-                ("inner_product", set.inner_product),
-                ("l1", set.l1),
+                ("l2_squared", set.single.l2_squared),
+                ("inner_product", set.single.inner_product),
+                ("l1", set.single.l1),
             ] {
                 group.bench_function(BenchmarkId::new(name, set.name), |bench| {
                     bench.iter(|| kernel(black_box(&a), black_box(&b)))

@@ -39,11 +39,11 @@ impl Metric {
     }
 
     /// The SIMD kernel whose results over ranges of dimensions add up.
-    pub fn kernel(self, kernels: &Kernels) -> simd::Kernel {
+    pub fn kernel(self, kernels: &Kernels) -> simd::Kernel<f32> {
         match self {
-            Metric::L2 => kernels.l2_squared,
-            Metric::InnerProduct | Metric::Cosine => kernels.inner_product,
-            Metric::L1 => kernels.l1,
+            Metric::L2 => kernels.single.l2_squared,
+            Metric::InnerProduct | Metric::Cosine => kernels.single.inner_product,
+            Metric::L1 => kernels.single.l1,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Every instruction set of this processor against a naive `f64` oracle.
 
 use ann::simd;
+use half::f16;
 use proptest::prelude::*;
 
 fn naive(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
@@ -42,13 +43,47 @@ proptest! {
         let ip_terms = naive(&a, &b, |x, y| (x * y).abs());
         let (aa, bb) = (naive(&a, &a, |x, y| x * y), naive(&b, &b, |x, y| x * y));
         for set in simd::available() {
-            assert_close(set.name, "l2", (set.l2_squared)(&a, &b), l2, l2);
-            assert_close(set.name, "l1", (set.l1)(&a, &b), l1, l1);
-            assert_close(set.name, "ip", (set.inner_product)(&a, &b), ip, ip_terms);
-            let parts = (set.cosine_parts)(&a, &b);
+            assert_close(set.name, "l2", (set.single.l2_squared)(&a, &b), l2, l2);
+            assert_close(set.name, "l1", (set.single.l1)(&a, &b), l1, l1);
+            assert_close(set.name, "ip", (set.single.inner_product)(&a, &b), ip, ip_terms);
+            let parts = (set.single.cosine_parts)(&a, &b);
             assert_close(set.name, "cosine ab", parts.0, ip, ip_terms);
             assert_close(set.name, "cosine aa", parts.1, aa, aa);
             assert_close(set.name, "cosine bb", parts.2, bb, bb);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+    /// Half-precision values are read as they are; sums are those of `f32`.
+    #[test]
+    fn half_precision_is_single_precision_of_the_same_values((a, b) in pair()) {
+        let round = |values: &[f32]| -> Vec<f16> {
+            // Into the range of the type, denormals included.
+            values.iter().map(|&x| f16::from_f32(x.clamp(-6e4, 6e4))).collect()
+        };
+        let (a, b) = (round(&a), round(&b));
+        let widen = |values: &[f16]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
+        let (wide_a, wide_b) = (widen(&a), widen(&b));
+        for set in simd::available() {
+            let (half, single) = (set.half, set.single);
+            prop_assert_eq!((half.l2_squared)(&a, &b), (single.l2_squared)(&wide_a, &wide_b));
+            prop_assert_eq!((half.inner_product)(&a, &b), (single.inner_product)(&wide_a, &wide_b));
+            prop_assert_eq!((half.l1)(&a, &b), (single.l1)(&wide_a, &wide_b));
+            prop_assert_eq!((half.cosine_parts)(&a, &b), (single.cosine_parts)(&wide_a, &wide_b));
+        }
+    }
+
+    #[test]
+    fn bits_are_counted(pairs in prop::collection::vec(any::<(u8, u8)>(), 0..300)) {
+        let (a, b): (Vec<u8>, Vec<u8>) = pairs.into_iter().unzip();
+        let count = |f: fn(u8, u8) -> u8| -> u64 {
+            a.iter().zip(&b).map(|(&a, &b)| u64::from(f(a, b).count_ones())).sum()
+        };
+        for set in simd::available() {
+            prop_assert_eq!((set.hamming)(&a, &b), count(|a, b| a ^ b));
+            prop_assert_eq!((set.common_bits)(&a, &b), (count(|a, b| a & b), count(|a, b| a | b)));
         }
     }
 }
@@ -60,7 +95,7 @@ fn small_integers_are_exact_and_equal_on_every_set() {
         let b: Vec<f32> = (0..n).map(|i| (i % 5) as f32 - 2.0).collect();
         let want = naive(&a, &b, |x, y| (x - y) * (x - y)) as f32;
         for set in simd::available() {
-            assert_eq!((set.l2_squared)(&a, &b), want, "{} at {n}", set.name);
+            assert_eq!((set.single.l2_squared)(&a, &b), want, "{} at {n}", set.name);
         }
     }
 }
@@ -69,14 +104,14 @@ fn small_integers_are_exact_and_equal_on_every_set() {
 fn overflow_is_infinite_not_a_panic() {
     let (a, b) = ([3e38_f32; 20], [-3e38_f32; 20]);
     for set in simd::available() {
-        assert_eq!((set.l2_squared)(&a, &b), f32::INFINITY);
-        assert_eq!((set.inner_product)(&a, &b), f32::NEG_INFINITY);
-        assert_eq!((set.l1)(&a, &b), f32::INFINITY);
+        assert_eq!((set.single.l2_squared)(&a, &b), f32::INFINITY);
+        assert_eq!((set.single.inner_product)(&a, &b), f32::NEG_INFINITY);
+        assert_eq!((set.single.l1)(&a, &b), f32::INFINITY);
     }
 }
 
 #[test]
 #[should_panic(expected = "different dimensions")]
 fn different_lengths_panic() {
-    (simd::kernels().l1)(&[1.0], &[1.0, 2.0]);
+    (simd::kernels().single.l1)(&[1.0], &[1.0, 2.0]);
 }

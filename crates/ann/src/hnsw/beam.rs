@@ -7,9 +7,9 @@
 //! pool is left. A graph whose estimates are exact makes this the algorithm of
 //! the HNSW paper.
 //!
-//! It is resumable: what falls out of the pool is kept aside, so that a search
-//! can go on where it stopped and return the next nearest vertices without
-//! visiting any vertex twice.
+//! It is resumable: all neighbours that visits told of are kept aside, so that a
+//! search can go on where it stopped and return the next nearest vertices
+//! without visiting any vertex twice.
 
 use rustc_hash::FxHashSet;
 
@@ -101,7 +101,7 @@ pub struct BeamOptions {
     pub passages_too: bool,
     /// Collect the rows of the vertices, and bounds.
     pub with_tids: bool,
-    /// Keep what falls out of the pool, so that the search can be resumed.
+    /// Keep all that visits tell of, so that the search can be resumed.
     pub resumable: bool,
 }
 
@@ -131,15 +131,16 @@ pub struct Beam {
     seen: FxHashSet<Vertex>,
     /// Every vertex visited.
     visited: Vec<Vertex>,
-    /// Known, but not near enough for the pool.
+    /// All that visits told of, [`NONE`] too, for a search that is to go on.
     aside: Vec<(f32, Vertex)>,
     /// Results that were not taken yet.
     found: Vec<Found>,
     tids: Vec<HeapTid>,
     counters: Counters,
-    // Memory for what a visit tells.
+    // Memory for what a visit tells, and for which of it is near.
     numbers: Vec<Vertex>,
     estimates: Vec<f32>,
+    near: Vec<u32>,
 }
 
 impl Beam {
@@ -158,6 +159,7 @@ impl Beam {
             counters: Counters::default(),
             numbers: Vec::new(),
             estimates: Vec::new(),
+            near: Vec::new(),
         }
     }
 
@@ -190,14 +192,18 @@ impl Beam {
         query: &G::Query,
         width: usize,
     ) -> Result<(), Error> {
+        let mut on_its_way = NONE;
         while let Some(position) = self.next_to_visit(self.next) {
             self.next = position;
             let vertex = self.pool[position].vertex;
             // Where it came in by the last visit, all of it at once, before
             // the search needs one part after the other.
-            graph.prefetch(vertex, self.level);
+            if vertex != on_its_way {
+                graph.prefetch(vertex, self.level);
+            }
             if let Some(ahead) = self.next_to_visit(position + 1) {
-                graph.prefetch(self.pool[ahead].vertex, self.level);
+                on_its_way = self.pool[ahead].vertex;
+                graph.prefetch(on_its_way, self.level);
             }
             self.visit(graph, query, position, vertex)?;
             self.consider_all(graph.is_exact(), width);
@@ -205,47 +211,44 @@ impl Beam {
         Ok(())
     }
 
-    /// Puts the neighbours that the last visit told of where they belong.
+    /// Puts the neighbours that the last visit told of into the pool, as far as
+    /// they are near enough.
     fn consider_all(&mut self, is_exact: bool, width: usize) {
         let numbers = std::mem::take(&mut self.numbers);
         let estimates = std::mem::take(&mut self.estimates);
-        let mut farthest = self.farthest(width);
-        for (&number, &estimate) in numbers.iter().zip(&estimates) {
-            if number == NONE {
-                continue;
-            }
-            if estimate < farthest || self.pool.len() < width {
-                self.admit(estimate, number, width);
-                farthest = self.farthest(width);
-            } else if !is_exact || self.seen.insert(number) {
-                self.put_aside(estimate, number);
+        if is_exact {
+            self.seen.extend(&numbers);
+        }
+        if self.options.resumable {
+            let all = estimates.iter().zip(&numbers);
+            self.aside.extend(all.map(|(&e, &n)| (e, n)));
+        }
+        // Few are near, and which is not foreseen: a branch for each would
+        // cost more than all else here.
+        let (farthest, has_room) = (self.farthest(), self.pool.len() < width);
+        let mut near = std::mem::take(&mut self.near);
+        near.resize(numbers.len(), 0);
+        let mut count = 0;
+        for (i, &estimate) in (0_u32..).zip(estimates.iter().take(numbers.len())) {
+            near[count] = i;
+            count += usize::from((estimate < farthest) | has_room);
+        }
+        for &i in &near[..count] {
+            let (estimate, number) = (estimates[i as usize], numbers[i as usize]);
+            let is_near = self.pool.len() < width || estimate < self.farthest();
+            if number != NONE && is_near && (is_exact || self.seen.insert(number)) {
+                self.insert(estimate, number, false);
+                self.pool.truncate(width);
             }
         }
+        self.near = near;
         self.numbers = numbers;
         self.estimates = estimates;
     }
 
-    /// What is farther than this has no place in the pool. (What is infinitely
-    /// far may enter one that has room.)
-    fn farthest(&self, width: usize) -> f32 {
-        match self.pool.last() {
-            Some(last) if self.pool.len() >= width => last.key,
-            _ => f32::INFINITY,
-        }
-    }
-
-    /// Puts a vertex into the pool, unless it was in there before.
-    fn admit(&mut self, estimate: f32, vertex: Vertex, width: usize) {
-        if !self.seen.insert(vertex) {
-            return;
-        }
-        self.insert(estimate, vertex, false);
-        if self.pool.len() > width
-            && let Some(last) = self.pool.pop()
-            && !last.visited
-        {
-            self.put_aside(last.key, last.vertex);
-        }
+    /// The key of the last vertex in the pool.
+    fn farthest(&self) -> f32 {
+        self.pool.last().map_or(f32::INFINITY, |last| last.key)
     }
 
     /// Whether there are results to take.
@@ -286,6 +289,7 @@ impl Beam {
         self.pool.clear();
         self.next = 0;
         self.seen.clear();
+        self.seen.insert(NONE);
         self.seen.extend(&self.visited);
         // Of several estimates for a vertex, the smallest comes first now.
         self.aside.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
@@ -359,13 +363,15 @@ impl Beam {
         self.visited.push(vertex);
         self.counters.visited += 1;
         self.counters.estimated += self.numbers.len() as u64;
-        self.pool.remove(position);
         let Some(visit) = visit else {
+            self.pool.remove(position);
             return Ok(());
         };
         // A way through takes no place in the pool from what is sought.
-        if visit.live || self.options.passages_too {
-            self.insert(visit.key, vertex, true);
+        if !visit.live && !self.options.passages_too {
+            self.pool.remove(position);
+        } else {
+            self.settle(position, visit.key);
             self.found.push(Found {
                 distance: visit.key,
                 bound: visit.bound,
@@ -377,9 +383,20 @@ impl Beam {
         Ok(())
     }
 
-    fn put_aside(&mut self, estimate: f32, vertex: Vertex) {
-        if self.options.resumable {
-            self.aside.push((estimate, vertex));
+    /// Gives a vertex in the pool its true key, and the place that goes with it.
+    fn settle(&mut self, position: usize, key: f32) {
+        let (before, rest) = self.pool.split_at(position);
+        let new = if before.last().is_some_and(|c| c.key > key) {
+            before.partition_point(|c| c.key <= key)
+        } else {
+            position + rest[1..].partition_point(|c| c.key <= key)
+        };
+        self.pool[position].key = key;
+        self.pool[position].visited = true;
+        if new < position {
+            self.pool[new..=position].rotate_right(1);
+        } else {
+            self.pool[position..=new].rotate_left(1);
         }
     }
 

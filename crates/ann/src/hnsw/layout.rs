@@ -29,7 +29,7 @@ pub const MAX_LEVEL: u8 = 31;
 
 /// Rows with equal codes share a vertex, which has room for so many itself; the
 /// others are in [`super::postings`].
-pub const MAX_HEAP_TIDS: usize = 10;
+pub const MAX_HEAP_TIDS: usize = 8;
 
 /// `m` may be at most this.
 pub const MAX_M: u16 = 100;
@@ -251,10 +251,11 @@ pub struct Header {
 
 const HEADER_LEN: usize = size_of::<Header>();
 const TIDS_AT: usize = HEADER_LEN;
-const NEIGHBOURS_AT: usize = (TIDS_AT + MAX_HEAP_TIDS * 6).next_multiple_of(8);
+/// Eight bytes before the neighbours are reserved.
+const NEIGHBOURS_AT: usize = TIDS_AT + MAX_HEAP_TIDS * 6 + 8;
 
 const _: () = assert!(HEADER_LEN == 16);
-const _: () = assert!(NEIGHBOURS_AT == 80);
+const _: () = assert!(NEIGHBOURS_AT == 72);
 // What belongs to the graph lies on the first page of a slot.
 const _: () = assert!(NEIGHBOURS_AT + 2 * MAX_M as usize * 4 + diverse_len(MAX_M) < BODY_LEN);
 
@@ -614,5 +615,36 @@ impl<'a> SlotMut<'a> {
         for (position, place) in places.iter().enumerate() {
             self.bytes[diverse.start + position / 8] |= u8::from(place.diverse) << (position % 8);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hnsw::codec::AnyCodec;
+
+    fn layout(dimension: u32, storage: Storage) -> Layout {
+        let options = Options {
+            dimension,
+            m: 16,
+            ef_construction: 64,
+            metric: Metric::Cosine,
+            storage,
+            seed: 0,
+        };
+        let codec = AnyCodec::new(&options).expect("cosine has both storages");
+        Layout::new(&options, &codec)
+    }
+
+    /// A few bytes more would double the size of such an index.
+    #[test]
+    fn slots_of_common_dimensions_fill_their_pages() {
+        let fused = |dimension| layout(dimension, Storage::Fused);
+        assert_eq!(fused(384).slots_per_page, 3);
+        assert_eq!(fused(768).slots_per_page, 1);
+        assert_eq!(fused(1536).pages_per_slot, 1);
+        assert_eq!(fused(3072).pages_per_slot, 2);
+        assert_eq!(layout(384, Storage::Plain).slots_per_page, 4);
+        assert_eq!(layout(768, Storage::Plain).slots_per_page, 2);
     }
 }

@@ -74,10 +74,10 @@ pub(crate) mod tests {
     /// What the operators compute.
     pub(crate) fn operator(kernels: &simd::Kernels, metric: Metric, a: &[f32], b: &[f32]) -> f64 {
         match metric {
-            Metric::L2 => f64::from((kernels.l2_squared)(a, b)).sqrt(),
-            Metric::InnerProduct => f64::from(-(kernels.inner_product)(a, b)),
+            Metric::L2 => f64::from((kernels.single.l2_squared)(a, b)).sqrt(),
+            Metric::InnerProduct => f64::from(-(kernels.single.inner_product)(a, b)),
             _ => {
-                let (ab, aa, bb) = (kernels.cosine_parts)(a, b);
+                let (ab, aa, bb) = (kernels.single.cosine_parts)(a, b);
                 let norms = (f64::from(aa) * f64::from(bb)).sqrt();
                 1.0 - (f64::from(ab) / norms).clamp(-1.0, 1.0)
             }
@@ -148,7 +148,7 @@ pub(crate) mod tests {
             assert!(codec.encode(&b, code.bytes_mut()));
             let bound = codec.bound(&query, code.bytes(), codec.key(&query, code.bytes()));
             let exact = operator(simd::kernels(), metric, &a, &b);
-            let norm = f64::from((simd::kernels().inner_product)(&a, &a)).sqrt();
+            let norm = f64::from((simd::kernels().single.inner_product)(&a, &a)).sqrt();
             let size = match metric {
                 Metric::L2 => norm,
                 Metric::InnerProduct => norm * norm,

@@ -1,5 +1,7 @@
 //! The kernels, once, over any vector register.
 
+use half::f16;
+
 /// A register of `f32` lanes.
 ///
 /// # Safety
@@ -16,6 +18,8 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// Loads `n < LANES` values from `p`; the other lanes are zero.
     unsafe fn load_partial(p: *const f32, n: usize) -> Self;
+    /// Loads `LANES` half-precision values from `p`, which needs no alignment.
+    unsafe fn load_half(p: *const f16) -> Self;
     /// Loads `LANES` bytes from `p`, which needs no alignment, as numbers.
     unsafe fn load_i8(p: *const i8) -> Self;
     /// All lanes the same.
@@ -38,6 +42,45 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
 }
 
+/// Components that a register of `f32` lanes can be loaded from.
+pub(super) trait Component: Copy {
+    /// Loads `LANES` values from `p`, which needs no alignment.
+    unsafe fn load<V: Lanes>(p: *const Self) -> V;
+    /// Loads `n < LANES` values from `p`; the other lanes are zero.
+    unsafe fn load_partial<V: Lanes>(p: *const Self, n: usize) -> V;
+}
+
+impl Component for f32 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(p: *const f32) -> V {
+        // SAFETY: passed on.
+        unsafe { V::load(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<V: Lanes>(p: *const f32, n: usize) -> V {
+        // SAFETY: passed on.
+        unsafe { V::load_partial(p, n) }
+    }
+}
+
+impl Component for f16 {
+    #[inline(always)]
+    unsafe fn load<V: Lanes>(p: *const f16) -> V {
+        // SAFETY: passed on.
+        unsafe { V::load_half(p) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<V: Lanes>(p: *const f16, n: usize) -> V {
+        // As many as the widest register has.
+        let mut lanes = [f16::ZERO; 16];
+        // SAFETY: `n < LANES <= 16` values are readable at `p`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
+            V::load_half(lanes.as_ptr())
+        }
+    }
+}
+
 /// Folds two slices with `step(acc, a, b)`, in four independent accumulators
 /// so that the latency of one addition does not bound the throughput.
 ///
@@ -45,7 +88,7 @@ pub(super) unsafe trait Lanes: Copy {
 ///
 /// The processor has `V`'s instruction set.
 #[inline(always)]
-unsafe fn fold<V: Lanes>(a: &[f32], b: &[f32], step: impl Fn(V, V, V) -> V) -> f32 {
+unsafe fn fold<V: Lanes, T: Component>(a: &[T], b: &[T], step: impl Fn(V, V, V) -> V) -> f32 {
     assert_eq!(a.len(), b.len(), "vectors of different dimensions");
     let n = a.len();
     let (pa, pb) = (a.as_ptr(), b.as_ptr());
@@ -57,20 +100,20 @@ unsafe fn fold<V: Lanes>(a: &[f32], b: &[f32], step: impl Fn(V, V, V) -> V) -> f
         while i + 4 * V::LANES <= n {
             for (k, acc) in acc.iter_mut().enumerate() {
                 let at = i + k * V::LANES;
-                *acc = step(*acc, V::load(pa.add(at)), V::load(pb.add(at)));
+                *acc = step(*acc, T::load(pa.add(at)), T::load(pb.add(at)));
             }
             i += 4 * V::LANES;
         }
         while i + V::LANES <= n {
-            acc[0] = step(acc[0], V::load(pa.add(i)), V::load(pb.add(i)));
+            acc[0] = step(acc[0], T::load(pa.add(i)), T::load(pb.add(i)));
             i += V::LANES;
         }
         if i < n {
             let rest = n - i;
             acc[1] = step(
                 acc[1],
-                V::load_partial(pa.add(i), rest),
-                V::load_partial(pb.add(i), rest),
+                T::load_partial(pa.add(i), rest),
+                T::load_partial(pb.add(i), rest),
             );
         }
         acc[0].add(acc[1]).add(acc[2].add(acc[3])).sum()
@@ -83,10 +126,10 @@ unsafe fn fold<V: Lanes>(a: &[f32], b: &[f32], step: impl Fn(V, V, V) -> V) -> f
 ///
 /// The processor has `V`'s instruction set.
 #[inline(always)]
-pub(super) unsafe fn l2_squared<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) unsafe fn l2_squared<V: Lanes, T: Component>(a: &[T], b: &[T]) -> f32 {
     // SAFETY: the caller vouches for the instruction set.
     unsafe {
-        fold::<V>(a, b, |acc, x, y| {
+        fold::<V, T>(a, b, |acc, x, y| {
             let d = x.sub(y);
             d.mul_add(d, acc)
         })
@@ -99,9 +142,9 @@ pub(super) unsafe fn l2_squared<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
 ///
 /// The processor has `V`'s instruction set.
 #[inline(always)]
-pub(super) unsafe fn inner_product<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) unsafe fn inner_product<V: Lanes, T: Component>(a: &[T], b: &[T]) -> f32 {
     // SAFETY: the caller vouches for the instruction set.
-    unsafe { fold::<V>(a, b, |acc, x, y| x.mul_add(y, acc)) }
+    unsafe { fold::<V, T>(a, b, |acc, x, y| x.mul_add(y, acc)) }
 }
 
 /// Σ |aᵢ − bᵢ|.
@@ -110,9 +153,9 @@ pub(super) unsafe fn inner_product<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
 ///
 /// The processor has `V`'s instruction set.
 #[inline(always)]
-pub(super) unsafe fn l1<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
+pub(super) unsafe fn l1<V: Lanes, T: Component>(a: &[T], b: &[T]) -> f32 {
     // SAFETY: the caller vouches for the instruction set.
-    unsafe { fold::<V>(a, b, |acc, x, y| acc.add(x.sub(y).abs())) }
+    unsafe { fold::<V, T>(a, b, |acc, x, y| acc.add(x.sub(y).abs())) }
 }
 
 /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
@@ -121,14 +164,14 @@ pub(super) unsafe fn l1<V: Lanes>(a: &[f32], b: &[f32]) -> f32 {
 ///
 /// The processor has `V`'s instruction set.
 #[inline(always)]
-pub(super) unsafe fn cosine_parts<V: Lanes>(a: &[f32], b: &[f32]) -> (f32, f32, f32) {
+pub(super) unsafe fn cosine_parts<V: Lanes, T: Component>(a: &[T], b: &[T]) -> (f32, f32, f32) {
     // SAFETY: the caller vouches for the instruction set. Three passes over
     // slices that the first one brought into the cache keep one loop shape.
     unsafe {
         (
-            inner_product::<V>(a, b),
-            inner_product::<V>(a, a),
-            inner_product::<V>(b, b),
+            inner_product::<V, T>(a, b),
+            inner_product::<V, T>(a, a),
+            inner_product::<V, T>(b, b),
         )
     }
 }
@@ -207,6 +250,43 @@ pub(super) unsafe fn sign_code<V: Lanes>(
     }
 }
 
+/// How many bits differ.
+#[inline(always)]
+pub(super) fn hamming(a: &[u8], b: &[u8]) -> u64 {
+    assert_eq!(a.len(), b.len(), "bit strings of different lengths");
+    words(a, b)
+        .map(|(a, b)| u64::from((a ^ b).count_ones()))
+        .sum()
+}
+
+/// How many bits are set in both, and how many in either.
+#[inline(always)]
+pub(super) fn common_bits(a: &[u8], b: &[u8]) -> (u64, u64) {
+    assert_eq!(a.len(), b.len(), "bit strings of different lengths");
+    words(a, b).fold((0, 0), |(both, either), (a, b)| {
+        (
+            both + u64::from((a & b).count_ones()),
+            either + u64::from((a | b).count_ones()),
+        )
+    })
+}
+
+/// The bytes of two slices of one length, eight at a time; the last words are
+/// filled up with zeros.
+#[inline(always)]
+fn words<'a>(a: &'a [u8], b: &'a [u8]) -> impl Iterator<Item = (u64, u64)> {
+    let (a, a_rest) = a.as_chunks::<8>();
+    let (b, b_rest) = b.as_chunks::<8>();
+    let last = |rest: &[u8]| {
+        let bytes = rest.iter().rev();
+        bytes.fold(0_u64, |word, &byte| word << 8 | u64::from(byte))
+    };
+    let whole = a.iter().zip(b);
+    whole
+        .map(|(&a, &b)| (u64::from_le_bytes(a), u64::from_le_bytes(b)))
+        .chain([(last(a_rest), last(b_rest))])
+}
+
 /// The Walsh-Hadamard transform, not scaled, in place. The length is a power
 /// of two.
 #[inline(always)]
@@ -278,7 +358,8 @@ pub(super) fn fill_table(query: &[f32], step: f32, table: &mut [u8]) {
 macro_rules! kernels {
     // `$d` is a dollar sign, for the macro inside.
     ($d:tt $name:literal, $lanes:ty, $scan:path $(, $feature:literal)?) => {{
-        use crate::simd::{Kernels, generic};
+        use crate::simd::{Distances, Kernels, generic};
+        use half::f16;
 
         /// A kernel compiled for the instruction set, as a safe function: the
         /// table is handed out only by `available`, after it has found the set
@@ -295,14 +376,31 @@ macro_rules! kernels {
                 |$d($argument),*| unsafe { compiled($d($argument),*) }
             }};
         }
+        macro_rules! distances {
+            ($component:ty) => {
+                Distances::<$component> {
+                    l2_squared: kernel!(
+                        (a: &[$component], b: &[$component]) -> f32,
+                        generic::l2_squared::<$lanes, $component>(a, b)),
+                    inner_product: kernel!(
+                        (a: &[$component], b: &[$component]) -> f32,
+                        generic::inner_product::<$lanes, $component>(a, b)),
+                    l1: kernel!(
+                        (a: &[$component], b: &[$component]) -> f32,
+                        generic::l1::<$lanes, $component>(a, b)),
+                    cosine_parts: kernel!(
+                        (a: &[$component], b: &[$component]) -> (f32, f32, f32),
+                        generic::cosine_parts::<$lanes, $component>(a, b)),
+                }
+            };
+        }
         Kernels {
             name: $name,
-            l2_squared: kernel!((a: &[f32], b: &[f32]) -> f32, generic::l2_squared::<$lanes>(a, b)),
-            inner_product: kernel!(
-                (a: &[f32], b: &[f32]) -> f32, generic::inner_product::<$lanes>(a, b)),
-            l1: kernel!((a: &[f32], b: &[f32]) -> f32, generic::l1::<$lanes>(a, b)),
-            cosine_parts: kernel!(
-                (a: &[f32], b: &[f32]) -> (f32, f32, f32), generic::cosine_parts::<$lanes>(a, b)),
+            single: distances!(f32),
+            half: distances!(f16),
+            hamming: kernel!((a: &[u8], b: &[u8]) -> u64, generic::hamming(a, b)),
+            common_bits: kernel!(
+                (a: &[u8], b: &[u8]) -> (u64, u64), generic::common_bits(a, b)),
             inner_product_i8: kernel!(
                 (a: &[f32], b: &[i8]) -> f32, generic::inner_product_i8::<$lanes>(a, b)),
             inner_product_bytes: kernel!(

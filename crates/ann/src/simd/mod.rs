@@ -1,4 +1,4 @@
-//! Distance kernels over `f32`, with run-time dispatch.
+//! Distance kernels over `f32`, `f16` and bits, with run-time dispatch.
 //!
 //! Each distance is written once, in [`generic`], over a small trait of vector
 //! registers ([`generic::Lanes`]). A file per instruction set implements the
@@ -24,13 +24,25 @@ mod x86;
 
 use std::sync::LazyLock;
 
+use half::f16;
+
 /// A distance kernel over two slices of the same length.
 ///
 /// Panics if the lengths differ.
-pub type Kernel = fn(&[f32], &[f32]) -> f32;
+pub type Kernel<T> = fn(&[T], &[T]) -> f32;
 
-/// A kernel that returns three sums, see [`Kernels::cosine_parts`].
-pub type CosineKernel = fn(&[f32], &[f32]) -> (f32, f32, f32);
+/// The distance kernels for components of one type. Sums are kept in `f32`.
+#[derive(Clone, Copy)]
+pub struct Distances<T> {
+    /// Σ (aᵢ − bᵢ)².
+    pub l2_squared: Kernel<T>,
+    /// Σ aᵢ·bᵢ.
+    pub inner_product: Kernel<T>,
+    /// Σ |aᵢ − bᵢ|.
+    pub l1: Kernel<T>,
+    /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
+    pub cosine_parts: fn(&[T], &[T]) -> (f32, f32, f32),
+}
 
 /// A kernel that packs signs and returns four sums, see [`Kernels::sign_code`].
 pub type SignKernel = fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4];
@@ -40,14 +52,14 @@ pub type SignKernel = fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4];
 pub struct Kernels {
     /// Name of the instruction set, for reports.
     pub name: &'static str,
-    /// Σ (aᵢ − bᵢ)².
-    pub l2_squared: Kernel,
-    /// Σ aᵢ·bᵢ.
-    pub inner_product: Kernel,
-    /// Σ |aᵢ − bᵢ|.
-    pub l1: Kernel,
-    /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ², in one pass.
-    pub cosine_parts: CosineKernel,
+    /// For single precision.
+    pub single: Distances<f32>,
+    /// For half precision.
+    pub half: Distances<f16>,
+    /// How many bits of two strings of one length differ.
+    pub hamming: fn(&[u8], &[u8]) -> u64,
+    /// How many bits are set in both of two strings, and how many in either.
+    pub common_bits: fn(&[u8], &[u8]) -> (u64, u64),
     /// Σ aᵢ·bᵢ of numbers and bytes, of a length that 64 divides.
     pub inner_product_i8: fn(&[f32], &[i8]) -> f32,
     /// Σ aᵢ·bᵢ of bytes, at most 2¹⁷ of them.

@@ -6,6 +6,8 @@
 
 use std::arch::aarch64::*;
 
+use half::f16;
+
 use super::Kernels;
 use super::generic::{Lanes, kernels};
 
@@ -66,6 +68,12 @@ unsafe impl Lanes for float32x4_t {
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
         vld1q_f32(p)
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const f16) -> Self {
+        // Four values; the compiler knows the instruction for them.
+        let values = p.cast::<[f16; 4]>().read_unaligned();
+        vld1q_f32(values.map(f16::to_f32).as_ptr())
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {

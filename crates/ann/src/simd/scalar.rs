@@ -1,6 +1,8 @@
 //! One lane at a time: works everywhere, and is the smallest instance of the
 //! generic kernels.
 
+use half::f16;
+
 use super::Kernels;
 use super::generic::{Lanes, kernels};
 
@@ -25,6 +27,11 @@ unsafe impl Lanes for One {
     unsafe fn load_partial(_p: *const f32, _n: usize) -> Self {
         // `n < LANES` leaves only zero values to load.
         One(0.0)
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const f16) -> Self {
+        // SAFETY: the caller gives a readable value.
+        One(unsafe { p.read_unaligned() }.to_f32())
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {

@@ -6,23 +6,33 @@
 
 use std::arch::x86_64::*;
 
+use half::f16;
+
 use super::Kernels;
 use super::generic::{Lanes, kernels};
 
 /// The instruction sets of this file that the processor has, best first.
 pub(super) fn available() -> Vec<Kernels> {
     let mut sets = Vec::new();
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("popcnt")
+    {
         sets.push(AVX512);
     }
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("popcnt")
+    {
         sets.push(AVX2);
     }
     sets
 }
 
-const AVX512: Kernels = kernels!($ "avx512", __m512, scan_block_avx512, "avx512f,avx512bw");
-const AVX2: Kernels = kernels!($ "avx2", __m256, scan_block_avx2, "avx2,fma");
+const AVX512: Kernels = kernels!(
+    $ "avx512", __m512, scan_block_avx512, "avx512f,avx512bw,popcnt");
+const AVX2: Kernels = kernels!($ "avx2", __m256, scan_block_avx2, "avx2,fma,f16c,popcnt");
 
 /// Bytes of a table whose sums fit into 16 bits: those of 1024 dimensions.
 const WIDEN_AFTER: usize = 4096;
@@ -138,6 +148,10 @@ unsafe impl Lanes for __m512 {
         _mm512_maskz_loadu_ps((1_u16 << n) - 1, p)
     }
     #[inline(always)]
+    unsafe fn load_half(p: *const f16) -> Self {
+        _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
     }
@@ -180,7 +194,7 @@ unsafe impl Lanes for __m512 {
     }
 }
 
-// SAFETY: the methods use AVX2 and FMA only.
+// SAFETY: the methods use AVX2, FMA and F16C only.
 unsafe impl Lanes for __m256 {
     const LANES: usize = 8;
 
@@ -198,6 +212,10 @@ unsafe impl Lanes for __m256 {
         let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane);
         // Masked-out lanes are not read.
         _mm256_maskload_ps(p, mask)
+    }
+    #[inline(always)]
+    unsafe fn load_half(p: *const f16) -> Self {
+        _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {

@@ -10,7 +10,7 @@ use crate::simd::{self, Kernel};
 pub struct Plain {
     dimension: usize,
     metric: Metric,
-    kernel: Kernel,
+    kernel: Kernel<f32>,
 }
 
 impl Plain {

@@ -1,10 +1,14 @@
-//! The `vector` type: a variable-length array of `f32`.
+//! The types `vector` and `halfvec`: variable-length arrays of `f32` and `f16`.
 //!
 //! On disk (as in pgvector): the varlena header, the number of dimensions and
 //! an unused field of two bytes each, then the components.
 
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
+
+use ann::simd::{Distances, kernels};
+use half::f16;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pg_sys;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -29,22 +33,81 @@ struct Header {
 const HEADER_LEN: usize = size_of::<Header>();
 const _: () = assert!(HEADER_LEN == 8);
 
+/// What a vector has for each dimension.
+pub trait Component: Copy + 'static {
+    /// The vector type's name in SQL.
+    const TYPE: &'static str;
+
+    /// The nearest value, which may be infinite.
+    fn round(value: f32) -> Self;
+    /// The same value.
+    fn to_f32(self) -> f32;
+    /// The same values.
+    fn widen(values: &[Self]) -> Cow<'_, [f32]>;
+    /// The distances of vectors of such components.
+    fn distances() -> &'static Distances<Self>;
+}
+
+impl Component for f32 {
+    const TYPE: &'static str = "vector";
+
+    fn round(value: f32) -> f32 {
+        value
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+    fn widen(values: &[f32]) -> Cow<'_, [f32]> {
+        Cow::Borrowed(values)
+    }
+    fn distances() -> &'static Distances<f32> {
+        &kernels().single
+    }
+}
+
+impl Component for f16 {
+    const TYPE: &'static str = "halfvec";
+
+    fn round(value: f32) -> f16 {
+        f16::from_f32(value)
+    }
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    fn widen(values: &[f16]) -> Cow<'_, [f32]> {
+        Cow::Owned(values.iter().map(|x| x.to_f32()).collect())
+    }
+    fn distances() -> &'static Distances<f16> {
+        &kernels().half
+    }
+}
+
 /// A vector argument: its components, all finite.
 #[derive(Clone, Copy)]
-pub struct Vector<'a>(&'a [f32]);
+pub struct Dense<'a, T>(&'a [T]);
 
-impl<'a> Vector<'a> {
+/// An argument of type `vector`.
+pub type Vector<'a> = Dense<'a, f32>;
+/// An argument of type `halfvec`.
+pub type HalfVector<'a> = Dense<'a, f16>;
+
+impl<'a, T: Component> Dense<'a, T> {
     /// The components.
-    pub fn values(self) -> &'a [f32] {
+    pub fn values(self) -> &'a [T] {
         self.0
     }
 
-    /// Reads a datum of type `vector`; a toasted one is copied into the
-    /// current memory context.
+    /// The components in single precision.
+    pub fn widened(self) -> Cow<'a, [f32]> {
+        T::widen(self.0)
+    }
+
+    /// Reads a datum of the type; a toasted one is copied into the current
+    /// memory context.
     ///
     /// # Safety
     ///
-    /// `datum` is a non-null `vector` datum that lives for `'a`, and so does
+    /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: the caller gives a varlena; detoasting returns a plain one
@@ -60,28 +123,56 @@ impl<'a> Vector<'a> {
             let size = varsize_any(plain);
             let header = plain.cast::<Header>();
             let dim = if size < HEADER_LEN { -1 } else { (*header).dim };
-            if dim < 1 || size != HEADER_LEN + dim as usize * size_of::<f32>() {
+            if dim < 1 || size != HEADER_LEN + dim as usize * size_of::<T>() {
                 raise(
                     PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                    format!("a vector of {size} bytes claims to have {dim} dimensions"),
+                    format!(
+                        "a {} of {size} bytes claims to have {dim} dimensions",
+                        T::TYPE
+                    ),
                 );
             }
-            let values = plain.cast::<u8>().add(HEADER_LEN).cast::<f32>();
-            Vector(std::slice::from_raw_parts(values, dim as usize))
+            let values = plain.cast::<u8>().add(HEADER_LEN).cast::<T>();
+            Dense(std::slice::from_raw_parts(values, dim as usize))
         }
     }
 }
 
 /// A vector to be returned.
-pub struct OwnedVector(Vec<f32>);
+pub struct Owned<T>(Vec<T>);
 
-impl OwnedVector {
+/// A `vector` to be returned.
+pub type OwnedVector = Owned<f32>;
+/// A `halfvec` to be returned.
+pub type OwnedHalfVector = Owned<f16>;
+
+impl<T: Component> Owned<T> {
     /// A vector of these components, or an ERROR if there are too few or too
     /// many of them, or one is not finite.
-    pub fn checked(values: Vec<f32>) -> Self {
-        check_dimensions(values.len());
-        values.iter().for_each(|&x| check_finite(x));
-        OwnedVector(values)
+    pub fn checked(values: Vec<T>) -> Self {
+        check_dimensions::<T>(values.len());
+        values.iter().for_each(|&x| check_finite::<T>(x.to_f32()));
+        Owned(values)
+    }
+
+    /// A vector of the rounded values, or an ERROR as for [`Owned::checked`], or
+    /// if the type has no number as large as one of them.
+    pub fn rounded(values: &[f32]) -> Self {
+        let round = |&value: &f32| {
+            let rounded = T::round(value);
+            if rounded.to_f32().is_infinite() && value.is_finite() {
+                raise(
+                    PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+                    format!(
+                        "\"{}\" is out of range for type {}",
+                        super::text::shortest(value),
+                        T::TYPE
+                    ),
+                );
+            }
+            rounded
+        };
+        Self::checked(values.iter().map(round).collect())
     }
 
     /// Copies the vector into the current memory context.
@@ -90,9 +181,9 @@ impl OwnedVector {
     }
 }
 
-/// Writes components as a `vector` datum into the current memory context.
+/// Writes components as a datum of their type into the current memory context.
 /// There are at most [`MAX_DIMENSIONS`] of them.
-pub fn new_datum(values: &[f32]) -> pg_sys::Datum {
+pub fn new_datum<T: Component>(values: &[T]) -> pg_sys::Datum {
     debug_assert!(values.len() <= MAX_DIMENSIONS);
     let size = HEADER_LEN + size_of_val(values);
     // SAFETY: palloc returns `size` writable bytes, aligned for the header.
@@ -102,24 +193,27 @@ pub fn new_datum(values: &[f32]) -> pg_sys::Datum {
         let header = datum.cast::<Header>();
         (*header).dim = values.len() as i16;
         (*header).unused = 0;
-        let stored = datum.cast::<u8>().add(HEADER_LEN).cast::<f32>();
+        let stored = datum.cast::<u8>().add(HEADER_LEN).cast::<T>();
         std::ptr::copy_nonoverlapping(values.as_ptr(), stored, values.len());
         pg_sys::Datum::from(datum)
     }
 }
 
 /// Raises an ERROR unless a vector can have so many dimensions.
-pub fn check_dimensions(count: usize) {
+pub fn check_dimensions<T: Component>(count: usize) {
     if count < 1 {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            "vector must have at least 1 dimension",
+            format!("{} must have at least 1 dimension", T::TYPE),
         );
     }
     if count > MAX_DIMENSIONS {
         raise(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("vector cannot have more than {MAX_DIMENSIONS} dimensions"),
+            format!(
+                "{} cannot have more than {MAX_DIMENSIONS} dimensions",
+                T::TYPE
+            ),
         );
     }
 }
@@ -136,12 +230,13 @@ pub fn check_typmod(typmod: i32, count: usize) {
 }
 
 /// Raises an ERROR unless two vectors have the same number of dimensions.
-pub fn check_same(a: Vector<'_>, b: Vector<'_>) {
+pub fn check_same<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) {
     if a.0.len() != b.0.len() {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!(
-                "different vector dimensions {} and {}",
+                "different {} dimensions {} and {}",
+                T::TYPE,
                 a.0.len(),
                 b.0.len()
             ),
@@ -150,28 +245,28 @@ pub fn check_same(a: Vector<'_>, b: Vector<'_>) {
 }
 
 /// Raises an ERROR unless a vector can have this component.
-pub fn check_finite(value: f32) {
+pub fn check_finite<T: Component>(value: f32) {
     if value.is_nan() {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            "NaN not allowed in vector",
+            format!("NaN not allowed in {}", T::TYPE),
         );
     }
     if value.is_infinite() {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            "infinite value not allowed in vector",
+            format!("infinite value not allowed in {}", T::TYPE),
         );
     }
 }
 
-// SAFETY: a `vector` argument is a varlena, read by `from_datum`.
-unsafe impl<'fcx> ArgAbi<'fcx> for Vector<'fcx> {
+// SAFETY: an argument of the type is a varlena, read by `from_datum`.
+unsafe impl<'fcx, T: Component> ArgAbi<'fcx> for Dense<'fcx, T> {
     unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
         // SAFETY: the functions are strict, or take an `Option`.
         unsafe {
             match arg.unbox_arg_using_from_datum::<pg_sys::Datum>() {
-                Some(datum) => Vector::from_datum(datum),
+                Some(datum) => Dense::from_datum(datum),
                 None => raise(
                     PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
                     "a vector argument is null",
@@ -182,7 +277,7 @@ unsafe impl<'fcx> ArgAbi<'fcx> for Vector<'fcx> {
 }
 
 // SAFETY: the datum is a varlena in the function's memory context.
-unsafe impl BoxRet for OwnedVector {
+unsafe impl<T: Component> BoxRet for Owned<T> {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
         // SAFETY: the datum was made for this call.
         unsafe { fcinfo.return_raw_datum(self.into_datum()) }
@@ -207,10 +302,11 @@ pub(crate) use sql_type;
 
 sql_type!(['a] Vector<'a>, "vector");
 sql_type!([] OwnedVector, "vector");
+sql_type!(['a] HalfVector<'a>, "halfvec");
+sql_type!([] OwnedHalfVector, "halfvec");
 
-/// `vector(n)`: n as a type modifier.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_typmod_in(list: pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
+/// The dimensions that a type modifier names.
+fn parse_typmod<T: Component>(list: &pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
     let invalid =
         |message: String| -> ! { raise(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message) };
     let parse = |text: &core::ffi::CStr| -> i32 {
@@ -228,20 +324,55 @@ fn vector_typmod_in(list: pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
         invalid("invalid type modifier".into())
     };
     if dimensions < 1 {
-        invalid("dimensions for type vector must be at least 1".into());
+        invalid(format!(
+            "dimensions for type {} must be at least 1",
+            T::TYPE
+        ));
     }
     if dimensions as usize > MAX_DIMENSIONS {
         invalid(format!(
-            "dimensions for type vector cannot exceed {MAX_DIMENSIONS}"
+            "dimensions for type {} cannot exceed {MAX_DIMENSIONS}",
+            T::TYPE
         ));
     }
     dimensions
 }
 
-/// The binary format: dimensions and zero as two bytes each, then the
+/// Components as bytes in the order of the network.
+trait Wire: Component {
+    /// Reads one.
+    ///
+    /// # Safety
+    ///
+    /// `message` is a message that is being read.
+    unsafe fn read(message: *mut pg_sys::StringInfoData) -> Self;
+    /// Writes one.
+    fn write(self, message: &mut Vec<u8>);
+}
+
+impl Wire for f32 {
+    unsafe fn read(message: *mut pg_sys::StringInfoData) -> f32 {
+        // SAFETY: the server checks that there is one.
+        unsafe { pg_sys::pq_getmsgfloat4(message) }
+    }
+    fn write(self, message: &mut Vec<u8>) {
+        message.extend(self.to_be_bytes());
+    }
+}
+
+impl Wire for f16 {
+    unsafe fn read(message: *mut pg_sys::StringInfoData) -> f16 {
+        // SAFETY: the server checks that there is one.
+        f16::from_bits(unsafe { pg_sys::pq_getmsgint(message, 2) } as u16)
+    }
+    fn write(self, message: &mut Vec<u8>) {
+        message.extend(self.to_be_bytes());
+    }
+}
+
+/// Reads the binary format: dimensions and zero as two bytes each, then the
 /// components, all big-endian.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_recv(message: pgrx::datum::Internal, _element: pg_sys::Oid, typmod: i32) -> OwnedVector {
+fn receive<T: Wire>(message: &pgrx::datum::Internal, typmod: i32) -> Owned<T> {
     // SAFETY: a receive function gets a StringInfo; the pq_ functions check
     // that it holds what they are asked for.
     unsafe {
@@ -254,7 +385,7 @@ fn vector_recv(message: pgrx::datum::Internal, _element: pg_sys::Oid, typmod: i3
         let message = std::ptr::from_ref(message).cast_mut();
         let dim = pg_sys::pq_getmsgint(message, 2) as u16 as i16;
         let unused = pg_sys::pq_getmsgint(message, 2) as u16 as i16;
-        check_dimensions(usize::try_from(dim).unwrap_or(0));
+        check_dimensions::<T>(usize::try_from(dim).unwrap_or(0));
         check_typmod(typmod, dim as usize);
         if unused != 0 {
             raise_with_detail(
@@ -263,18 +394,42 @@ fn vector_recv(message: pgrx::datum::Internal, _element: pg_sys::Oid, typmod: i3
                 "The second field of the binary format of a vector is reserved.",
             );
         }
-        let values = (0..dim).map(|_| pg_sys::pq_getmsgfloat4(message)).collect();
-        OwnedVector::checked(values)
+        Owned::checked((0..dim).map(|_| T::read(message)).collect())
     }
 }
 
-/// The binary format, see [`vector_recv`].
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_send(vector: Vector<'_>) -> Vec<u8> {
+/// Writes the binary format, see [`receive`].
+fn send<T: Wire>(vector: Dense<'_, T>) -> Vec<u8> {
     let values = vector.values();
     let mut message = Vec::with_capacity(4 + size_of_val(values));
     message.extend((values.len() as i16).to_be_bytes());
     message.extend(0_i16.to_be_bytes());
-    message.extend(values.iter().flat_map(|x| x.to_be_bytes()));
+    values.iter().for_each(|x| x.write(&mut message));
     message
 }
+
+/// The functions of a type that its definition names.
+macro_rules! type_functions {
+    ($component:ty: $typmod_in:ident, $recv:ident, $send:ident) => {
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $typmod_in(list: pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
+            parse_typmod::<$component>(&list)
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $recv(
+            message: pgrx::datum::Internal,
+            _element: pg_sys::Oid,
+            typmod: i32,
+        ) -> Owned<$component> {
+            receive(&message, typmod)
+        }
+
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $send(vector: Dense<'_, $component>) -> Vec<u8> {
+            send(vector)
+        }
+    };
+}
+type_functions!(f32: vector_typmod_in, vector_recv, vector_send);
+type_functions!(f16: halfvec_typmod_in, halfvec_recv, halfvec_send);

@@ -1,0 +1,99 @@
+-- What vector and halfvec have alike: aggregates, casts, operators and classes.
+DO $$
+DECLARE
+    type text;
+    other text;
+    name text;
+    item record;
+BEGIN
+    FOREACH type IN ARRAY ARRAY['vector', 'halfvec'] LOOP
+        EXECUTE format('CREATE AGGREGATE avg(%1$I) (
+            SFUNC = %2$I, STYPE = double precision[], FINALFUNC = %3$I, COMBINEFUNC = %4$I,
+            INITCOND = ''{0}'', PARALLEL = SAFE)', type, type || '_accum', type || '_avg', type || '_combine');
+        EXECUTE format('CREATE AGGREGATE sum(%1$I) (
+            SFUNC = %2$I, STYPE = %1$I, COMBINEFUNC = %2$I, PARALLEL = SAFE)', type, type || '_add');
+
+        -- Casts.
+        EXECUTE format('CREATE CAST (%1$I AS %1$I)
+            WITH FUNCTION %1$I(%1$I, integer, boolean) AS IMPLICIT', type);
+        FOREACH other IN ARRAY ARRAY['integer[]', 'real[]', 'double precision[]', 'numeric[]'] LOOP
+            EXECUTE format('CREATE CAST (%2$s AS %1$I)
+                WITH FUNCTION %3$I(%2$s, integer, boolean) AS ASSIGNMENT', type, other, 'array_to_' || type);
+        END LOOP;
+
+        -- Distances and arithmetic.
+        FOR item IN SELECT * FROM (VALUES
+            ('<->', 'l2_distance', true), ('<#>', type || '_negative_inner_product', true),
+            ('<=>', 'cosine_distance', true), ('<+>', 'l1_distance', true),
+            ('+', type || '_add', true), ('-', type || '_sub', false),
+            ('*', type || '_mul', true), ('||', type || '_concat', false)
+        ) AS operators (symbol, function, commutes) LOOP
+            EXECUTE format('CREATE OPERATOR %2$s (LEFTARG = %1$I, RIGHTARG = %1$I, FUNCTION = %3$I%4$s)',
+                type, item.symbol, item.function,
+                CASE WHEN item.commutes THEN ', COMMUTATOR = ' || item.symbol END);
+        END LOOP;
+
+        -- Comparison.
+        FOR item IN SELECT * FROM (VALUES
+            ('<', 'lt', '>', '>=', 'scalarlt'), ('<=', 'le', '>=', '>', 'scalarle'),
+            ('=', 'eq', '=', '<>', 'eq'), ('<>', 'ne', '<>', '=', 'neq'),
+            ('>=', 'ge', '<=', '<', 'scalarge'), ('>', 'gt', '<', '<=', 'scalargt')
+        ) AS operators (symbol, function, commutator, negator, estimator) LOOP
+            EXECUTE format('CREATE OPERATOR %2$s (
+                LEFTARG = %1$I, RIGHTARG = %1$I, FUNCTION = %3$I, COMMUTATOR = %4$s, NEGATOR = %5$s,
+                RESTRICT = %6$I, JOIN = %7$I)',
+                type, item.symbol, type || '_' || item.function, item.commutator, item.negator,
+                item.estimator || 'sel', item.estimator || 'joinsel');
+        END LOOP;
+        EXECUTE format('CREATE OPERATOR CLASS %2$I DEFAULT FOR TYPE %1$I USING btree AS
+            OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+            FUNCTION 1 %3$I(%1$I, %1$I)', type, type || '_ops', type || '_cmp');
+    END LOOP;
+END
+$$;
+
+-- Between types. vector has the wider range: only halfvec may be too narrow.
+CREATE CAST (vector AS real[])
+    WITH FUNCTION vector_to_float4(vector, integer, boolean) AS IMPLICIT;
+CREATE CAST (halfvec AS real[])
+    WITH FUNCTION halfvec_to_float4(halfvec, integer, boolean) AS ASSIGNMENT;
+CREATE CAST (halfvec AS vector)
+    WITH FUNCTION halfvec_to_vector(halfvec, integer, boolean) AS ASSIGNMENT;
+CREATE CAST (vector AS halfvec)
+    WITH FUNCTION vector_to_halfvec(vector, integer, boolean) AS IMPLICIT;
+
+-- Bit strings.
+CREATE OPERATOR <~> (
+    LEFTARG = bit, RIGHTARG = bit, FUNCTION = hamming_distance, COMMUTATOR = <~>
+);
+CREATE OPERATOR <%> (
+    LEFTARG = bit, RIGHTARG = bit, FUNCTION = jaccard_distance, COMMUTATOR = <%>
+);
+
+-- The index. Support function 1 is the distance; function 2, if there is one,
+-- says that vectors are normalized.
+CREATE ACCESS METHOD hnsw TYPE INDEX HANDLER hnswhandler;
+COMMENT ON ACCESS METHOD hnsw IS 'hnsw index access method';
+
+DO $$
+DECLARE
+    type text;
+    norm text;
+BEGIN
+    FOR type, norm IN VALUES ('vector', 'vector_norm'), ('halfvec', 'l2_norm') LOOP
+        EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING hnsw AS
+            OPERATOR 1 <-> (%1$I, %1$I) FOR ORDER BY float_ops,
+            FUNCTION 1 %3$I(%1$I, %1$I)', type, type || '_l2_ops', type || '_l2_squared_distance');
+        EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING hnsw AS
+            OPERATOR 1 <#> (%1$I, %1$I) FOR ORDER BY float_ops,
+            FUNCTION 1 %3$I(%1$I, %1$I)', type, type || '_ip_ops', type || '_negative_inner_product');
+        EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING hnsw AS
+            OPERATOR 1 <=> (%1$I, %1$I) FOR ORDER BY float_ops,
+            FUNCTION 1 %3$I(%1$I, %1$I), FUNCTION 2 %4$I(%1$I)',
+            type, type || '_cosine_ops', type || '_negative_inner_product', norm);
+        EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING hnsw AS
+            OPERATOR 1 <+> (%1$I, %1$I) FOR ORDER BY float_ops,
+            FUNCTION 1 l1_distance(%1$I, %1$I)', type, type || '_l1_ops');
+    END LOOP;
+END
+$$;
