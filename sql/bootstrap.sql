@@ -12,3 +12,4 @@ $$;
 
 CREATE TYPE vector;
 CREATE TYPE halfvec;
+CREATE TYPE sparsevec;

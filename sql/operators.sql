@@ -1,4 +1,4 @@
--- What vector and halfvec have alike: aggregates, casts, operators and classes.
+-- What the types have alike: aggregates, casts, operators and classes.
 DO $$
 DECLARE
     type text;
@@ -12,7 +12,17 @@ BEGIN
             INITCOND = ''{0}'', PARALLEL = SAFE)', type, type || '_accum', type || '_avg', type || '_combine');
         EXECUTE format('CREATE AGGREGATE sum(%1$I) (
             SFUNC = %2$I, STYPE = %1$I, COMBINEFUNC = %2$I, PARALLEL = SAFE)', type, type || '_add');
+        FOR item IN SELECT * FROM (VALUES
+            ('+', type || '_add', true), ('-', type || '_sub', false),
+            ('*', type || '_mul', true), ('||', type || '_concat', false)
+        ) AS operators (symbol, function, commutes) LOOP
+            EXECUTE format('CREATE OPERATOR %2$s (LEFTARG = %1$I, RIGHTARG = %1$I, FUNCTION = %3$I%4$s)',
+                type, item.symbol, item.function,
+                CASE WHEN item.commutes THEN ', COMMUTATOR = ' || item.symbol END);
+        END LOOP;
+    END LOOP;
 
+    FOREACH type IN ARRAY ARRAY['vector', 'halfvec', 'sparsevec'] LOOP
         -- Casts.
         EXECUTE format('CREATE CAST (%1$I AS %1$I)
             WITH FUNCTION %1$I(%1$I, integer, boolean) AS IMPLICIT', type);
@@ -21,16 +31,14 @@ BEGIN
                 WITH FUNCTION %3$I(%2$s, integer, boolean) AS ASSIGNMENT', type, other, 'array_to_' || type);
         END LOOP;
 
-        -- Distances and arithmetic.
+        -- Distances.
         FOR item IN SELECT * FROM (VALUES
-            ('<->', 'l2_distance', true), ('<#>', type || '_negative_inner_product', true),
-            ('<=>', 'cosine_distance', true), ('<+>', 'l1_distance', true),
-            ('+', type || '_add', true), ('-', type || '_sub', false),
-            ('*', type || '_mul', true), ('||', type || '_concat', false)
-        ) AS operators (symbol, function, commutes) LOOP
-            EXECUTE format('CREATE OPERATOR %2$s (LEFTARG = %1$I, RIGHTARG = %1$I, FUNCTION = %3$I%4$s)',
-                type, item.symbol, item.function,
-                CASE WHEN item.commutes THEN ', COMMUTATOR = ' || item.symbol END);
+            ('<->', 'l2_distance'), ('<#>', type || '_negative_inner_product'),
+            ('<=>', 'cosine_distance'), ('<+>', 'l1_distance')
+        ) AS operators (symbol, function) LOOP
+            EXECUTE format('CREATE OPERATOR %2$s (
+                LEFTARG = %1$I, RIGHTARG = %1$I, FUNCTION = %3$I, COMMUTATOR = %2$s)',
+                type, item.symbol, item.function);
         END LOOP;
 
         -- Comparison.
@@ -52,7 +60,7 @@ BEGIN
 END
 $$;
 
--- Between types. vector has the wider range: only halfvec may be too narrow.
+-- Between types: implicit where nothing but precision can be lost.
 CREATE CAST (vector AS real[])
     WITH FUNCTION vector_to_float4(vector, integer, boolean) AS IMPLICIT;
 CREATE CAST (halfvec AS real[])
@@ -61,6 +69,14 @@ CREATE CAST (halfvec AS vector)
     WITH FUNCTION halfvec_to_vector(halfvec, integer, boolean) AS ASSIGNMENT;
 CREATE CAST (vector AS halfvec)
     WITH FUNCTION vector_to_halfvec(vector, integer, boolean) AS IMPLICIT;
+CREATE CAST (sparsevec AS vector)
+    WITH FUNCTION sparsevec_to_vector(sparsevec, integer, boolean) AS ASSIGNMENT;
+CREATE CAST (vector AS sparsevec)
+    WITH FUNCTION vector_to_sparsevec(vector, integer, boolean) AS IMPLICIT;
+CREATE CAST (sparsevec AS halfvec)
+    WITH FUNCTION sparsevec_to_halfvec(sparsevec, integer, boolean) AS ASSIGNMENT;
+CREATE CAST (halfvec AS sparsevec)
+    WITH FUNCTION halfvec_to_sparsevec(halfvec, integer, boolean) AS IMPLICIT;
 
 -- Bit strings.
 CREATE OPERATOR <~> (
@@ -97,3 +113,12 @@ BEGIN
     END LOOP;
 END
 $$;
+
+CREATE OPERATOR CLASS bit_hamming_ops
+    FOR TYPE bit USING hnsw AS
+    OPERATOR 1 <~> (bit, bit) FOR ORDER BY float_ops,
+    FUNCTION 1 hamming_distance(bit, bit);
+CREATE OPERATOR CLASS bit_jaccard_ops
+    FOR TYPE bit USING hnsw AS
+    OPERATOR 1 <%> (bit, bit) FOR ORDER BY float_ops,
+    FUNCTION 1 jaccard_distance(bit, bit);

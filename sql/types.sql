@@ -18,3 +18,13 @@ CREATE TYPE halfvec (
     STORAGE = external
 );
 COMMENT ON TYPE halfvec IS 'half-precision vector';
+
+CREATE TYPE sparsevec (
+    INPUT = sparsevec_in,
+    OUTPUT = sparsevec_out,
+    TYPMOD_IN = sparsevec_typmod_in,
+    RECEIVE = sparsevec_recv,
+    SEND = sparsevec_send,
+    STORAGE = external
+);
+COMMENT ON TYPE sparsevec IS 'sparse vector';

@@ -51,7 +51,12 @@ extension_sql_file!(
         halfvec_out,
         halfvec_typmod_in,
         halfvec_recv,
-        halfvec_send
+        halfvec_send,
+        sparsevec_in,
+        sparsevec_out,
+        sparsevec_typmod_in,
+        sparsevec_recv,
+        sparsevec_send
     ]
 );
 extension_sql_file!(

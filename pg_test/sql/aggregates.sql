@@ -28,3 +28,8 @@ RESET parallel_setup_cost;
 RESET parallel_tuple_cost;
 RESET min_parallel_table_scan_size;
 DROP TABLE grouped;
+-- The functions of a state, called by hand.
+SELECT vector_accum('{0,0}', '[1,2,3]');
+SELECT halfvec_accum('{0,0,0,0}', '[1,2,3]');
+SELECT vector_combine('{0}', (SELECT array_agg(i) FROM generate_series(1, 16002) AS i));
+SELECT halfvec_combine('{1,2}', '{0}'), halfvec_combine('{1,2}', '{2,3}');

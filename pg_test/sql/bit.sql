@@ -14,4 +14,36 @@ SELECT id FROM (
     SELECT id, v FROM signs
     ORDER BY binary_quantize(v)::bit(64) <~> binary_quantize((SELECT v FROM signs WHERE id = 3))::bit(64) LIMIT 20
 ) AS candidates ORDER BY v <-> (SELECT v FROM signs WHERE id = 3) LIMIT 1;
+
+-- Indexes: on the signs of vectors, put into order by the vectors; and on bits.
+CREATE INDEX signs_v ON signs USING hnsw ((binary_quantize(v)::bit(64)) bit_hamming_ops);
+SET enable_seqscan = off;
+EXPLAIN (COSTS OFF) SELECT id FROM signs
+ORDER BY binary_quantize(v)::bit(64) <~> binary_quantize((SELECT v FROM signs WHERE id = 3))::bit(64) LIMIT 20;
+SELECT id FROM (
+    SELECT id, v FROM signs
+    ORDER BY binary_quantize(v)::bit(64) <~> binary_quantize((SELECT v FROM signs WHERE id = 3))::bit(64) LIMIT 20
+) AS candidates ORDER BY v <-> (SELECT v FROM signs WHERE id = 3) LIMIT 1;
+SELECT heap_tids FROM insitu.verify_index('signs_v');
 DROP TABLE signs;
+
+CREATE TABLE flags (b bit(10), v varbit(10));
+INSERT INTO flags SELECT b, b FROM (SELECT i::bit(10) AS b FROM generate_series(0, 299) AS i) AS numbers;
+INSERT INTO flags VALUES (NULL, NULL);
+CREATE INDEX flags_hamming ON flags USING hnsw (b bit_hamming_ops) WITH (m = 8, ef_construction = 32);
+CREATE INDEX flags_jaccard ON flags USING hnsw (b bit_jaccard_ops);
+INSERT INTO flags VALUES (B'1111111111', NULL);
+SELECT b, b <~> B'1111111111' AS distance FROM flags ORDER BY b <~> B'1111111111' LIMIT 1;
+SELECT b, b <%> B'0000000111' AS distance FROM flags ORDER BY b <%> B'0000000111' LIMIT 1;
+EXPLAIN (COSTS OFF) SELECT b FROM flags ORDER BY b <%> B'0000000111' LIMIT 1;
+SELECT count(*) FROM (SELECT b FROM flags ORDER BY b <~> (SELECT NULL::bit(10)) LIMIT 5) AS any_five;
+SELECT heap_tids FROM insitu.verify_index('flags_hamming');
+SELECT heap_tids FROM insitu.verify_index('flags_jaccard');
+SELECT rows FROM insitu.explain_search('flags_hamming', B'1111111111', 3) WHERE step = 'return rows';
+SELECT b FROM flags ORDER BY b <~> B'111' LIMIT 1;
+CREATE INDEX ON flags USING hnsw (b bit_hamming_ops) WITH (storage = fused);
+CREATE INDEX ON flags USING hnsw (v bit_hamming_ops);
+CREATE INDEX ON flags USING hnsw ((b::bit(64000)) bit_hamming_ops);
+CREATE INDEX ON flags USING hnsw ((b::bit(64001)) bit_hamming_ops);
+DROP TABLE flags;
+RESET enable_seqscan;

@@ -37,11 +37,12 @@ WHERE step = 'return rows';
 TRUNCATE points;
 SELECT step, vertices, rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
 -- Errors.
-SELECT * FROM insitu.explain_search('fused', '[1,2,3]');
+SELECT * FROM insitu.explain_search('fused', '[1,2,3]'::vector);
 SELECT * FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector, 0);
-SELECT * FROM insitu.explain_search('points_pkey', '[1,2,3]');
-SELECT * FROM insitu.explain_search('points', '[1,2,3]');
-SELECT * FROM insitu.explain_search('fused', NULL);
+SELECT * FROM insitu.explain_search('fused', (SELECT '[1,2,3]'::halfvec));
+SELECT * FROM insitu.explain_search('points_pkey', '[1,2,3]'::vector);
+SELECT * FROM insitu.explain_search('points', '[1,2,3]'::vector);
+SELECT * FROM insitu.explain_search('fused', NULL::vector);
 CREATE ROLE explain_search_reader;
 SET ROLE explain_search_reader;
 SELECT * FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);

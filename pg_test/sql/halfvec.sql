@@ -84,7 +84,7 @@ SELECT count(*) FROM (SELECT id, row_number() OVER (ORDER BY d) AS exact, row_nu
 WHERE exact <> returned;
 SELECT heap_tids FROM insitu.verify_index('half_l2');
 SELECT heap_tids FROM insitu.verify_index('half_l1');
-SELECT rows FROM insitu.explain_search('half_l2', (SELECT body FROM half_points WHERE id = 5), 3) WHERE step = 'return rows';
+SELECT rows FROM insitu.explain_search('half_l2', (SELECT v FROM half_points WHERE id = 5), 3) WHERE step = 'return rows';
 SELECT id FROM half_points ORDER BY v <-> '[1,2,3]' LIMIT 1;
 INSERT INTO half_points VALUES (401, array_fill(2, ARRAY[96])::halfvec, NULL);
 SELECT id FROM half_points ORDER BY v <-> array_fill(2, ARRAY[96])::halfvec LIMIT 1;

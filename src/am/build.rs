@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use ann::Metric;
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
 use ann::hnsw::{AnyCodec, Code, HeapTid, Options};
@@ -13,6 +14,9 @@ use super::options;
 use crate::errors::{raise, unwrap_index};
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
+
+/// An indexed bit string has at most so many bits, as in pgvector.
+const MOST_BITS: u32 = 64_000;
 
 /// Numbers of `pg_stat_progress_create_index` (commands/progress.h).
 mod progress {
@@ -63,6 +67,12 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
             "column does not have dimensions",
         );
     };
+    if matches!(metric, Metric::Hamming | Metric::Jaccard) && dimension > MOST_BITS {
+        raise(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("column cannot have more than {MOST_BITS} dimensions for hnsw index"),
+        );
+    }
     chosen.check(metric);
     let storage = chosen.storage.resolve(metric, dimension);
     Options {

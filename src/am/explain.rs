@@ -10,10 +10,9 @@ use ann::hnsw::beam::Counters;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use super::open::{self, Reader, RowContext};
+use super::open::{self, RowContext};
 use super::scan;
-use crate::errors::raise;
-use crate::types::Vector;
+use crate::errors::{raise, raise_with_hint};
 
 /// One line of the report.
 type Line = (String, i64, i64, i64, i64, f64);
@@ -88,11 +87,11 @@ impl PartialOrd for Distance {
 /// Searches an index for the `k` rows nearest to a vector, with the present
 /// settings, and tells what each step did: vertices visited, neighbours whose
 /// distance was estimated or computed, pages read, rows, microseconds.
-#[pg_extern(schema = "insitu", strict, volatile, parallel_unsafe, requires = ["types"])]
+#[pg_extern(schema = "insitu", strict, volatile, parallel_unsafe)]
 #[allow(clippy::type_complexity)]
 fn explain_search(
     index: pgrx::PgRelation,
-    query: Vector<'_>,
+    query: pgrx::AnyElement,
     k: default!(i32, 10),
 ) -> TableIterator<
     'static,
@@ -119,7 +118,19 @@ fn explain_search(
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let (heap, index) =
             open::table_and_index(oid, lock, "insitu.explain_search", check_privilege);
-        let lines = explain(heap, index, query, k as usize);
+        let wanted = *(*index).rd_opcintype;
+        if query.oid() != wanted {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!(
+                    "index \"{}\" is not of the query's type {}",
+                    open::name(index),
+                    type_name(query.oid())
+                ),
+                &format!("Cast the query to {}.", type_name(wanted)),
+            );
+        }
+        let lines = explain(heap, index, query.datum(), k as usize);
         open::close(heap, index);
         lines
     };
@@ -132,13 +143,11 @@ fn explain_search(
 unsafe fn explain(
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
-    query: Vector<'_>,
+    query: pg_sys::Datum,
     k: usize,
 ) -> Vec<Line> {
     // SAFETY: what the executor does for an index scan (nodeIndexscan.c).
     unsafe {
-        let reader = Reader::new(index, query.values().len() as u32);
-        let query = reader.datum(query.values());
         let mut key = pg_sys::ScanKeyData {
             sk_attno: 1,
             sk_strategy: 1,
@@ -285,6 +294,13 @@ impl Rows {
             pg_sys::FreeExecutorState(self.state);
         }
     }
+}
+
+/// The name of a type, as in SQL.
+fn type_name(oid: pg_sys::Oid) -> String {
+    // SAFETY: the server returns a string for any number.
+    let name = unsafe { core::ffi::CStr::from_ptr(pg_sys::format_type_be(oid)) };
+    name.to_string_lossy().into_owned()
 }
 
 /// Who may read the table may know how it is searched.

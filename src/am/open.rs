@@ -10,15 +10,14 @@ use std::num::NonZeroUsize;
 
 use ann::Metric;
 use ann::hnsw::index::read_meta;
-use ann::hnsw::{AnyCodec, Code, Codec, HeapTid, Index, Options};
-use half::f16;
+use ann::hnsw::{AnyCodec, AnyVector, Code, Codec, HeapTid, Index, Options};
 use lru::LruCache;
 use pgrx::prelude::*;
 
 use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
 use crate::storage::RelationPages;
-use crate::types::dense::{Component, Dense, Owned};
-use crate::types::{HalfVector, Vector};
+use crate::types::dense::{Component, Dense};
+use crate::types::{Bits, HalfVector, Vector};
 
 /// The name of an open relation.
 ///
@@ -160,6 +159,8 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
             Metric::Cosine
         }
         (Some(b"l1_distance"), false) => Metric::L1,
+        (Some(b"hamming_distance"), false) => Metric::Hamming,
+        (Some(b"jaccard_distance"), false) => Metric::Jaccard,
         (other, _) => raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             format!(
@@ -175,6 +176,23 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
 enum Kind {
     Single,
     Half,
+    Bits,
+}
+
+/// A vector that was read, as the index compares it.
+pub enum Value<'a> {
+    Components(Cow<'a, [f32]>),
+    Bits(Bits<'a>),
+}
+
+impl Value<'_> {
+    /// What a codec takes.
+    pub fn as_vector(&self) -> AnyVector<'_> {
+        match self {
+            Value::Components(values) => AnyVector::Components(values),
+            Value::Bits(bits) => AnyVector::Bits(bits.bytes),
+        }
+    }
 }
 
 /// Reads what is indexed: vectors of one type and dimension.
@@ -193,14 +211,20 @@ impl Reader {
     pub unsafe fn new(index: pg_sys::Relation, dimension: u32) -> Self {
         // SAFETY: the index has one column; the server tells the name of its
         // type, perhaps with a schema.
-        let name = unsafe { CStr::from_ptr(pg_sys::format_type_be(*(*index).rd_opcintype)) };
-        let name = name.to_string_lossy();
+        let name = unsafe {
+            let column = (*(*index).rd_att).attrs.as_slice(1).as_ptr();
+            match (*column).atttypid {
+                pg_sys::BITOID => "bit".into(),
+                other => CStr::from_ptr(pg_sys::format_type_be(other)).to_string_lossy(),
+            }
+        };
         let kind = match name.rsplit('.').next() {
             Some("vector") => Kind::Single,
             Some("halfvec") => Kind::Half,
+            Some("bit") => Kind::Bits,
             _ => raise(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("type not supported for hnsw index: {name}"),
+                "type not supported for hnsw index",
             ),
         };
         Reader {
@@ -209,55 +233,53 @@ impl Reader {
         }
     }
 
-    /// The components of a vector, or an ERROR if the index cannot have it.
+    /// Reads a vector, or raises an ERROR if the index cannot have it.
     ///
     /// # Safety
     ///
     /// `datum` is a non-null datum of the index's type that lives for `'a`, and
     /// so does the current memory context.
-    pub unsafe fn values<'a>(self, datum: pg_sys::Datum) -> Cow<'a, [f32]> {
+    pub unsafe fn read<'a>(self, datum: pg_sys::Datum) -> Value<'a> {
         // SAFETY: passed on.
         unsafe {
             match self.kind {
-                Kind::Single => self.checked(Vector::from_datum(datum)),
-                Kind::Half => self.checked(HalfVector::from_datum(datum)),
+                Kind::Single => self.components(Vector::from_datum(datum)),
+                Kind::Half => self.components(HalfVector::from_datum(datum)),
+                Kind::Bits => {
+                    let bits = Bits::from_datum(datum);
+                    self.check("bit lengths", bits.len);
+                    Value::Bits(bits)
+                }
             }
         }
     }
 
-    fn checked<'a, T: Component>(self, vector: Dense<'a, T>) -> Cow<'a, [f32]> {
-        let dimensions = vector.values().len();
+    fn components<T: Component>(self, vector: Dense<'_, T>) -> Value<'_> {
+        self.check(T::DIMENSIONS, vector.values().len());
+        Value::Components(vector.widened())
+    }
+
+    fn check(self, what: &str, dimensions: usize) {
         if dimensions != self.dimension {
             raise(
                 PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-                format!(
-                    "different {} dimensions {dimensions} and {}",
-                    T::TYPE,
-                    self.dimension
-                ),
+                format!("different {what} {dimensions} and {}", self.dimension),
             );
         }
-        vector.widened()
     }
 
     /// Encodes a vector; `None` if the index leaves such a one out.
     ///
     /// # Safety
     ///
-    /// As for [`Reader::values`].
+    /// As for [`Reader::read`].
     pub unsafe fn encode(self, codec: &AnyCodec, datum: pg_sys::Datum) -> Option<Code> {
         let mut code = Code::zeroed(codec.code_len());
         // SAFETY: passed on.
-        let values = unsafe { self.values(datum) };
-        codec.encode(&values, code.bytes_mut()).then_some(code)
-    }
-
-    /// A datum of the index's type with these components.
-    pub fn datum(self, values: &[f32]) -> pg_sys::Datum {
-        match self.kind {
-            Kind::Single => Owned::<f32>::rounded(values).into_datum(),
-            Kind::Half => Owned::<f16>::rounded(values).into_datum(),
-        }
+        let value = unsafe { self.read(datum) };
+        codec
+            .encode(value.as_vector(), code.bytes_mut())
+            .then_some(code)
     }
 }
 

@@ -64,7 +64,7 @@ impl StorageOption {
             StorageOption::Fused => true,
             StorageOption::Plain => false,
         };
-        if fused && metric != Metric::L1 {
+        if fused && metric.has_short_codes() {
             Storage::Fused
         } else {
             Storage::Plain
@@ -202,10 +202,15 @@ impl HnswOptions {
                 "ef_construction must be greater than or equal to 2 * m",
             );
         }
-        if self.storage == StorageOption::Fused && metric == Metric::L1 {
+        if self.storage == StorageOption::Fused && !metric.has_short_codes() {
+            let name = match metric {
+                Metric::Hamming => "Hamming",
+                Metric::Jaccard => "Jaccard",
+                _ => "taxicab",
+            };
             raise_with_hint(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "storage = fused is not supported for taxicab distance",
+                format!("storage = fused is not supported for {name} distance"),
                 "Leave the option out, or use storage = plain.",
             );
         }

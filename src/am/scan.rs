@@ -166,7 +166,9 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             None
         } else {
             let reader = Reader::new(index, graph.options().dimension);
-            graph.codec().query(&reader.values(key.sk_argument))
+            graph
+                .codec()
+                .query(reader.read(key.sk_argument).as_vector())
         };
         let by_bound =
             query.is_some() && graph.options().storage == Storage::Fused && has_cheap_key(index);

@@ -39,8 +39,7 @@ fn check_sums(state: &[f64]) {
 
 fn accumulate<T: Component>(state: State, vector: Dense<'_, T>, caller: &str) -> Vec<f64> {
     let mut state = checked(state, caller);
-    if state[0] == 0.0 {
-        state.truncate(1);
+    if state.len() == 1 {
         state.resize(vector.values().len() + 1, 0.0);
     }
     check_same(state.len() - 1, vector.values().len());
@@ -52,9 +51,12 @@ fn accumulate<T: Component>(state: State, vector: Dense<'_, T>, caller: &str) ->
     state
 }
 
-fn combine(a: State, b: State, caller: &str) -> Vec<f64> {
+fn combine<T: Component>(a: State, b: State, caller: &str) -> Vec<f64> {
     let a = checked(a, caller);
     let b = checked(b, caller);
+    for state in [&a, &b].into_iter().filter(|state| state.len() > 1) {
+        check_dimensions::<T>(state.len() - 1);
+    }
     if a[0] == 0.0 {
         return b;
     }
@@ -87,7 +89,7 @@ macro_rules! aggregates {
 
         #[pg_extern(immutable, strict, parallel_safe)]
         fn $combine(a: State, b: State) -> Vec<f64> {
-            combine(a, b, stringify!($combine))
+            combine::<$component>(a, b, stringify!($combine))
         }
 
         #[pg_extern(immutable, strict, parallel_safe)]

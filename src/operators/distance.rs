@@ -2,30 +2,149 @@
 
 use ann::metric;
 use ann::simd::{Kernel, kernels};
-use half::f16;
 use pgrx::prelude::*;
 
 use crate::errors::raise;
-use crate::types::Bits;
-use crate::types::dense::{Component, Dense, Owned, check_same};
+use crate::types::dense::{self, Component, Dense, Owned, OwnedHalfVector};
+use crate::types::{Bits, HalfVector, OwnedSparse, OwnedVector, Sparse, Vector, sparse};
 
-fn apply<T: Component>(kernel: Kernel<T>, a: Dense<'_, T>, b: Dense<'_, T>) -> f64 {
-    check_same(a, b);
-    f64::from(kernel(a.values(), b.values()))
+/// Vectors that have distances: all sums are of `f32`.
+trait Measure: Copy {
+    /// Σ (aᵢ − bᵢ)².
+    fn l2_squared(self, other: Self) -> f32;
+    /// Σ aᵢ·bᵢ.
+    fn inner_product(self, other: Self) -> f32;
+    /// Σ |aᵢ − bᵢ|.
+    fn l1(self, other: Self) -> f32;
+    /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
+    fn cosine_parts(self, other: Self) -> (f32, f32, f32);
+    /// Euclidean norm.
+    fn norm(self) -> f64;
 }
 
-fn cosine<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> f64 {
-    check_same(a, b);
-    let (ab, aa, bb) = (T::distances().cosine_parts)(a.values(), b.values());
+fn apply<T: Component>(kernel: Kernel<T>, a: Dense<'_, T>, b: Dense<'_, T>) -> f32 {
+    dense::check_same(a, b);
+    kernel(a.values(), b.values())
+}
+
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values
+        .map(|x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt()
+}
+
+impl<T: Component> Measure for Dense<'_, T> {
+    fn l2_squared(self, other: Self) -> f32 {
+        apply(T::distances().l2_squared, self, other)
+    }
+    fn inner_product(self, other: Self) -> f32 {
+        apply(T::distances().inner_product, self, other)
+    }
+    fn l1(self, other: Self) -> f32 {
+        apply(T::distances().l1, self, other)
+    }
+    fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
+        dense::check_same(self, other);
+        (T::distances().cosine_parts)(self.values(), other.values())
+    }
+    fn norm(self) -> f64 {
+        norm(self.values().iter().map(|x| x.to_f32()))
+    }
+}
+
+/// Sums `term` over the components of which one is not zero.
+fn sum<'a>(a: Sparse<'a>, b: Sparse<'a>, term: impl Fn(f32, f32) -> f32) -> f32 {
+    sparse::check_same(a, b);
+    a.pairs(b).map(|(_, x, y)| term(x, y)).sum()
+}
+
+impl Measure for Sparse<'_> {
+    fn l2_squared(self, other: Self) -> f32 {
+        sum(self, other, |x, y| (x - y) * (x - y))
+    }
+    fn inner_product(self, other: Self) -> f32 {
+        sum(self, other, |x, y| x * y)
+    }
+    fn l1(self, other: Self) -> f32 {
+        sum(self, other, |x, y| (x - y).abs())
+    }
+    fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
+        let squares = |vector: Sparse<'_>| vector.values().iter().map(|x| x * x).sum();
+        (self.inner_product(other), squares(self), squares(other))
+    }
+    fn norm(self) -> f64 {
+        norm(self.values().iter().copied())
+    }
+}
+
+fn cosine<V: Measure>(a: V, b: V) -> f64 {
+    let (ab, aa, bb) = a.cosine_parts(b);
     let similarity = f64::from(ab) / (f64::from(aa) * f64::from(bb)).sqrt();
     // Rounding may take the similarity of parallel vectors out of its range;
     // NaN passes through.
     1.0 - similarity.clamp(-1.0, 1.0)
 }
 
-fn norm<T: Component>(vector: Dense<'_, T>) -> f64 {
-    let square = |x: &T| f64::from(x.to_f32()) * f64::from(x.to_f32());
-    vector.values().iter().map(square).sum::<f64>().sqrt()
+macro_rules! distances {
+    ($vector:ident: $l2_distance:ident, $l2_squared_distance:ident, $inner_product:ident,
+     $negative_inner_product:ident, $cosine_distance:ident, $l1_distance:ident,
+     $norm:ident as $norm_name:literal) => {
+        /// `<->`: Euclidean distance.
+        #[pg_extern(immutable, strict, parallel_safe, name = "l2_distance")]
+        fn $l2_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            f64::from(a.l2_squared(b)).sqrt()
+        }
+
+        /// The square of the Euclidean distance, which orders in the same way.
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $l2_squared_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            f64::from(a.l2_squared(b))
+        }
+
+        /// Inner product.
+        #[pg_extern(immutable, strict, parallel_safe, name = "inner_product")]
+        fn $inner_product(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            f64::from(a.inner_product(b))
+        }
+
+        /// `<#>`: negative inner product, so that ascending order is nearest first.
+        #[pg_extern(immutable, strict, parallel_safe)]
+        fn $negative_inner_product(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            -f64::from(a.inner_product(b))
+        }
+
+        /// `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
+        #[pg_extern(immutable, strict, parallel_safe, name = "cosine_distance")]
+        fn $cosine_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            cosine(a, b)
+        }
+
+        /// `<+>`: taxicab distance.
+        #[pg_extern(immutable, strict, parallel_safe, name = "l1_distance")]
+        fn $l1_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            f64::from(a.l1(b))
+        }
+
+        /// Euclidean norm.
+        #[pg_extern(immutable, strict, parallel_safe, name = $norm_name)]
+        fn $norm(vector: $vector<'_>) -> f64 {
+            vector.norm()
+        }
+    };
+}
+distances!(Vector: l2_distance, vector_l2_squared_distance, inner_product,
+    vector_negative_inner_product, cosine_distance, l1_distance, vector_norm as "vector_norm");
+distances!(HalfVector: halfvec_l2_distance, halfvec_l2_squared_distance, halfvec_inner_product,
+    halfvec_negative_inner_product, halfvec_cosine_distance, halfvec_l1_distance,
+    halfvec_l2_norm as "l2_norm");
+distances!(Sparse: sparsevec_l2_distance, sparsevec_l2_squared_distance, sparsevec_inner_product,
+    sparsevec_negative_inner_product, sparsevec_cosine_distance, sparsevec_l1_distance,
+    sparsevec_l2_norm as "l2_norm");
+
+fn spherical<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> f64 {
+    let product = f64::from(a.inner_product(b));
+    product.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
 }
 
 fn normalize<T: Component>(vector: Dense<'_, T>) -> Owned<T> {
@@ -34,78 +153,39 @@ fn normalize<T: Component>(vector: Dense<'_, T>) -> Owned<T> {
     Owned::rounded(&values)
 }
 
-macro_rules! distances {
-    ($component:ty: $l2_distance:ident, $l2_squared_distance:ident, $inner_product:ident,
-     $negative_inner_product:ident, $cosine_distance:ident, $spherical_distance:ident,
-     $l1_distance:ident, $dims:ident, $norm:ident as $norm_name:literal, $l2_normalize:ident) => {
-        /// `<->`: Euclidean distance.
-        #[pg_extern(immutable, strict, parallel_safe, name = "l2_distance")]
-        fn $l2_distance(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            apply(<$component>::distances().l2_squared, a, b).sqrt()
-        }
-
-        /// The square of the Euclidean distance, which orders in the same way.
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $l2_squared_distance(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            apply(<$component>::distances().l2_squared, a, b)
-        }
-
-        /// Inner product.
-        #[pg_extern(immutable, strict, parallel_safe, name = "inner_product")]
-        fn $inner_product(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            apply(<$component>::distances().inner_product, a, b)
-        }
-
-        /// `<#>`: negative inner product, so that ascending order is nearest first.
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $negative_inner_product(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            -apply(<$component>::distances().inner_product, a, b)
-        }
-
-        /// `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
-        #[pg_extern(immutable, strict, parallel_safe, name = "cosine_distance")]
-        fn $cosine_distance(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            cosine(a, b)
-        }
-
+macro_rules! dense_functions {
+    ($vector:ident -> $owned:ident: $spherical_distance:ident, $dims:ident, $l2_normalize:ident) => {
         /// Angular distance of normalized vectors, as a part of π.
         #[pg_extern(immutable, strict, parallel_safe)]
-        fn $spherical_distance(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            let product = apply(<$component>::distances().inner_product, a, b);
-            product.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
-        }
-
-        /// `<+>`: taxicab distance.
-        #[pg_extern(immutable, strict, parallel_safe, name = "l1_distance")]
-        fn $l1_distance(a: Dense<'_, $component>, b: Dense<'_, $component>) -> f64 {
-            apply(<$component>::distances().l1, a, b)
+        fn $spherical_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
+            spherical(a, b)
         }
 
         /// Number of dimensions.
         #[pg_extern(immutable, strict, parallel_safe, name = "vector_dims")]
-        fn $dims(vector: Dense<'_, $component>) -> i32 {
+        fn $dims(vector: $vector<'_>) -> i32 {
             vector.values().len() as i32
-        }
-
-        /// Euclidean norm.
-        #[pg_extern(immutable, strict, parallel_safe, name = $norm_name)]
-        fn $norm(vector: Dense<'_, $component>) -> f64 {
-            norm(vector)
         }
 
         /// The vector of length 1 in the same direction; a zero vector stays zero.
         #[pg_extern(immutable, strict, parallel_safe, name = "l2_normalize")]
-        fn $l2_normalize(vector: Dense<'_, $component>) -> Owned<$component> {
+        fn $l2_normalize(vector: $vector<'_>) -> $owned {
             normalize(vector)
         }
     };
 }
-distances!(f32: l2_distance, vector_l2_squared_distance, inner_product,
-    vector_negative_inner_product, cosine_distance, vector_spherical_distance, l1_distance,
-    vector_dims, vector_norm as "vector_norm", l2_normalize);
-distances!(f16: halfvec_l2_distance, halfvec_l2_squared_distance, halfvec_inner_product,
-    halfvec_negative_inner_product, halfvec_cosine_distance, halfvec_spherical_distance,
-    halfvec_l1_distance, halfvec_vector_dims, halfvec_l2_norm as "l2_norm", halfvec_l2_normalize);
+dense_functions!(Vector -> OwnedVector: vector_spherical_distance, vector_dims, l2_normalize);
+dense_functions!(HalfVector -> OwnedHalfVector: halfvec_spherical_distance, halfvec_vector_dims,
+    halfvec_l2_normalize);
+
+/// As for the other types; what becomes zero is left out.
+#[pg_extern(immutable, strict, parallel_safe, name = "l2_normalize")]
+fn sparsevec_l2_normalize(vector: Sparse<'_>) -> OwnedSparse {
+    let mut values = vector.values().to_vec();
+    metric::normalize(&mut values);
+    let indices = vector.components().map(|(index, _)| index);
+    OwnedSparse::checked(vector.dimensions(), indices.zip(values))
+}
 
 fn check_same_length(a: Bits<'_>, b: Bits<'_>) {
     if a.len != b.len {

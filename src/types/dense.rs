@@ -37,6 +37,8 @@ const _: () = assert!(HEADER_LEN == 8);
 pub trait Component: Copy + 'static {
     /// The vector type's name in SQL.
     const TYPE: &'static str;
+    /// What two vectors that cannot be compared differ in, as messages have it.
+    const DIMENSIONS: &'static str;
 
     /// The nearest value, which may be infinite.
     fn round(value: f32) -> Self;
@@ -50,6 +52,7 @@ pub trait Component: Copy + 'static {
 
 impl Component for f32 {
     const TYPE: &'static str = "vector";
+    const DIMENSIONS: &'static str = "vector dimensions";
 
     fn round(value: f32) -> f32 {
         value
@@ -67,6 +70,7 @@ impl Component for f32 {
 
 impl Component for f16 {
     const TYPE: &'static str = "halfvec";
+    const DIMENSIONS: &'static str = "halfvec dimensions";
 
     fn round(value: f32) -> f16 {
         f16::from_f32(value)
@@ -151,7 +155,9 @@ impl<T: Component> Owned<T> {
     /// many of them, or one is not finite.
     pub fn checked(values: Vec<T>) -> Self {
         check_dimensions::<T>(values.len());
-        values.iter().for_each(|&x| check_finite::<T>(x.to_f32()));
+        values
+            .iter()
+            .for_each(|&x| check_finite(T::TYPE, x.to_f32()));
         Owned(values)
     }
 
@@ -235,8 +241,8 @@ pub fn check_same<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!(
-                "different {} dimensions {} and {}",
-                T::TYPE,
+                "different {} {} and {}",
+                T::DIMENSIONS,
                 a.0.len(),
                 b.0.len()
             ),
@@ -244,18 +250,18 @@ pub fn check_same<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) {
     }
 }
 
-/// Raises an ERROR unless a vector can have this component.
-pub fn check_finite<T: Component>(value: f32) {
+/// Raises an ERROR unless a vector of a type can have this component.
+pub fn check_finite(name: &str, value: f32) {
     if value.is_nan() {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            format!("NaN not allowed in {}", T::TYPE),
+            format!("NaN not allowed in {name}"),
         );
     }
     if value.is_infinite() {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            format!("infinite value not allowed in {}", T::TYPE),
+            format!("infinite value not allowed in {name}"),
         );
     }
 }
@@ -305,8 +311,17 @@ sql_type!([] OwnedVector, "vector");
 sql_type!(['a] HalfVector<'a>, "halfvec");
 sql_type!([] OwnedHalfVector, "halfvec");
 
+/// What a type's modifier may be.
+#[derive(Clone, Copy)]
+pub struct Typmod {
+    /// The type's name.
+    pub name: &'static str,
+    /// The most dimensions that it can have.
+    pub most: i64,
+}
+
 /// The dimensions that a type modifier names.
-fn parse_typmod<T: Component>(list: &pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
+pub fn parse_typmod(list: &pgrx::Array<'_, &core::ffi::CStr>, of: Typmod) -> i32 {
     let invalid =
         |message: String| -> ! { raise(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message) };
     let parse = |text: &core::ffi::CStr| -> i32 {
@@ -326,13 +341,13 @@ fn parse_typmod<T: Component>(list: &pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
     if dimensions < 1 {
         invalid(format!(
             "dimensions for type {} must be at least 1",
-            T::TYPE
+            of.name
         ));
     }
-    if dimensions as usize > MAX_DIMENSIONS {
+    if i64::from(dimensions) > of.most {
         invalid(format!(
-            "dimensions for type {} cannot exceed {MAX_DIMENSIONS}",
-            T::TYPE
+            "dimensions for type {} cannot exceed {}",
+            of.name, of.most
         ));
     }
     dimensions
@@ -413,7 +428,13 @@ macro_rules! type_functions {
     ($component:ty: $typmod_in:ident, $recv:ident, $send:ident) => {
         #[pg_extern(immutable, strict, parallel_safe)]
         fn $typmod_in(list: pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
-            parse_typmod::<$component>(&list)
+            parse_typmod(
+                &list,
+                Typmod {
+                    name: <$component>::TYPE,
+                    most: MAX_DIMENSIONS as i64,
+                },
+            )
         }
 
         #[pg_extern(immutable, strict, parallel_safe)]

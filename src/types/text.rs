@@ -33,21 +33,36 @@ fn message_of_invalid<T: Component>(input: &[u8]) -> String {
     )
 }
 
+/// A number in the text of a type; `None` if it is not one. One that is too
+/// large is an ERROR.
+pub fn parse_number(name: &str, token: &[u8]) -> Option<f32> {
+    let text = std::str::from_utf8(token).unwrap_or("");
+    let value: f32 = text.parse().ok()?;
+    if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
+        out_of_range(name, text);
+    }
+    Some(value)
+}
+
+/// Raises an ERROR about a number in the text of a type.
+pub fn out_of_range(name: &str, text: &str) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+        format!("\"{text}\" is out of range for type {name}"),
+    )
+}
+
 /// A component, from the text between two delimiters.
 fn parse_component<T: Component>(token: &[u8], input: &[u8]) -> T {
-    let text = std::str::from_utf8(token).unwrap_or("");
-    let Ok(value) = text.parse::<f32>() else {
+    let Some(value) = parse_number(T::TYPE, token) else {
         invalid::<T>(input)
     };
-    let value = T::round(value);
-    if value.to_f32().is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
-        raise(
-            PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            format!("\"{text}\" is out of range for type {}", T::TYPE),
-        );
+    let rounded = T::round(value);
+    if rounded.to_f32().is_infinite() && value.is_finite() {
+        out_of_range(T::TYPE, &String::from_utf8_lossy(token));
     }
-    check_finite::<T>(value.to_f32());
-    value
+    check_finite(T::TYPE, value);
+    rounded
 }
 
 /// Reads `[` component { `,` component } `]`, with white space anywhere

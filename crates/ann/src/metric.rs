@@ -1,6 +1,6 @@
 //! The metrics an index can order by, as sums over dimensions.
 //!
-//! Every metric here is *additive*: the ordering key of two vectors is a
+//! Every metric of components is *additive*: the ordering key of two vectors is a
 //! function of a sum over ranges of dimensions, so a vector that spans several
 //! pages is compared page by page without being put together first.
 
@@ -18,7 +18,21 @@ pub enum Metric {
     Cosine,
     /// Taxicab distance; the key is the distance itself.
     L1,
+    /// How many bits differ; the key is the distance itself.
+    Hamming,
+    /// 1 − the part of the bits set in either of two strings that is set in
+    /// both; the key is the distance itself.
+    Jaccard,
 }
+
+const ALL: [Metric; 6] = [
+    Metric::L2,
+    Metric::InnerProduct,
+    Metric::Cosine,
+    Metric::L1,
+    Metric::Hamming,
+    Metric::Jaccard,
+];
 
 impl Metric {
     /// The number that stands for this metric in a metapage.
@@ -28,22 +42,29 @@ impl Metric {
             Metric::InnerProduct => 2,
             Metric::Cosine => 3,
             Metric::L1 => 4,
+            Metric::Hamming => 5,
+            Metric::Jaccard => 6,
         }
     }
 
     /// The metric that [`Metric::tag`] gave this number.
     pub fn from_tag(tag: u32) -> Option<Self> {
-        [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1]
-            .into_iter()
-            .find(|metric| metric.tag() == tag)
+        ALL.into_iter().find(|metric| metric.tag() == tag)
     }
 
-    /// The SIMD kernel whose results over ranges of dimensions add up.
-    pub fn kernel(self, kernels: &Kernels) -> simd::Kernel<f32> {
+    /// Whether short codes of vectors tell about their distance.
+    pub fn has_short_codes(self) -> bool {
+        matches!(self, Metric::L2 | Metric::InnerProduct | Metric::Cosine)
+    }
+
+    /// The SIMD kernel whose results over ranges of dimensions add up; `None`
+    /// for a metric of bits.
+    pub fn kernel(self, kernels: &Kernels) -> Option<simd::Kernel<f32>> {
         match self {
-            Metric::L2 => kernels.single.l2_squared,
-            Metric::InnerProduct | Metric::Cosine => kernels.single.inner_product,
-            Metric::L1 => kernels.single.l1,
+            Metric::L2 => Some(kernels.single.l2_squared),
+            Metric::InnerProduct | Metric::Cosine => Some(kernels.single.inner_product),
+            Metric::L1 => Some(kernels.single.l1),
+            Metric::Hamming | Metric::Jaccard => None,
         }
     }
 
@@ -53,7 +74,7 @@ impl Metric {
     /// that keys have an order.
     pub fn key(self, sum: f32) -> f32 {
         let key = match self {
-            Metric::L2 | Metric::L1 => sum,
+            Metric::L2 | Metric::L1 | Metric::Hamming | Metric::Jaccard => sum,
             Metric::InnerProduct | Metric::Cosine => -sum,
         };
         if key.is_nan() { f32::INFINITY } else { key }
@@ -64,7 +85,7 @@ impl Metric {
         let key = f64::from(key);
         match self {
             Metric::L2 => key.sqrt(),
-            Metric::InnerProduct | Metric::L1 => key,
+            Metric::InnerProduct | Metric::L1 | Metric::Hamming | Metric::Jaccard => key,
             Metric::Cosine => 1.0 + key,
         }
     }

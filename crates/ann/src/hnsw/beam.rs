@@ -293,28 +293,27 @@ impl Beam {
         self.seen.extend(&self.visited);
         // Of several estimates for a vertex, the smallest comes first now.
         self.aside.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let mut rest = Vec::new();
-        for (estimate, vertex) in std::mem::take(&mut self.aside) {
-            if !self.seen.insert(vertex) {
-                continue;
-            }
-            if self.pool.len() < width {
-                self.pool.push(Candidate {
-                    key: estimate,
-                    vertex,
-                    visited: false,
-                });
-            } else {
-                rest.push((estimate, vertex));
+        // Also what goes into the pool stays: it may fall out again.
+        let mut kept = Vec::new();
+        for (key, vertex) in std::mem::take(&mut self.aside) {
+            if self.seen.insert(vertex) {
+                kept.push((key, vertex));
             }
         }
+        let (near, rest) = kept.split_at(width.min(kept.len()));
+        self.pool
+            .extend(near.iter().map(|&(key, vertex)| Candidate {
+                key,
+                vertex,
+                visited: false,
+            }));
         if !is_exact {
             // These may come nearer by the estimate of another neighbour.
-            for (_, vertex) in &rest {
+            for (_, vertex) in rest {
                 self.seen.remove(vertex);
             }
         }
-        self.aside = rest;
+        self.aside = kept;
     }
 
     /// The rows that `Found::tids` point into.
@@ -418,7 +417,7 @@ impl Beam {
 /// The width of the beam on the way down. The paper walks with one vertex; on
 /// data in clusters, such a walk now and then ends in the wrong cluster, and a
 /// search of level 0 does not get out of it.
-const DESCENT: usize = 2;
+const DESCENT: usize = 3;
 
 /// Walks from `entry` on level `from` down to level `to`, and returns the
 /// vertices of `to` where a search should start; none if the way was lost

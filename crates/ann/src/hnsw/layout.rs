@@ -257,11 +257,30 @@ const NEIGHBOURS_AT: usize = TIDS_AT + MAX_HEAP_TIDS * 6 + 8;
 const _: () = assert!(HEADER_LEN == 16);
 const _: () = assert!(NEIGHBOURS_AT == 72);
 // What belongs to the graph lies on the first page of a slot.
-const _: () = assert!(NEIGHBOURS_AT + 2 * MAX_M as usize * 4 + diverse_len(MAX_M) < BODY_LEN);
+const _: () = assert!(links_at(MAX_M) < BODY_LEN);
 
 /// Bytes of the bits that tell which neighbours are diverse.
 const fn diverse_len(m: u16) -> usize {
     (2 * m as usize).div_ceil(64) * 8
+}
+
+/// Where the codes of the links start in a slot.
+const fn links_at(m: u16) -> usize {
+    NEIGHBOURS_AT + 2 * m as usize * size_of::<Vertex>() + diverse_len(m)
+}
+
+/// Bytes of a slot whose links and code take so many.
+pub fn slot_len(m: u16, links_len: usize, code_len: usize) -> usize {
+    (links_at(m) + links_len + code_len).next_multiple_of(8)
+}
+
+/// How many slots of a length a page holds, and how many pages one takes; one
+/// of the two is 1.
+pub fn per_page(slot_len: usize) -> (u32, u32) {
+    (
+        (BODY_LEN / slot_len).max(1) as u32,
+        slot_len.div_ceil(BODY_LEN) as u32,
+    )
 }
 
 /// A place for a neighbour in a vertex.
@@ -306,14 +325,16 @@ impl Layout {
     pub fn new(options: &Options, codec: &impl Codec) -> Self {
         let m = usize::from(options.m);
         let diverse_at = NEIGHBOURS_AT + 2 * m * size_of::<Vertex>();
-        let links_at = diverse_at + diverse_len(options.m);
-        let code_at = links_at + codec.links_len(2 * m);
+        let links_at = links_at(options.m);
+        let links_len = codec.links_len(2 * m);
+        let code_at = links_at + links_len;
         let code_len = codec.code_len();
-        let slot_len = (code_at + code_len).next_multiple_of(8);
+        let slot_len = slot_len(options.m, links_len, code_len);
+        let (slots_per_page, pages_per_slot) = per_page(slot_len);
         Layout {
             slot_len,
-            slots_per_page: (BODY_LEN / slot_len).max(1) as u32,
-            pages_per_slot: slot_len.div_ceil(BODY_LEN) as u32,
+            slots_per_page,
+            pages_per_slot,
             diverse_at,
             links_at,
             code_at,
@@ -641,7 +662,8 @@ mod tests {
     fn slots_of_common_dimensions_fill_their_pages() {
         let fused = |dimension| layout(dimension, Storage::Fused);
         assert_eq!(fused(384).slots_per_page, 3);
-        assert_eq!(fused(768).slots_per_page, 1);
+        assert_eq!(fused(768).slots_per_page, 2);
+        assert_eq!(fused(1024).slots_per_page, 1);
         assert_eq!(fused(1536).pages_per_slot, 1);
         assert_eq!(fused(3072).pages_per_slot, 2);
         assert_eq!(layout(384, Storage::Plain).slots_per_page, 4);

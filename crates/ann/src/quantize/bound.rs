@@ -54,7 +54,7 @@ pub fn lower_bound(
             let least = 1.0 + key - error * query_norm - 2.0 * units * unit;
             least.max(0.0)
         }
-        Metric::L1 => f64::NAN,
+        Metric::L1 | Metric::Hamming | Metric::Jaccard => f64::NAN,
     };
     if bound.is_finite() {
         bound

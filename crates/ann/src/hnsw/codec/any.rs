@@ -2,22 +2,42 @@
 
 use std::sync::Arc;
 
-use super::{Codec, Fused, FusedQuery, Plain, PlainQuery};
-use crate::hnsw::layout::{Options, Storage};
+use super::{Bits, BitsQuery, Codec, Fused, FusedQuery, Plain, PlainQuery};
+use crate::hnsw::layout::{Options, Storage, per_page, slot_len};
+use crate::page::BODY_LEN;
 
 /// One of the codecs; a clone shares what is large.
 #[derive(Clone)]
 pub enum AnyCodec {
     /// Whole vectors.
     Plain(Plain),
+    /// Strings of bits.
+    Bits(Bits),
     /// Short codes, with codes beside the links.
     Fused(Arc<Fused>),
+}
+
+/// A vector for [`AnyCodec`], of the kind that the index's metric compares.
+#[derive(Clone, Copy)]
+pub enum AnyVector<'a> {
+    /// Components.
+    Components(&'a [f32]),
+    /// See [`Bits`].
+    Bits(&'a [u8]),
+}
+
+impl<'a> From<&'a [f32]> for AnyVector<'a> {
+    fn from(components: &'a [f32]) -> Self {
+        AnyVector::Components(components)
+    }
 }
 
 /// A query of [`AnyCodec`].
 pub enum AnyQuery {
     /// Of [`Plain`].
     Plain(PlainQuery),
+    /// Of [`Bits`].
+    Bits(BitsQuery),
     /// Of [`Fused`].
     Fused(Box<FusedQuery>),
 }
@@ -29,19 +49,31 @@ impl AnyCodec {
         let dimension = options.dimension as usize;
         let capacity = 2 * usize::from(options.m);
         match options.storage {
-            Storage::Plain => Some(AnyCodec::Plain(Plain::new(options.metric, dimension))),
+            Storage::Plain => Plain::new(options.metric, dimension)
+                .map(AnyCodec::Plain)
+                .or_else(|| Bits::new(options.metric, dimension).map(AnyCodec::Bits)),
             Storage::Fused => Fused::new(options.metric, dimension, capacity, options.seed)
+                .map(|codec| {
+                    codec.fitted(|links_len, code_len| {
+                        let (slots, pages) = per_page(slot_len(options.m, links_len, code_len));
+                        // Bytes of pages for each slot.
+                        pages as usize * BODY_LEN / slots as usize
+                    })
+                })
                 .map(Arc::new)
                 .map(AnyCodec::Fused),
         }
     }
 }
 
+const OTHER_KIND: &str = "vectors are of the kind that the metric compares";
+
 /// Calls the codec inside.
 macro_rules! each {
     ($any:expr, $codec:ident => $call:expr) => {
         match $any {
             AnyCodec::Plain($codec) => $call,
+            AnyCodec::Bits($codec) => $call,
             AnyCodec::Fused($codec) => $call,
         }
     };
@@ -52,6 +84,7 @@ macro_rules! each_query {
     ($any:expr, $query:expr, ($codec:ident, $inner:ident) => $call:expr) => {
         match ($any, $query) {
             (AnyCodec::Plain($codec), AnyQuery::Plain($inner)) => $call,
+            (AnyCodec::Bits($codec), AnyQuery::Bits($inner)) => $call,
             (AnyCodec::Fused($codec), AnyQuery::Fused($inner)) => $call,
             _ => unreachable!("a query belongs to the codec that made it"),
         }
@@ -59,6 +92,7 @@ macro_rules! each_query {
 }
 
 impl Codec for AnyCodec {
+    type Vector<'a> = AnyVector<'a>;
     type Query = AnyQuery;
 
     fn code_len(&self) -> usize {
@@ -69,24 +103,36 @@ impl Codec for AnyCodec {
         each!(self, codec => codec.links_len(capacity))
     }
 
-    fn encode(&self, vector: &[f32], code: &mut [u8]) -> bool {
-        each!(self, codec => codec.encode(vector, code))
+    fn encode(&self, vector: AnyVector<'_>, code: &mut [u8]) -> bool {
+        match (self, vector) {
+            (AnyCodec::Plain(codec), AnyVector::Components(v)) => codec.encode(v, code),
+            (AnyCodec::Fused(codec), AnyVector::Components(v)) => codec.encode(v, code),
+            (AnyCodec::Bits(codec), AnyVector::Bits(v)) => codec.encode(v, code),
+            _ => unreachable!("{OTHER_KIND}"),
+        }
     }
 
     fn distance(&self, a: &[u8], b: &[u8]) -> f32 {
         each!(self, codec => codec.distance(a, b))
     }
 
-    fn query(&self, vector: &[f32]) -> Option<AnyQuery> {
-        match self {
-            AnyCodec::Plain(codec) => codec.query(vector).map(AnyQuery::Plain),
-            AnyCodec::Fused(codec) => codec.query(vector).map(Box::new).map(AnyQuery::Fused),
+    fn query(&self, vector: AnyVector<'_>) -> Option<AnyQuery> {
+        match (self, vector) {
+            (AnyCodec::Plain(codec), AnyVector::Components(v)) => {
+                codec.query(v).map(AnyQuery::Plain)
+            }
+            (AnyCodec::Fused(codec), AnyVector::Components(v)) => {
+                codec.query(v).map(Box::new).map(AnyQuery::Fused)
+            }
+            (AnyCodec::Bits(codec), AnyVector::Bits(v)) => codec.query(v).map(AnyQuery::Bits),
+            _ => unreachable!("{OTHER_KIND}"),
         }
     }
 
     fn query_of_code(&self, code: &[u8]) -> AnyQuery {
         match self {
             AnyCodec::Plain(codec) => AnyQuery::Plain(codec.query_of_code(code)),
+            AnyCodec::Bits(codec) => AnyQuery::Bits(codec.query_of_code(code)),
             AnyCodec::Fused(codec) => AnyQuery::Fused(Box::new(codec.query_of_code(code))),
         }
     }

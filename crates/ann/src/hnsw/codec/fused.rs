@@ -8,6 +8,9 @@
 //! Quantization and Graph for Approximate Nearest Neighbor Search", SIGMOD 2025
 //! (arXiv:2411.12229), with a short code in the place of the full vector.
 //!
+//! Where vertices would fill little more than half of their pages, the codes of
+//! neighbours leave out the last few dimensions ([`Fused::fitted`]).
+//!
 //! What links hold, for a capacity of n: n `f32` terms (`add`), n `f32` factors
 //! (`rescale`), then a block of codes for every 32 links.
 
@@ -28,6 +31,8 @@ pub struct Fused {
     rotation: Rotation,
     /// Links of a vertex: what [`Codec::links_len`] was told.
     capacity: usize,
+    /// Rotated dimensions that codes of neighbours have a bit for.
+    coded: usize,
 }
 
 impl Fused {
@@ -38,15 +43,33 @@ impl Fused {
         let form = match metric {
             Metric::L2 => Form::L2,
             Metric::InnerProduct | Metric::Cosine => Form::InnerProduct,
-            Metric::L1 => return None,
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => return None,
         };
+        let rotation = Rotation::new(dimension, seed);
         Some(Fused {
             metric,
             form,
             dimension,
-            rotation: Rotation::new(dimension, seed),
+            coded: rotation.padded(),
+            rotation,
             capacity,
         })
+    }
+
+    /// Leaves some dimensions out of the codes of neighbours, but not more than
+    /// an eighth, if vertices are smaller then by the measure of `size`, which
+    /// is given the bytes of a vertex's links and of its code.
+    pub fn fitted(mut self, size: impl Fn(usize, usize) -> usize) -> Self {
+        const STEP: usize = 64;
+        let padded = self.rotation.padded();
+        let steps = padded / STEP;
+        let choices = (steps - steps / 8..=steps).rev().map(|step| step * STEP);
+        let best = choices.min_by_key(|&coded| {
+            self.coded = coded;
+            size(self.links_len(self.capacity), self.code_len())
+        });
+        self.coded = best.unwrap_or(padded);
+        self
     }
 
     /// The vector rotated, and before that normalized under cosine; `None` if
@@ -67,7 +90,7 @@ impl Fused {
     }
 
     fn prepare(&self, rotated: Vec<f32>) -> FusedQuery {
-        let table = Table::new(&rotated);
+        let table = Table::new(&rotated[..self.coded]);
         let norm_squared = rotated
             .iter()
             .map(|&x| f64::from(x) * f64::from(x))
@@ -91,7 +114,7 @@ impl Fused {
     }
 
     fn block_len(&self) -> usize {
-        fastscan::block_len(self.rotation.padded())
+        fastscan::block_len(self.coded)
     }
 
     /// The parts of what links hold: terms, factors, blocks.
@@ -122,6 +145,7 @@ pub struct FusedQuery {
 }
 
 impl Codec for Fused {
+    type Vector<'a> = &'a [f32];
     type Query = FusedQuery;
 
     fn code_len(&self) -> usize {
@@ -197,7 +221,7 @@ impl Codec for Fused {
     fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {
         let centre = self.decode(own);
         let block_len = self.block_len();
-        let mut bits = vec![0; centre.len() / 8];
+        let mut bits = vec![0; self.coded / 8];
         let (factors, blocks) = links.split_at_mut(self.capacity * 8);
         let (add, rescale) =
             bytemuck::cast_slice_mut::<u8, f32>(factors).split_at_mut(self.capacity);
@@ -224,7 +248,7 @@ impl Codec for Fused {
     fn link_matches(&self, own: &[u8], neighbour: (usize, &[u8]), links: &[u8]) -> bool {
         let centre = self.decode(own);
         let (position, neighbour) = neighbour;
-        let mut bits = vec![0; centre.len() / 8];
+        let mut bits = vec![0; self.coded / 8];
         let expected = self.relative(&centre, neighbour, &mut bits);
         let (add, rescale, blocks) = self.parts(links);
         let from = position / BLOCK * self.block_len();

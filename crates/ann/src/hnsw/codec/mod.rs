@@ -1,16 +1,19 @@
 //! What a vertex stores of its vector, and of those of its neighbours.
 //!
 //! A [`Codec`] turns a vector into a *code*, a byte string of one length for
-//! the whole index, and compares codes. [`Plain`] stores the vector itself.
+//! the whole index, and compares codes. [`Plain`] stores the vector itself,
+//! [`Bits`] a string of bits.
 //! [`Fused`] stores a short code, and beside each link a still shorter one of
 //! the neighbour, so that a visit to a vertex also tells about how far its
 //! neighbours are. [`AnyCodec`] is the one that an index's options name.
 
 mod any;
+mod bits;
 mod fused;
 mod plain;
 
-pub use any::{AnyCodec, AnyQuery};
+pub use any::{AnyCodec, AnyQuery, AnyVector};
+pub use bits::{Bits, BitsQuery};
 pub use fused::{Fused, FusedQuery};
 pub use plain::{Plain, PlainQuery};
 
@@ -23,6 +26,13 @@ impl Code {
     pub fn zeroed(len: usize) -> Self {
         debug_assert!(len.is_multiple_of(8));
         Code(vec![0; len / 8])
+    }
+
+    /// A copy of a code.
+    pub fn copied(bytes: &[u8]) -> Self {
+        let mut code = Code::zeroed(bytes.len());
+        code.bytes_mut().copy_from_slice(bytes);
+        code
     }
 
     /// The code's bytes.
@@ -40,6 +50,8 @@ impl Code {
 ///
 /// Ordering keys are those of [`crate::Metric::key`]: smaller is nearer.
 pub trait Codec: Sync {
+    /// What is encoded, of the index's dimension.
+    type Vector<'a>: Copy;
     /// A query, prepared for many comparisons.
     type Query;
 
@@ -51,17 +63,15 @@ pub trait Codec: Sync {
     /// neighbours are.
     fn links_len(&self, capacity: usize) -> usize;
 
-    /// Encodes a vector of the index's dimension. Returns false when the
-    /// vector cannot be placed under the metric (a zero vector under cosine)
+    /// Encodes a vector. Returns false when the vector cannot be placed under the metric (a zero vector under cosine)
     /// and is left out of the index.
-    fn encode(&self, vector: &[f32], code: &mut [u8]) -> bool;
+    fn encode(&self, vector: Self::Vector<'_>, code: &mut [u8]) -> bool;
 
     /// The ordering key of two codes.
     fn distance(&self, a: &[u8], b: &[u8]) -> f32;
 
-    /// Prepares a vector of the index's dimension as a query; `None` as for
-    /// [`Codec::encode`].
-    fn query(&self, vector: &[f32]) -> Option<Self::Query>;
+    /// Prepares a vector as a query; `None` as for [`Codec::encode`].
+    fn query(&self, vector: Self::Vector<'_>) -> Option<Self::Query>;
 
     /// Prepares a query for what is near to a code.
     fn query_of_code(&self, code: &[u8]) -> Self::Query;

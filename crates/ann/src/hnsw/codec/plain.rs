@@ -14,13 +14,14 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// A codec for vectors of `dimension` components.
-    pub fn new(metric: Metric, dimension: usize) -> Self {
-        Plain {
+    /// A codec for vectors of `dimension` components; `None` under a metric of
+    /// bits.
+    pub fn new(metric: Metric, dimension: usize) -> Option<Self> {
+        Some(Plain {
             dimension,
             metric,
-            kernel: metric.kernel(simd::kernels()),
-        }
+            kernel: metric.kernel(simd::kernels())?,
+        })
     }
 }
 
@@ -28,6 +29,7 @@ impl Plain {
 pub struct PlainQuery(Code);
 
 impl Codec for Plain {
+    type Vector<'a> = &'a [f32];
     type Query = PlainQuery;
 
     fn code_len(&self) -> usize {
@@ -58,9 +60,7 @@ impl Codec for Plain {
     }
 
     fn query_of_code(&self, code: &[u8]) -> PlainQuery {
-        let mut copy = Code::zeroed(code.len());
-        copy.bytes_mut().copy_from_slice(code);
-        PlainQuery(copy)
+        PlainQuery(Code::copied(code))
     }
 
     fn key(&self, query: &PlainQuery, code: &[u8]) -> f32 {

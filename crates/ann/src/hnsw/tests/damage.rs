@@ -32,7 +32,9 @@ fn exercise(store: &MemPages) {
     let Some(index) = try_open(store) else { return };
     let _ = index.check(&mut |_, _| ());
     let mut code = Code::zeroed(index.codec().code_len());
-    index.codec().encode(&[0.5; 6], code.bytes_mut());
+    index
+        .codec()
+        .encode([0.5; 6].as_slice().into(), code.bytes_mut());
     let mut scan = Scan::new(index.codec().query_of_code(code.bytes()));
     for _ in 0..5 {
         let _ = scan.next_round(&index, 20);

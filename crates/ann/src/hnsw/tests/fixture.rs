@@ -68,7 +68,7 @@ pub fn codec(options: &Options) -> AnyCodec {
 }
 
 pub fn query(options: &Options, vector: &[f32]) -> AnyQuery {
-    codec(options).query(vector).unwrap()
+    codec(options).query(vector.into()).unwrap()
 }
 
 pub fn open(store: &MemPages) -> Index<'_, MemPages, AnyCodec> {
@@ -80,7 +80,7 @@ pub fn open(store: &MemPages) -> Index<'_, MemPages, AnyCodec> {
 pub fn encode(options: &Options, vector: &[f32]) -> Code {
     let codec = codec(options);
     let mut code = Code::zeroed(codec.code_len());
-    assert!(codec.encode(vector, code.bytes_mut()));
+    assert!(codec.encode(vector.into(), code.bytes_mut()));
     code
 }
 
@@ -129,7 +129,7 @@ pub fn nearest(store: &MemPages, query: &[f32], ef: usize, k: usize) -> Vec<u64>
 }
 
 pub fn exact(options: &Options, rows: &[(u64, &Vec<f32>)], query: &[f32], k: usize) -> Vec<u64> {
-    let codec = Plain::new(options.metric, options.dimension as usize);
+    let codec = Plain::new(options.metric, options.dimension as usize).unwrap();
     let query = codec.query(query).unwrap();
     let mut code = Code::zeroed(codec.code_len());
     let mut all: Vec<(f32, u64)> = rows

@@ -68,7 +68,7 @@ fn every_prefix_of_inserts_and_vacuums_of_postings_is_a_valid_index() {
         }
         let inserted = store.records();
         // Whole postings go, from the middle of a chain too, then one element.
-        let dies = |row: u64| (count / 8..count * 3 / 4).contains(&row);
+        let dies = |row: u64| (count / 10..count * 3 / 4).contains(&row);
         vacuum(&store, dies);
         let thinned = store.records();
         assert!(thinned > inserted + 4);
