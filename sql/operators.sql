@@ -96,7 +96,7 @@ DECLARE
     type text;
     norm text;
 BEGIN
-    FOR type, norm IN VALUES ('vector', 'vector_norm'), ('halfvec', 'l2_norm') LOOP
+    FOR type, norm IN VALUES ('vector', 'vector_norm'), ('halfvec', 'l2_norm'), ('sparsevec', 'l2_norm') LOOP
         EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING hnsw AS
             OPERATOR 1 <-> (%1$I, %1$I) FOR ORDER BY float_ops,
             FUNCTION 1 %3$I(%1$I, %1$I)', type, type || '_l2_ops', type || '_l2_squared_distance');

@@ -5,15 +5,24 @@
 use ann::Metric;
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
-use ann::hnsw::{AnyCodec, Code, HeapTid, Options};
+use ann::hnsw::{AnyCodec, Code, HeapTid, Options, Storage};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::open::{self, Reader, RelationIndex, RowContext};
+use super::open::{self, Reader, RelationIndex, RowContext, Value};
 use super::options;
 use crate::errors::{raise, unwrap_index};
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
+
+/// Components that the code of a sparse vector has room for, where the table has
+/// no rows that tell how many they have: with m = 16, four vertices share a page
+/// then.
+const COMPONENTS: u32 = 224;
+/// Room is made for at least so many.
+const LEAST_COMPONENTS: u32 = 64;
+/// And for at most so many: of a vector with more, the largest are kept.
+const MOST_COMPONENTS: u32 = 1000;
 
 /// An indexed bit string has at most so many bits, as in pgvector.
 const MOST_BITS: u32 = 64_000;
@@ -73,8 +82,12 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
             format!("column cannot have more than {MOST_BITS} dimensions for hnsw index"),
         );
     }
-    chosen.check(metric);
-    let storage = chosen.storage.resolve(metric, dimension);
+    // SAFETY: as above.
+    let reader = unsafe { Reader::new(index, dimension) };
+    chosen.check(metric, reader.is_sparse());
+    let storage = chosen
+        .storage
+        .resolve(metric, dimension, reader.is_sparse());
     Options {
         dimension,
         m: chosen.m,
@@ -83,6 +96,7 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
         storage,
         // SAFETY: the state belongs to this backend.
         seed: unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) },
+        components: if reader.is_sparse() { COMPONENTS } else { 0 },
     }
 }
 
@@ -196,6 +210,67 @@ unsafe extern "C-unwind" fn on_row(
     }
 }
 
+/// The most components that are not zero in a row of the table; `None` if it has
+/// no rows.
+///
+/// # Safety
+///
+/// An open index of sparse vectors and its table.
+unsafe fn most_components(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+    dimension: u32,
+) -> Option<u32> {
+    struct Most {
+        reader: Reader,
+        row_context: RowContext,
+        most: Option<u32>,
+    }
+    #[pg_guard]
+    unsafe extern "C-unwind" fn on_row(
+        _index: pg_sys::Relation,
+        _tid: pg_sys::ItemPointer,
+        values: *mut pg_sys::Datum,
+        is_null: *mut bool,
+        _is_alive: bool,
+        state: *mut core::ffi::c_void,
+    ) {
+        // SAFETY: `state` is the `Most` below; the values are of one column.
+        unsafe {
+            if *is_null {
+                return;
+            }
+            let most = &mut *state.cast::<Most>();
+            let context = most.row_context;
+            context.run_and_reset(|| {
+                if let Value::Sparse(vector) = most.reader.read(*values) {
+                    most.most = most.most.max(Some(vector.values().len() as u32));
+                }
+            });
+        }
+    }
+    // SAFETY: the caller gives open relations.
+    unsafe {
+        let mut most = Most {
+            reader: Reader::new(index, dimension),
+            row_context: RowContext::new(),
+            most: None,
+        };
+        pg_sys::table_index_build_scan(
+            heap,
+            index,
+            index_info,
+            true,
+            false,
+            Some(on_row),
+            (&raw mut most).cast(),
+            std::ptr::null_mut(),
+        );
+        most.most
+    }
+}
+
 /// Threads beside the backend's own that a build may use.
 fn worker_count() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -213,9 +288,15 @@ pub unsafe extern "C-unwind" fn ambuild(
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: the caller gives open relations, exclusively locked.
     let (rows, indexed) = unsafe {
-        let options = checked_options(index);
+        let mut options = checked_options(index);
         let name = open::name(index);
         let pages = RelationPages::for_build(index);
+        if options.storage == Storage::Sparse {
+            let most = most_components(heap, index, index_info, options.dimension);
+            // Rows that come later may have more.
+            let room = |most: u32| (most + most / 2).clamp(LEAST_COMPONENTS, MOST_COMPONENTS);
+            options.components = most.map_or(COMPONENTS, room);
+        }
         let reader = Reader::new(index, options.dimension);
         let codec = open::codec(&options, &name);
         unwrap_index(create(&pages, &options, &codec), &name);

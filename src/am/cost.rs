@@ -28,7 +28,7 @@ fn visits(storage: Storage, rows: f64, m: f64, ef: usize) -> f64 {
     let levels = (rows.max(1.0).ln() / m.ln()).floor();
     let visits = match storage {
         Storage::Fused => levels * 9.0 + fused_width(ef) as f64,
-        Storage::Plain => levels * 3.0 * m + 2.9 * m * (ef as f64).powf(0.815),
+        Storage::Plain | Storage::Sparse => levels * 3.0 * m + 2.9 * m * (ef as f64).powf(0.815),
     };
     visits.min(rows)
 }
@@ -73,9 +73,11 @@ pub unsafe extern "C-unwind" fn amcostestimate(
 
         let index = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
         let options = options::of_index(index);
-        let storage = options
-            .storage
-            .resolve(open::metric(index), open::dimension(index).unwrap_or(0));
+        let storage = options.storage.resolve(
+            open::metric(index),
+            open::dimension(index).unwrap_or(0),
+            false,
+        );
         let m = f64::from(options.m);
         pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
 
@@ -90,11 +92,12 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         // does.
         let heap_pages = f64::from((*info.rel).pages).max(1.0);
         let search_pages = (part * costs.numIndexPages).min(heap_pages);
-        let search = search_pages * sequential
-            + visits * (pg_sys::cpu_tuple_cost + pg_sys::cpu_operator_cost);
+        let visit = pg_sys::cpu_tuple_cost + pg_sys::cpu_operator_cost;
+        let search = search_pages * sequential + visits * visit;
 
         *startup_cost = search;
-        *total_cost = search.max(costs.indexTotalCost);
+        // All rows come only out of a visit to each vertex.
+        *total_cost = search.max(costs.indexTotalCost) + (info.tuples - visits).max(0.0) * visit;
         *selectivity = costs.indexSelectivity;
         *correlation = costs.indexCorrelation;
         *pages = costs.numIndexPages;

@@ -10,14 +10,14 @@ use std::num::NonZeroUsize;
 
 use ann::Metric;
 use ann::hnsw::index::read_meta;
-use ann::hnsw::{AnyCodec, AnyVector, Code, Codec, HeapTid, Index, Options};
+use ann::hnsw::{AnyCodec, AnyVector, Code, Codec, HeapTid, Index, Options, SparseVector};
 use lru::LruCache;
 use pgrx::prelude::*;
 
 use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
 use crate::storage::RelationPages;
 use crate::types::dense::{Component, Dense};
-use crate::types::{Bits, HalfVector, Vector};
+use crate::types::{Bits, HalfVector, Sparse, Vector};
 
 /// The name of an open relation.
 ///
@@ -150,23 +150,20 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
         let distance = (!distance.is_null()).then(|| CStr::from_ptr(distance));
         (distance, norm != pg_sys::InvalidOid)
     };
-    match (distance.map(CStr::to_bytes), normalized) {
-        (Some(b"vector_l2_squared_distance" | b"halfvec_l2_squared_distance"), false) => Metric::L2,
-        (Some(b"vector_negative_inner_product" | b"halfvec_negative_inner_product"), false) => {
-            Metric::InnerProduct
-        }
-        (Some(b"vector_negative_inner_product" | b"halfvec_negative_inner_product"), true) => {
-            Metric::Cosine
-        }
-        (Some(b"l1_distance"), false) => Metric::L1,
-        (Some(b"hamming_distance"), false) => Metric::Hamming,
-        (Some(b"jaccard_distance"), false) => Metric::Jaccard,
-        (other, _) => raise(
+    // What is particular to a type begins with its name.
+    let name = distance.map_or("".into(), CStr::to_string_lossy);
+    let types = ["vector_", "halfvec_", "sparsevec_"];
+    let particular = types.iter().find_map(|of| name.strip_prefix(of));
+    match (particular.unwrap_or(&name), normalized) {
+        ("l2_squared_distance", false) => Metric::L2,
+        ("negative_inner_product", false) => Metric::InnerProduct,
+        ("negative_inner_product", true) => Metric::Cosine,
+        ("l1_distance", false) => Metric::L1,
+        ("hamming_distance", false) => Metric::Hamming,
+        ("jaccard_distance", false) => Metric::Jaccard,
+        _ => raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!(
-                "an hnsw operator class cannot have the distance function \"{}\"",
-                String::from_utf8_lossy(other.unwrap_or_default())
-            ),
+            format!("an hnsw operator class cannot have the distance function \"{name}\""),
         ),
     }
 }
@@ -177,12 +174,14 @@ enum Kind {
     Single,
     Half,
     Bits,
+    Sparse,
 }
 
 /// A vector that was read, as the index compares it.
 pub enum Value<'a> {
     Components(Cow<'a, [f32]>),
     Bits(Bits<'a>),
+    Sparse(Sparse<'a>),
 }
 
 impl Value<'_> {
@@ -191,6 +190,10 @@ impl Value<'_> {
         match self {
             Value::Components(values) => AnyVector::Components(values),
             Value::Bits(bits) => AnyVector::Bits(bits.bytes),
+            Value::Sparse(vector) => AnyVector::Sparse(SparseVector {
+                indices: vector.indices(),
+                values: vector.values(),
+            }),
         }
     }
 }
@@ -222,6 +225,7 @@ impl Reader {
             Some("vector") => Kind::Single,
             Some("halfvec") => Kind::Half,
             Some("bit") => Kind::Bits,
+            Some("sparsevec") => Kind::Sparse,
             _ => raise(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
                 "type not supported for hnsw index",
@@ -231,6 +235,11 @@ impl Reader {
             kind,
             dimension: dimension as usize,
         }
+    }
+
+    /// Whether vectors are sparse.
+    pub fn is_sparse(self) -> bool {
+        matches!(self.kind, Kind::Sparse)
     }
 
     /// Reads a vector, or raises an ERROR if the index cannot have it.
@@ -249,6 +258,11 @@ impl Reader {
                     let bits = Bits::from_datum(datum);
                     self.check("bit lengths", bits.len);
                     Value::Bits(bits)
+                }
+                Kind::Sparse => {
+                    let vector = Sparse::from_datum(datum);
+                    self.check("sparsevec dimensions", vector.dimensions());
+                    Value::Sparse(vector)
                 }
             }
         }

@@ -58,7 +58,10 @@ impl StorageOption {
 
     /// The storage of an index of a metric and a dimension; plain where the
     /// metric has no other.
-    pub fn resolve(self, metric: Metric, dimension: u32) -> Storage {
+    pub fn resolve(self, metric: Metric, dimension: u32, is_sparse: bool) -> Storage {
+        if is_sparse {
+            return Storage::Sparse;
+        }
         let fused = match self {
             StorageOption::Auto => dimension >= LEAST_FUSED,
             StorageOption::Fused => true,
@@ -195,22 +198,26 @@ pub unsafe fn of_index(index: pg_sys::Relation) -> HnswOptions {
 
 impl HnswOptions {
     /// Raises an ERROR unless the options go together, and with the metric.
-    pub fn check(&self, metric: Metric) {
+    pub fn check(&self, metric: Metric, is_sparse: bool) {
         if self.ef_construction < 2 * self.m {
             raise(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "ef_construction must be greater than or equal to 2 * m",
             );
         }
-        if self.storage == StorageOption::Fused && !metric.has_short_codes() {
-            let name = match metric {
-                Metric::Hamming => "Hamming",
-                Metric::Jaccard => "Jaccard",
-                _ => "taxicab",
-            };
+        let unfit = match metric {
+            _ if is_sparse => Some("sparse vectors"),
+            Metric::L2 | Metric::InnerProduct | Metric::Cosine => None,
+            Metric::L1 => Some("taxicab distance"),
+            Metric::Hamming => Some("Hamming distance"),
+            Metric::Jaccard => Some("Jaccard distance"),
+        };
+        if self.storage == StorageOption::Fused
+            && let Some(unfit) = unfit
+        {
             raise_with_hint(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                format!("storage = fused is not supported for {name} distance"),
+                format!("storage = fused is not supported for {unfit}"),
                 "Leave the option out, or use storage = plain.",
             );
         }

@@ -171,7 +171,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
                 .query(reader.read(key.sk_argument).as_vector())
         };
         let by_bound =
-            query.is_some() && graph.options().storage == Storage::Fused && has_cheap_key(index);
+            query.is_some() && graph.options().storage != Storage::Plain && has_cheap_key(index);
         // Nothing is nearer than anything else to NULL, or by its angle to
         // zero: any query will do.
         let query = query.unwrap_or_else(|| {

@@ -29,8 +29,7 @@ fn apply<T: Component>(kernel: Kernel<T>, a: Dense<'_, T>, b: Dense<'_, T>) -> f
 
 fn norm(values: impl Iterator<Item = f32>) -> f64 {
     values
-        .map(|x| f64::from(x) * f64::from(x))
-        .sum::<f64>()
+        .fold(0.0, |sum, x| sum + f64::from(x) * f64::from(x))
         .sqrt()
 }
 
@@ -56,7 +55,8 @@ impl<T: Component> Measure for Dense<'_, T> {
 /// Sums `term` over the components of which one is not zero.
 fn sum<'a>(a: Sparse<'a>, b: Sparse<'a>, term: impl Fn(f32, f32) -> f32) -> f32 {
     sparse::check_same(a, b);
-    a.pairs(b).map(|(_, x, y)| term(x, y)).sum()
+    // Not `sum`, which begins with −0.
+    a.pairs(b).fold(0.0, |sum, (_, x, y)| sum + term(x, y))
 }
 
 impl Measure for Sparse<'_> {

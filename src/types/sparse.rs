@@ -60,6 +60,11 @@ impl<'a> Sparse<'a> {
         self.values
     }
 
+    /// Their indices, from 0 on.
+    pub fn indices(self) -> &'a [u32] {
+        bytemuck::cast_slice(self.indices)
+    }
+
     /// The index, from 0 on, of each component that is not zero, and the
     /// component.
     pub fn components(self) -> impl Iterator<Item = (usize, f32)> + Clone + use<'a> {

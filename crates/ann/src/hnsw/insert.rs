@@ -92,7 +92,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
 
     /// The live vertices nearest to a query on each level up to `level`, and the
     /// metapage by which they were found.
-    fn find(&self, query: &C::Query, level: u8) -> Result<(Meta, Vec<Vec<Found>>), Error> {
+    pub(super) fn find(
+        &self,
+        query: &C::Query,
+        level: u8,
+    ) -> Result<(Meta, Vec<Vec<Found>>), Error> {
         let ef = usize::from(self.options.ef_construction);
         let mut tries = 0;
         loop {

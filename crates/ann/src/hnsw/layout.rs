@@ -62,6 +62,8 @@ pub enum Storage {
     Plain,
     /// A short code, and codes of the neighbours: [`super::codec::Fused`].
     Fused,
+    /// The largest components of a sparse vector: [`super::codec::Sparse`].
+    Sparse,
 }
 
 impl Storage {
@@ -69,11 +71,12 @@ impl Storage {
         match self {
             Storage::Plain => 0,
             Storage::Fused => 1,
+            Storage::Sparse => 2,
         }
     }
 
     fn from_tag(tag: u32) -> Option<Self> {
-        [Storage::Plain, Storage::Fused]
+        [Storage::Plain, Storage::Fused, Storage::Sparse]
             .into_iter()
             .find(|storage| storage.tag() == tag)
     }
@@ -94,6 +97,8 @@ pub struct Options {
     pub storage: Storage,
     /// Seed of the rotation of fused codes.
     pub seed: u64,
+    /// Components that the code of a sparse vector has room for.
+    pub components: u32,
 }
 
 /// The metapage, as stored.
@@ -119,9 +124,11 @@ pub struct Meta {
     pub free_count: u32,
     storage: u32,
     seed: u64,
+    components: u32,
+    reserved: u32,
 }
 
-const _: () = assert!(size_of::<Meta>() == 56);
+const _: () = assert!(size_of::<Meta>() == 64);
 
 impl Meta {
     /// The metapage of an empty index.
@@ -141,6 +148,8 @@ impl Meta {
             free_count: 0,
             storage: options.storage.tag(),
             seed: options.seed,
+            components: options.components,
+            reserved: 0,
         }
     }
 
@@ -160,8 +169,19 @@ impl Meta {
         if meta.m < 2 || meta.m > MAX_M {
             return wrong(format!("metapage has m = {}", meta.m));
         }
-        if meta.dimension == 0 || meta.dimension > 1 << 20 {
+        // Codes of other vectors than sparse ones grow with the dimension.
+        let most = match Storage::from_tag(meta.storage) {
+            Some(Storage::Sparse) => i32::MAX as u32,
+            _ => 1 << 20,
+        };
+        if meta.dimension == 0 || meta.dimension > most {
             return wrong(format!("metapage has dimension {}", meta.dimension));
+        }
+        if meta.components > 1 << 20 {
+            return wrong(format!(
+                "metapage has codes of {} components",
+                meta.components
+            ));
         }
         if meta.entry != NONE
             && (meta.entry >= meta.vertex_count || meta.entry_level > u32::from(MAX_LEVEL))
@@ -198,6 +218,7 @@ impl Meta {
             metric,
             storage,
             seed: self.seed,
+            components: self.components,
         })
     }
 
@@ -652,6 +673,7 @@ mod tests {
             metric: Metric::Cosine,
             storage,
             seed: 0,
+            components: 0,
         };
         let codec = AnyCodec::new(&options).expect("cosine has both storages");
         Layout::new(&options, &codec)

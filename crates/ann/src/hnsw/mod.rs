@@ -37,7 +37,7 @@ pub mod vacuum;
 mod tests;
 
 pub use build::Builder;
-pub use codec::{AnyCodec, AnyQuery, AnyVector, Code, Codec, Fused, Plain};
+pub use codec::{AnyCodec, AnyQuery, AnyVector, Code, Codec, Fused, Plain, SparseVector};
 pub use index::Index;
 pub use layout::{HeapTid, Options, Storage, Vertex};
 pub use scan::Scan;

@@ -308,12 +308,27 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// Gives a vertex new neighbours in the place of its dead ones.
     fn repair_vertex(&self, marked: &Marked, vertex: Vertex, level: u8) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
-            let candidates = self.behind_the_dead(marked, vertex, level, &list)?;
-            for position in 0..list.places.len() {
-                if marked.dead.contains(list.places[position].number) {
-                    list.remove(position);
+            let places = list.places.iter().enumerate();
+            let dead: Vec<usize> = places
+                .filter(|(_, place)| marked.dead.contains(place.number))
+                .map(|(position, _)| position)
+                .collect();
+            let mut candidates = Vec::new();
+            if 2 * dead.len() > list.places.len() {
+                // Behind most of them, most are dead as well: search.
+                let (_, found) = self.find(&list.query, level)?;
+                let found = found.get(usize::from(level)).map_or(&[][..], |found| found);
+                let numbers = found.iter().map(|f| f.vertex);
+                candidates.extend(numbers.filter(|&n| n != vertex && !list.contains(n)));
+            }
+            let behind = self.behind_the_dead(marked, vertex, level, &list)?;
+            let searched = candidates.len();
+            for number in behind {
+                if !candidates[..searched].contains(&number) {
+                    candidates.push(number);
                 }
             }
+            dead.into_iter().for_each(|position| list.remove(position));
             self.fill(&mut list, &candidates, level)?;
             if !self.replace_links(vertex, level, &list)? {
                 continue;

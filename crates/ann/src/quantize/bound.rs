@@ -54,7 +54,9 @@ pub fn lower_bound(
             let least = 1.0 + key - error * query_norm - 2.0 * units * unit;
             least.max(0.0)
         }
-        Metric::L1 | Metric::Hamming | Metric::Jaccard => f64::NAN,
+        // All terms are positive, so that rounding is relative to the sum.
+        Metric::L1 => (key * (1.0 - 2.0 * units * unit) - error - UNDERFLOW).max(0.0),
+        Metric::Hamming | Metric::Jaccard => f64::NAN,
     };
     if bound.is_finite() {
         bound

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Bits, BitsQuery, Codec, Fused, FusedQuery, Plain, PlainQuery};
+use super::{Sparse, SparseQuery, SparseVector};
 use crate::hnsw::layout::{Options, Storage, per_page, slot_len};
 use crate::page::BODY_LEN;
 
@@ -13,6 +14,8 @@ pub enum AnyCodec {
     Plain(Plain),
     /// Strings of bits.
     Bits(Bits),
+    /// Sparse vectors.
+    Sparse(Sparse),
     /// Short codes, with codes beside the links.
     Fused(Arc<Fused>),
 }
@@ -24,6 +27,8 @@ pub enum AnyVector<'a> {
     Components(&'a [f32]),
     /// See [`Bits`].
     Bits(&'a [u8]),
+    /// The components that are not zero.
+    Sparse(SparseVector<'a>),
 }
 
 impl<'a> From<&'a [f32]> for AnyVector<'a> {
@@ -38,6 +43,8 @@ pub enum AnyQuery {
     Plain(PlainQuery),
     /// Of [`Bits`].
     Bits(BitsQuery),
+    /// Of [`Sparse`].
+    Sparse(SparseQuery),
     /// Of [`Fused`].
     Fused(Box<FusedQuery>),
 }
@@ -52,6 +59,9 @@ impl AnyCodec {
             Storage::Plain => Plain::new(options.metric, dimension)
                 .map(AnyCodec::Plain)
                 .or_else(|| Bits::new(options.metric, dimension).map(AnyCodec::Bits)),
+            Storage::Sparse => {
+                Sparse::new(options.metric, options.components as usize).map(AnyCodec::Sparse)
+            }
             Storage::Fused => Fused::new(options.metric, dimension, capacity, options.seed)
                 .map(|codec| {
                     codec.fitted(|links_len, code_len| {
@@ -74,6 +84,7 @@ macro_rules! each {
         match $any {
             AnyCodec::Plain($codec) => $call,
             AnyCodec::Bits($codec) => $call,
+            AnyCodec::Sparse($codec) => $call,
             AnyCodec::Fused($codec) => $call,
         }
     };
@@ -85,6 +96,7 @@ macro_rules! each_query {
         match ($any, $query) {
             (AnyCodec::Plain($codec), AnyQuery::Plain($inner)) => $call,
             (AnyCodec::Bits($codec), AnyQuery::Bits($inner)) => $call,
+            (AnyCodec::Sparse($codec), AnyQuery::Sparse($inner)) => $call,
             (AnyCodec::Fused($codec), AnyQuery::Fused($inner)) => $call,
             _ => unreachable!("a query belongs to the codec that made it"),
         }
@@ -108,6 +120,7 @@ impl Codec for AnyCodec {
             (AnyCodec::Plain(codec), AnyVector::Components(v)) => codec.encode(v, code),
             (AnyCodec::Fused(codec), AnyVector::Components(v)) => codec.encode(v, code),
             (AnyCodec::Bits(codec), AnyVector::Bits(v)) => codec.encode(v, code),
+            (AnyCodec::Sparse(codec), AnyVector::Sparse(v)) => codec.encode(v, code),
             _ => unreachable!("{OTHER_KIND}"),
         }
     }
@@ -125,6 +138,7 @@ impl Codec for AnyCodec {
                 codec.query(v).map(Box::new).map(AnyQuery::Fused)
             }
             (AnyCodec::Bits(codec), AnyVector::Bits(v)) => codec.query(v).map(AnyQuery::Bits),
+            (AnyCodec::Sparse(codec), AnyVector::Sparse(v)) => codec.query(v).map(AnyQuery::Sparse),
             _ => unreachable!("{OTHER_KIND}"),
         }
     }
@@ -133,6 +147,7 @@ impl Codec for AnyCodec {
         match self {
             AnyCodec::Plain(codec) => AnyQuery::Plain(codec.query_of_code(code)),
             AnyCodec::Bits(codec) => AnyQuery::Bits(codec.query_of_code(code)),
+            AnyCodec::Sparse(codec) => AnyQuery::Sparse(codec.query_of_code(code)),
             AnyCodec::Fused(codec) => AnyQuery::Fused(Box::new(codec.query_of_code(code))),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A [`Codec`] turns a vector into a *code*, a byte string of one length for
 //! the whole index, and compares codes. [`Plain`] stores the vector itself,
-//! [`Bits`] a string of bits.
+//! [`Bits`] a string of bits, [`Sparse`] the largest components of a sparse one.
 //! [`Fused`] stores a short code, and beside each link a still shorter one of
 //! the neighbour, so that a visit to a vertex also tells about how far its
 //! neighbours are. [`AnyCodec`] is the one that an index's options name.
@@ -11,11 +11,13 @@ mod any;
 mod bits;
 mod fused;
 mod plain;
+mod sparse;
 
 pub use any::{AnyCodec, AnyQuery, AnyVector};
 pub use bits::{Bits, BitsQuery};
 pub use fused::{Fused, FusedQuery};
 pub use plain::{Plain, PlainQuery};
+pub use sparse::{Sparse, SparseQuery, SparseVector};
 
 /// A code in memory, aligned to 8 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

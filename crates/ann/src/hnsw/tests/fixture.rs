@@ -34,6 +34,7 @@ pub fn options((metric, storage): (Metric, Storage), dimension: u32) -> Options 
         metric,
         storage,
         seed: 17,
+        components: 0,
     }
 }
 
