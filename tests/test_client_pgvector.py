@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import psycopg
 import pytest
-from pgvector import Vector
+from pgvector import Bit, HalfVector, SparseVector, Vector
 from pgvector.psycopg import register_vector, register_vector_async
 
 from checks import assert_index_scan, clustered
@@ -80,6 +80,23 @@ def test_lists_vectors_and_nulls(database):
         assert floats == [1, 2, 3]
         row = conn.execute("SELECT id FROM small WHERE embedding = %s::real[]::vector", [[4.0, 5.0, 6.0]]).fetchone()
         assert row == (2,)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_halves_sparse_vectors_and_bits(database, binary):
+    values = [HalfVector([1, 2.5, -3]), SparseVector({0: 1.5, 4: -2}, 5), Bit([True, False, True])]
+    with psycopg.connect(database.dsn()) as conn:
+        register_vector(conn)
+        conn.execute("CREATE TEMP TABLE others (h halfvec(3), s sparsevec(5), b bit(3))")
+        with conn.cursor() as cur, cur.copy("COPY others FROM STDIN WITH (FORMAT BINARY)") as copy:
+            copy.set_types(["halfvec", "sparsevec", "bit"])
+            copy.write_row(values)
+        conn.execute("INSERT INTO others VALUES (%s, %s, %s)", values)
+        rows = conn.cursor(binary=binary).execute("SELECT h, s FROM others").fetchall()
+        assert [(h.to_list(), s.indices(), s.values()) for h, s in rows] == [([1, 2.5, -3], [0, 4], [1.5, -2])] * 2
+        nearest = conn.execute("SELECT h <-> %s, s <#> %s, b <~> %s FROM others LIMIT 1",
+                               [HalfVector([1, 2.5, 1]), SparseVector({4: 2}, 5), Bit([True, True, True])])
+        assert nearest.fetchone() == (4, 4, 1)
 
 
 def test_asynchronous_connection(database, documents, data):

@@ -86,6 +86,52 @@ def test_each_metric_after_build_inserts_and_vacuum(conn, metric, storage, floor
     assert min(found.values()) >= floor, found
 
 
+# What a row of each type is made of, out of its vector of 200 components.
+@pytest.mark.parametrize("column, made, opclass, operator, floor", [
+    ("halfvec(200)", "emb", "halfvec_cosine_ops", "<=>", 0.97),
+    ("halfvec(200)", "emb", "halfvec_l1_ops", "<+>", 0.97),
+    ("bit(200)", "binary_quantize(emb)", "bit_hamming_ops", "<~>", 0.95),
+    ("bit(200)", "binary_quantize(emb)", "bit_jaccard_ops", "<%%>", 0.95),
+    # Of each vector, the components that are large: 25 of 200 on average.
+    ("sparsevec(200)", "(SELECT array_agg(CASE WHEN abs(x) > 1.1 THEN x ELSE 0 END) FROM unnest(emb::real[]) AS x)"
+     "::sparsevec", "sparsevec_l2_ops", "<->", 0.95),
+    ("sparsevec(200)", "emb::sparsevec", "sparsevec_ip_ops", "<#>", 0.9)])
+def test_each_type_after_build_inserts_and_vacuum(conn, column, made, opclass, operator, floor):
+    rows = 3000
+    conn.execute("DROP TABLE IF EXISTS made, of_type, asked")
+    create_items(conn, clustered(rows + 40, 200, seed=14), "made")
+    conn.execute(f"CREATE TABLE asked AS SELECT id, ({made})::{column} AS v FROM made WHERE id >= {rows}")
+    conn.execute(f"CREATE TABLE of_type (id int, v {column})")
+    conn.execute(f"INSERT INTO of_type SELECT id, ({made})::{column} FROM made WHERE id < {rows // 2}")
+    conn.execute(f"CREATE INDEX of_type_v ON of_type USING hnsw (v {opclass})")
+    conn.execute("SET hnsw.ef_search = 100")
+
+    def found():
+        """The part of the nearest ten that is found. Distances count: many rows may be as near as each other."""
+        conn.execute("SET enable_seqscan = off")
+        nearest = f"SELECT v {operator} %s::{column} AS d FROM of_type ORDER BY v {operator} %s::{column} LIMIT 10"
+        total = 0
+        for query, in conn.execute("SELECT v::text FROM asked").fetchall():
+            assert_index_scan(conn, nearest, [query, query], "of_type_v")
+            returned = [d for d, in conn.execute(nearest, [query, query]).fetchall()]
+            assert returned == sorted(returned)
+            exact = conn.execute(f"SELECT d FROM (SELECT v {operator} %s::{column} AS d FROM of_type OFFSET 0) AS all_rows"
+                                 " ORDER BY d LIMIT 10", [query]).fetchall()
+            farthest = exact[-1][0]
+            total += sum(d <= farthest + 1e-6 for d in returned)
+        return total / 400
+
+    results = {"build": found()}
+    conn.execute(f"INSERT INTO of_type SELECT id, ({made})::{column} FROM made WHERE id >= {rows // 2} AND id < {rows}")
+    results["inserts"] = found()
+    assert verify(conn, "of_type_v").heap_tids == rows
+    conn.execute("DELETE FROM of_type WHERE id % 3 <> 0")
+    conn.execute("VACUUM of_type")
+    results["vacuum"] = found()
+    assert verify(conn, "of_type_v").heap_tids == rows // 3
+    assert min(results.values()) >= floor, results
+
+
 def test_small_m_and_ef_construction_still_work(conn):
     data = clustered(1020, 16, seed=5)
     create_items(conn, data[:1000], "sparse_graph")
