@@ -3,7 +3,6 @@ DO $$
 DECLARE
     type text;
     other text;
-    name text;
     item record;
 BEGIN
     FOREACH type IN ARRAY ARRAY['vector', 'halfvec'] LOOP
@@ -60,7 +59,7 @@ BEGIN
 END
 $$;
 
--- Between types: implicit where nothing but precision can be lost.
+-- Between types: implicit and by assignment as in pgvector.
 CREATE CAST (vector AS real[])
     WITH FUNCTION vector_to_float4(vector, integer, boolean) AS IMPLICIT;
 CREATE CAST (halfvec AS real[])

@@ -51,7 +51,24 @@ GRANT SELECT ON points TO explain_search_reader;
 SET ROLE explain_search_reader;
 SELECT step, rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
 RESET ROLE;
-DROP OWNED BY explain_search_reader;
-DROP ROLE explain_search_reader;
+ALTER TABLE points ENABLE ROW LEVEL SECURITY;
+SET ROLE explain_search_reader;
+SELECT step, rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
+RESET ROLE;
+ALTER TABLE points DISABLE ROW LEVEL SECURITY;
+-- An expression of the index runs with the rights of the table's owner.
+CREATE FUNCTION who_asks(v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql COST 1
+    AS $$ BEGIN RAISE NOTICE 'by %', current_user; RETURN v; END $$;
+GRANT CREATE ON SCHEMA public TO explain_search_reader;
+INSERT INTO points VALUES (1, array_fill(1, ARRAY[64]));
+ALTER TABLE points OWNER TO explain_search_reader;
+SET client_min_messages = warning;
+CREATE INDEX by_owner ON points USING hnsw ((public.who_asks(v)::vector(64)) vector_l2_ops);
+RESET client_min_messages;
+SELECT step, rows FROM insitu.explain_search('by_owner', array_fill(1, ARRAY[64])::vector) WHERE step = 'compare rows';
 DROP VIEW query;
 DROP TABLE points;
+DROP FUNCTION who_asks;
+REVOKE ALL ON SCHEMA public FROM explain_search_reader;
+DROP OWNED BY explain_search_reader;
+DROP ROLE explain_search_reader;

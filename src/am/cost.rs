@@ -10,7 +10,8 @@ use ann::hnsw::Storage;
 use ann::hnsw::index::fused_width;
 use pgrx::prelude::*;
 
-use super::{open, options};
+use super::open::{self, Reader};
+use super::options;
 use crate::settings::EF_SEARCH;
 
 /// Pages of vertices that a search reads in an index of `rows` elements.
@@ -73,11 +74,11 @@ pub unsafe extern "C-unwind" fn amcostestimate(
 
         let index = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
         let options = options::of_index(index);
-        let storage = options.storage.resolve(
-            open::metric(index),
-            open::dimension(index).unwrap_or(0),
-            false,
-        );
+        let dimension = open::dimension(index).unwrap_or(0);
+        let is_sparse = Reader::new(index, dimension).is_sparse();
+        let storage = options
+            .storage
+            .resolve(open::metric(index), dimension, is_sparse);
         let m = f64::from(options.m);
         pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
 

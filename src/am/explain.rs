@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use super::open::{self, RowContext};
 use super::scan;
 use crate::errors::{raise, raise_with_hint};
+use crate::security::run_as;
 
 /// One line of the report.
 type Line = (String, i64, i64, i64, i64, f64);
@@ -190,7 +191,7 @@ unsafe fn explain(
             report.add("fetch rows", scan::counters(scan), i64::from(visible));
             if visible {
                 let distance = if (*scan).xs_recheckorderby {
-                    let distance = rows.distance();
+                    let distance = rows.distance(heap);
                     report.add("compare rows", scan::counters(scan), 1);
                     distance
                 } else {
@@ -231,6 +232,8 @@ struct Rows {
     slot: *mut pg_sys::TupleTableSlot,
     info: *mut pg_sys::IndexInfo,
     state: *mut pg_sys::EState,
+    /// Where expressions are evaluated.
+    expressions: *mut pg_sys::ExprContext,
     context: RowContext,
 }
 
@@ -243,7 +246,8 @@ impl Rows {
         unsafe {
             let state = pg_sys::CreateExecutorState();
             let slot = pg_sys::table_slot_create(heap, std::ptr::null_mut());
-            (*pg_sys::MakePerTupleExprContext(state)).ecxt_scantuple = slot;
+            let expressions = pg_sys::MakePerTupleExprContext(state);
+            (*expressions).ecxt_scantuple = slot;
             let (family, kind) = (*(*index).rd_opfamily, *(*index).rd_opcintype);
             let operator = pg_sys::get_opfamily_member(family, kind, kind, 1);
             Rows {
@@ -252,6 +256,7 @@ impl Rows {
                 slot,
                 info: pg_sys::BuildIndexInfo(index),
                 state,
+                expressions,
                 context: RowContext::new(),
             }
         }
@@ -261,26 +266,41 @@ impl Rows {
     ///
     /// # Safety
     ///
-    /// The slot holds a row.
-    unsafe fn distance(&self) -> f64 {
+    /// The slot holds a row of the table.
+    unsafe fn distance(&self, heap: pg_sys::Relation) -> f64 {
         let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
         // SAFETY: the arrays have room for the columns of any index; the
-        // operator takes what is indexed.
+        // operator takes what is indexed. Nothing of the last row is in use.
         self.context.run_and_reset(|| unsafe {
-            pg_sys::FormIndexDatum(
-                self.info,
-                self.slot,
-                self.state,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
+            pg_sys::MemoryContextReset((*self.expressions).ecxt_per_tuple_memory);
+            let mut form = || {
+                pg_sys::FormIndexDatum(
+                    self.info,
+                    self.slot,
+                    self.state,
+                    values.as_mut_ptr(),
+                    nulls.as_mut_ptr(),
+                );
+            };
+            if (*self.info).ii_Expressions.is_null() {
+                form();
+            } else {
+                // They are those of the table's owner.
+                run_as((*(*heap).rd_rel).relowner, form);
+            }
             if nulls[0] {
                 return f64::INFINITY;
             }
             let none = pg_sys::InvalidOid;
             let distance = pg_sys::OidFunctionCall2Coll(self.operator, none, values[0], self.query);
-            f64::from_bits(distance.value() as u64)
+            let distance = f64::from_bits(distance.value() as u64);
+            // As the server orders numbers, NaN comes last.
+            if distance.is_nan() {
+                f64::INFINITY
+            } else {
+                distance
+            }
         })
     }
 
@@ -303,7 +323,7 @@ fn type_name(oid: pg_sys::Oid) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Who may read the table may know how it is searched.
+/// Who may read the whole table may know how it is searched.
 unsafe fn check_privilege(heap: pg_sys::Oid) {
     // SAFETY: reads the catalog.
     unsafe {
@@ -317,6 +337,14 @@ unsafe fn check_privilege(heap: pg_sys::Oid) {
                 result,
                 pg_sys::ObjectType::OBJECT_TABLE,
                 pg_sys::get_rel_name(heap),
+            );
+        }
+        // What a search does depends on rows that a policy may hide.
+        let policies = pg_sys::check_enable_rls(heap, pg_sys::InvalidOid, true);
+        if policies == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32 {
+            raise(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "insitu.explain_search is not for roles that row-level security applies to",
             );
         }
     }

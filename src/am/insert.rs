@@ -34,7 +34,7 @@ pub unsafe extern "C-unwind" fn aminsert(
             let name = open::name(index);
             let pages = RelationPages::new(index);
             let graph = open::index(&pages, &name);
-            let reader = Reader::new(index, graph.options().dimension);
+            let reader = Reader::of(index, &graph);
             let Some(code) = reader.encode(graph.codec(), *values) else {
                 return;
             };

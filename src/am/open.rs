@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 
 use ann::Metric;
 use ann::hnsw::index::read_meta;
-use ann::hnsw::{AnyCodec, AnyVector, Code, Codec, HeapTid, Index, Options, SparseVector};
+use ann::hnsw::{AnyCodec, AnyVector, Code, Codec, HeapTid, Index, Options, Storage};
 use lru::LruCache;
 use pgrx::prelude::*;
 
@@ -190,10 +190,7 @@ impl Value<'_> {
         match self {
             Value::Components(values) => AnyVector::Components(values),
             Value::Bits(bits) => AnyVector::Bits(bits.bytes),
-            Value::Sparse(vector) => AnyVector::Sparse(SparseVector {
-                indices: vector.indices(),
-                values: vector.values(),
-            }),
+            Value::Sparse(vector) => AnyVector::Sparse(vector.components()),
         }
     }
 }
@@ -235,6 +232,26 @@ impl Reader {
             kind,
             dimension: dimension as usize,
         }
+    }
+
+    /// The reader of an open index.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Reader::new`]; `graph` is the same index.
+    pub unsafe fn of(index: pg_sys::Relation, graph: &RelationIndex<'_, '_>) -> Self {
+        let options = graph.options();
+        // SAFETY: passed on.
+        let reader = unsafe { Reader::new(index, options.dimension) };
+        let is_of_bits = matches!(options.metric, Metric::Hamming | Metric::Jaccard);
+        let is_sparse = options.storage == Storage::Sparse;
+        if is_of_bits != matches!(reader.kind, Kind::Bits) || is_sparse != reader.is_sparse() {
+            let reason = "the metapage is that of an index of another type".into();
+            // SAFETY: the index is open.
+            let name = unsafe { name(index) };
+            raise_index(ann::Error::Corrupted { block: 0, reason }, &name);
+        }
+        reader
     }
 
     /// Whether vectors are sparse.

@@ -165,7 +165,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
         let query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
             None
         } else {
-            let reader = Reader::new(index, graph.options().dimension);
+            let reader = Reader::of(index, &graph);
             graph
                 .codec()
                 .query(reader.read(key.sk_argument).as_vector())

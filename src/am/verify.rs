@@ -114,7 +114,7 @@ fn verify_index(
         let mut comparison = Comparison {
             held: &held,
             codec: graph.codec(),
-            reader: Reader::new(relation, graph.options().dimension),
+            reader: Reader::of(relation, &graph),
             row_context: RowContext::new(),
             problem: None,
         };

@@ -66,7 +66,7 @@ fn vector_to_halfvec(vector: Dense<'_, f32>, typmod: i32, _explicit: bool) -> Ow
 #[pg_extern(immutable, strict, parallel_safe, name = "sparsevec")]
 fn sparsevec_to_sparsevec(vector: Sparse<'_>, typmod: i32, _explicit: bool) -> OwnedSparse {
     check_typmod(typmod, vector.dimensions());
-    OwnedSparse::checked(vector.dimensions(), vector.components())
+    OwnedSparse::checked(vector.dimensions(), vector.entries())
 }
 
 /// A sparse vector of all components.

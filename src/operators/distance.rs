@@ -55,8 +55,7 @@ impl<T: Component> Measure for Dense<'_, T> {
 /// Sums `term` over the components of which one is not zero.
 fn sum<'a>(a: Sparse<'a>, b: Sparse<'a>, term: impl Fn(f32, f32) -> f32) -> f32 {
     sparse::check_same(a, b);
-    // Not `sum`, which begins with −0.
-    a.pairs(b).fold(0.0, |sum, (_, x, y)| sum + term(x, y))
+    a.components().sum(b.components(), term)
 }
 
 impl Measure for Sparse<'_> {
@@ -183,7 +182,7 @@ dense_functions!(HalfVector -> OwnedHalfVector: halfvec_spherical_distance, half
 fn sparsevec_l2_normalize(vector: Sparse<'_>) -> OwnedSparse {
     let mut values = vector.values().to_vec();
     metric::normalize(&mut values);
-    let indices = vector.components().map(|(index, _)| index);
+    let indices = vector.entries().map(|(index, _)| index);
     OwnedSparse::checked(vector.dimensions(), indices.zip(values))
 }
 
@@ -209,8 +208,5 @@ fn hamming_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
 fn jaccard_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
     check_same_length(a, b);
     let (both, either) = (kernels().common_bits)(a.bytes, b.bytes);
-    match both {
-        0 => 1.0,
-        _ => 1.0 - both as f64 / either as f64,
-    }
+    metric::jaccard(both, either)
 }

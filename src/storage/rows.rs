@@ -41,8 +41,8 @@ impl RowsAhead {
         heap: pg_sys::Relation,
         rows: impl ExactSizeIterator<Item = HeapTid>,
     ) {
-        // SAFETY: a block past the end, after the table was truncated, is
-        // looked for in vain.
+        // SAFETY: the table is open. While it is scanned it is not truncated, so
+        // the rows' blocks are there.
         unsafe {
             for tid in rows.take(FAR).skip(self.0.len()) {
                 let block = (tid.0 >> 16) as pg_sys::BlockNumber;

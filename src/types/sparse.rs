@@ -11,6 +11,7 @@ use core::ffi::CStr;
 use std::cmp::Ordering;
 use std::ffi::CString;
 
+use ann::hnsw::SparseVector;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
@@ -60,14 +61,17 @@ impl<'a> Sparse<'a> {
         self.values
     }
 
-    /// Their indices, from 0 on.
-    pub fn indices(self) -> &'a [u32] {
-        bytemuck::cast_slice(self.indices)
+    /// The same with their indices, from 0 on.
+    pub fn components(self) -> SparseVector<'a> {
+        SparseVector {
+            indices: bytemuck::cast_slice(self.indices),
+            values: self.values,
+        }
     }
 
     /// The index, from 0 on, of each component that is not zero, and the
     /// component.
-    pub fn components(self) -> impl Iterator<Item = (usize, f32)> + Clone + use<'a> {
+    pub fn entries(self) -> impl Iterator<Item = (usize, f32)> + Clone + use<'a> {
         let indices = self.indices.iter().map(|&index| index as usize);
         indices.zip(self.values.iter().copied())
     }
@@ -75,7 +79,7 @@ impl<'a> Sparse<'a> {
     /// The components of two vectors, index by index, where one of them is not
     /// zero.
     pub fn pairs(self, other: Sparse<'a>) -> impl Iterator<Item = (usize, f32, f32)> + use<'a> {
-        let (mut a, mut b) = (self.components().peekable(), other.components().peekable());
+        let (mut a, mut b) = (self.entries().peekable(), other.entries().peekable());
         std::iter::from_fn(move || {
             let order = match (a.peek(), b.peek()) {
                 (None, None) => return None,
@@ -94,7 +98,7 @@ impl<'a> Sparse<'a> {
     /// All components, zeros too, of a vector of few dimensions.
     pub fn to_dense(self) -> Vec<f32> {
         let mut values = vec![0.0; self.dimensions];
-        for (index, value) in self.components() {
+        for (index, value) in self.entries() {
             // Only a damaged vector has an index outside.
             if let Some(place) = values.get_mut(index) {
                 *place = value;
@@ -421,7 +425,7 @@ fn sparsevec_in(input: &CStr, _element: pg_sys::Oid, typmod: i32) -> OwnedSparse
 #[pg_extern(immutable, strict, parallel_safe)]
 fn sparsevec_out(vector: Sparse<'_>) -> CString {
     let mut text = vec![b'{'];
-    for (n, (index, value)) in vector.components().enumerate() {
+    for (n, (index, value)) in vector.entries().enumerate() {
         if n > 0 {
             text.push(b',');
         }

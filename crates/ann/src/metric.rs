@@ -1,8 +1,4 @@
-//! The metrics an index can order by, as sums over dimensions.
-//!
-//! Every metric of components is *additive*: the ordering key of two vectors is a
-//! function of a sum over ranges of dimensions, so a vector that spans several
-//! pages is compared page by page without being put together first.
+//! The metrics an index can order by.
 
 use crate::simd::{self, Kernels};
 
@@ -57,8 +53,8 @@ impl Metric {
         matches!(self, Metric::L2 | Metric::InnerProduct | Metric::Cosine)
     }
 
-    /// The SIMD kernel whose results over ranges of dimensions add up; `None`
-    /// for a metric of bits.
+    /// The SIMD kernel of whose sum the key is a function; `None` for a metric of
+    /// bits.
     pub fn kernel(self, kernels: &Kernels) -> Option<simd::Kernel<f32>> {
         match self {
             Metric::L2 => Some(kernels.single.l2_squared),
@@ -68,7 +64,7 @@ impl Metric {
         }
     }
 
-    /// The ordering key that belongs to a sum of kernel results.
+    /// The ordering key that belongs to a kernel's sum.
     ///
     /// A sum that overflowed both ways is no number; its key is infinite, so
     /// that keys have an order.
@@ -88,6 +84,15 @@ impl Metric {
             Metric::InnerProduct | Metric::L1 | Metric::Hamming | Metric::Jaccard => key,
             Metric::Cosine => 1.0 + key,
         }
+    }
+}
+
+/// The Jaccard distance of two strings of bits, of which so many are set in both
+/// and in either; 1 where none is set in both.
+pub fn jaccard(both: u64, either: u64) -> f64 {
+    match both {
+        0 => 1.0,
+        _ => 1.0 - both as f64 / either as f64,
     }
 }
 

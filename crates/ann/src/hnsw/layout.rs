@@ -58,7 +58,7 @@ impl HeapTid {
 /// What the vertices of an index hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Storage {
-    /// The whole vector: [`super::codec::Plain`].
+    /// The whole vector: [`super::codec::Plain`], [`super::codec::Bits`].
     Plain,
     /// A short code, and codes of the neighbours: [`super::codec::Fused`].
     Fused,

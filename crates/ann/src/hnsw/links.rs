@@ -127,8 +127,8 @@ impl<Q> Neighbourhood<Q> {
             .unzip()
     }
 
-    /// Adds a link in any case, if need be in the place of the last one;
-    /// returns the neighbour that had it.
+    /// Adds a link in any case, if need be in the place of the one that the
+    /// heuristic puts last; returns the neighbour that had it.
     pub fn force<C: Codec<Query = Q>>(
         &mut self,
         codec: &C,
@@ -136,7 +136,7 @@ impl<Q> Neighbourhood<Q> {
         code: &Code,
     ) -> Option<Vertex> {
         let position = match self.room() {
-            0 => self.capacity - 1,
+            0 => self.least_useful(),
             _ => self.vacant(),
         };
         let before = self.places.get(position).map(|place| place.number);
@@ -148,6 +148,17 @@ impl<Q> Neighbourhood<Q> {
         let distance = codec.distance(self.own.bytes(), code.bytes());
         self.put(position, place, distance, code);
         before.filter(|&before| before != NONE)
+    }
+
+    /// The place of the farthest neighbour that is not diverse, or of the
+    /// farthest of all.
+    fn least_useful(&self) -> usize {
+        let rank = |&a: &usize, &b: &usize| {
+            let (x, y) = (self.places[a].diverse, self.places[b].diverse);
+            let distances = self.distances[a].total_cmp(&self.distances[b]);
+            y.cmp(&x).then(distances)
+        };
+        (0..self.places.len()).max_by(rank).unwrap_or(0)
     }
 
     /// The first place that is not in use.
@@ -310,8 +321,8 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
     ///
     /// The heuristic may have turned the vertex down everywhere, most of all
     /// where many vectors are equal. Then it goes into a neighbour's list in the
-    /// place of the last link there, and takes that link over itself: whatever
-    /// could be reached before still can.
+    /// place of the least useful link there, and takes that link over itself, so
+    /// that what could be reached still can.
     pub(super) fn ensure_linked(
         &self,
         vertex: Vertex,
@@ -344,7 +355,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         Ok(())
     }
 
-    /// Adds a link to a vertex in any case, if need be in the place of its last.
+    /// Adds a link to a vertex in any case, if need be in the place of another.
     fn take_over(&self, vertex: Vertex, link: Vertex, level: u8) -> Result<(), Error> {
         // Links to the dead are not passed on: vacuum may have looked for them
         // here already.

@@ -10,7 +10,8 @@
 //!    "FreshDiskANN", 2021 (arXiv:2105.09613), section 4.2, and Xu et al.,
 //!    "In-Place Updates of a Graph Index for Streaming Approximate Nearest
 //!    Neighbor Search", 2025 (arXiv:2502.13826) do so: work bounded by the
-//!    neighbours of the dead, without a search of the graph.
+//!    neighbours of the dead. A vertex that loses more than half of its
+//!    neighbours, most of whose neighbours are dead then, searches the graph.
 //! 4. [`Index::free`] puts the marked slots into the chain of free slots.
 //!
 //! A crash between any two records leaves a valid index in which some vertices
@@ -314,7 +315,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 .map(|(position, _)| position)
                 .collect();
             let mut candidates = Vec::new();
-            if 2 * dead.len() > list.places.len() {
+            let neighbours = list.places.iter().filter(|p| p.number != NONE).count();
+            if 2 * dead.len() > neighbours {
                 // Behind most of them, most are dead as well: search.
                 let (_, found) = self.find(&list.query, level)?;
                 let found = found.get(usize::from(level)).map_or(&[][..], |found| found);

@@ -1,7 +1,7 @@
 //! A string of bits.
 
 use super::{Code, Codec};
-use crate::Metric;
+use crate::metric::{self, Metric};
 use crate::simd;
 
 /// The bits themselves, eight to a byte, filled up with zeros.
@@ -15,13 +15,9 @@ fn hamming(a: &[u8], b: &[u8]) -> f32 {
     (simd::kernels().hamming)(a, b) as f32
 }
 
-/// 1 where no bit is set in both, as the SQL function has it.
 fn jaccard(a: &[u8], b: &[u8]) -> f32 {
     let (both, either) = (simd::kernels().common_bits)(a, b);
-    match both {
-        0 => 1.0,
-        _ => (1.0 - both as f64 / either as f64) as f32,
-    }
+    metric::jaccard(both, either) as f32
 }
 
 impl Bits {

@@ -32,8 +32,9 @@ pub struct SparseVector<'a> {
 }
 
 impl SparseVector<'_> {
-    /// Sums `term` over the indices where one of two vectors is not zero.
-    fn sum(self, other: SparseVector<'_>, term: impl Fn(f32, f32) -> f32) -> f32 {
+    /// Sums `term` over the indices where one of two vectors is not zero, in
+    /// their order.
+    pub fn sum(self, other: SparseVector<'_>, term: impl Fn(f32, f32) -> f32) -> f32 {
         let (mut i, mut j) = (0, 0);
         let mut sum = 0.0;
         while let (Some(a), Some(b)) = (self.indices.get(i), other.indices.get(j)) {
