@@ -52,10 +52,12 @@ impl Report {
     fn add(&mut self, step: &str, now: Counters, rows: i64) {
         let pages = pages_read();
         let elapsed = self.started.elapsed().as_secs_f64() * 1e6;
-        let line = match self.lines.iter_mut().find(|line| line.0 == step) {
-            Some(line) => line,
-            None => self.lines.push_mut((step.to_owned(), 0, 0, 0, 0, 0.0)),
-        };
+        let place = self.lines.iter().position(|line| line.0 == step);
+        let place = place.unwrap_or_else(|| {
+            self.lines.push((step.to_owned(), 0, 0, 0, 0, 0.0));
+            self.lines.len() - 1
+        });
+        let line = &mut self.lines[place];
         line.1 += (now.visited - self.counters.visited) as i64;
         line.2 += (now.estimated - self.counters.estimated) as i64;
         line.3 += pages - self.pages;
@@ -128,7 +130,7 @@ fn explain_search(
                     open::name(index),
                     type_name(query.oid())
                 ),
-                &format!("Cast the query to {}.", type_name(wanted)),
+                format!("Cast the query to {}.", type_name(wanted)),
             );
         }
         let lines = explain(heap, index, query.datum(), k as usize);

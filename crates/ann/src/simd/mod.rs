@@ -31,6 +31,9 @@ use half::f16;
 /// Panics if the lengths differ.
 pub type Kernel<T> = fn(&[T], &[T]) -> f32;
 
+/// A kernel that returns three sums, see [`Distances::cosine_parts`].
+pub type CosineKernel<T> = fn(&[T], &[T]) -> (f32, f32, f32);
+
 /// The distance kernels for components of one type. Sums are kept in `f32`.
 #[derive(Clone, Copy)]
 pub struct Distances<T> {
@@ -41,7 +44,7 @@ pub struct Distances<T> {
     /// Σ |aᵢ − bᵢ|.
     pub l1: Kernel<T>,
     /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
-    pub cosine_parts: fn(&[T], &[T]) -> (f32, f32, f32),
+    pub cosine_parts: CosineKernel<T>,
 }
 
 /// A kernel that packs signs and returns four sums, see [`Kernels::sign_code`].
