@@ -18,7 +18,7 @@ impl<C: Codec> Builder<C> {
     /// Writes the graph, which must be complete, to the pages of an empty index.
     pub fn flush<S: PageStore>(&self, index: &Index<'_, S, C>) -> Result<(), Error> {
         let nodes = self.progress.lock().sealed;
-        self.connect(nodes);
+        self.connect(nodes, &|| index.store.pause());
         let mut numbers = Numbers::default();
         let mut rows: FxHashMap<u32, Vec<HeapTid>> = FxHashMap::default();
         for node in 0..nodes {
@@ -138,12 +138,12 @@ impl<C: Codec> Builder<C> {
     /// many vectors are equal. Then it goes into the list of a neighbour that
     /// can be reached, in the place of the last link there, and takes that link
     /// over itself: whatever could be reached before still can.
-    fn connect(&self, nodes: u32) {
+    fn connect(&self, nodes: u32, pause: &dyn Fn()) {
         let Some((entry, _)) = *self.entry.read() else {
             return;
         };
         let mut reached = vec![false; nodes as usize];
-        self.reach(entry, &mut reached);
+        self.reach(entry, &mut reached, pause);
         let mut progress = true;
         while progress {
             progress = false;
@@ -155,7 +155,7 @@ impl<C: Codec> Builder<C> {
                 let host = present(list).find(|link| reached[link.vertex as usize]);
                 if let Some(host) = host {
                     self.attach(node, host);
-                    self.reach(node, &mut reached);
+                    self.reach(node, &mut reached, pause);
                     progress = true;
                 }
             }
@@ -163,10 +163,15 @@ impl<C: Codec> Builder<C> {
     }
 
     /// Marks all nodes that can be reached from one.
-    fn reach(&self, from: u32, reached: &mut [bool]) {
+    fn reach(&self, from: u32, reached: &mut [bool], pause: &dyn Fn()) {
         let mut stack = vec![from];
         reached[from as usize] = true;
+        let mut visited = 0_u32;
         while let Some(node) = stack.pop() {
+            visited += 1;
+            if visited.is_multiple_of(4096) {
+                pause();
+            }
             for link in present(self.list(node, 0)) {
                 if !std::mem::replace(&mut reached[link.vertex as usize], true) {
                     stack.push(link.vertex);
