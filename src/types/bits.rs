@@ -9,7 +9,9 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::prelude::*;
-use pgrx::varlena::{set_varsize_4b, varsize_any};
+use pgrx::varlena::{
+    set_varsize_4b, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, vardata_any, varsize_any_exhdr,
+};
 
 use super::dense::sql_type;
 use crate::errors::raise;
@@ -22,6 +24,8 @@ struct Header {
 }
 
 const HEADER_LEN: usize = size_of::<Header>();
+/// Bytes of the number of bits.
+const LEN_LEN: usize = size_of::<i32>();
 
 /// A bit string argument.
 #[derive(Clone, Copy)]
@@ -41,25 +45,32 @@ impl Bits<'_> {
     /// `datum` is a non-null datum of the type that lives as long as what is
     /// returned, and so does the current memory context.
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
-        // SAFETY: detoasting returns a plain varlena, whose size its header
-        // tells, and which is checked against the number of bits.
+        // SAFETY: what is not compressed and not elsewhere is read in place, at
+        // any address; detoasting makes it so. Its size is checked against the
+        // number of bits.
         unsafe {
-            let plain = pg_sys::pg_detoast_datum(datum.cast_mut_ptr());
-            let size = varsize_any(plain);
+            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+            let plain =
+                if varatt_is_4b_u(varlena) || varatt_is_1b(varlena) && !varatt_is_1b_e(varlena) {
+                    varlena
+                } else {
+                    pg_sys::pg_detoast_datum(varlena)
+                };
+            let size = varsize_any_exhdr(plain);
+            let data = vardata_any(plain).cast::<u8>();
             let len = match size {
-                0..HEADER_LEN => -1,
-                _ => (*plain.cast::<Header>()).bit_len,
+                0..LEN_LEN => -1,
+                _ => data.cast::<i32>().read_unaligned(),
             };
-            let expected = usize::try_from(len).map(|len| HEADER_LEN + len.div_ceil(8));
+            let expected = usize::try_from(len).map(|len| LEN_LEN + len.div_ceil(8));
             if expected != Ok(size) {
                 raise(
                     PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
                     format!("a bit string of {size} bytes claims to have {len} bits"),
                 );
             }
-            let bytes = plain.cast::<u8>().add(HEADER_LEN);
             Bits {
-                bytes: std::slice::from_raw_parts(bytes, size - HEADER_LEN),
+                bytes: std::slice::from_raw_parts(data.add(LEN_LEN), size - LEN_LEN),
                 len: len as usize,
             }
         }

@@ -165,14 +165,40 @@ pub(super) unsafe fn l1<V: Lanes, T: Component>(a: &[T], b: &[T]) -> f32 {
 /// The processor has `V`'s instruction set.
 #[inline(always)]
 pub(super) unsafe fn cosine_parts<V: Lanes, T: Component>(a: &[T], b: &[T]) -> (f32, f32, f32) {
-    // SAFETY: the caller vouches for the instruction set. Three passes over
-    // slices that the first one brought into the cache keep one loop shape.
+    assert_eq!(a.len(), b.len(), "vectors of different dimensions");
+    let n = a.len();
+    let (pa, pb) = (a.as_ptr(), b.as_ptr());
+    let mut i = 0;
+    // SAFETY: as in `fold`.
     unsafe {
-        (
-            inner_product::<V, T>(a, b),
-            inner_product::<V, T>(a, a),
-            inner_product::<V, T>(b, b),
-        )
+        // Two of each sum, so that the latency of an addition does not bound
+        // the throughput.
+        let mut sums = [[V::zero(); 3]; 2];
+        let add = |sums: &mut [V; 3], x: V, y: V| {
+            sums[0] = x.mul_add(y, sums[0]);
+            sums[1] = x.mul_add(x, sums[1]);
+            sums[2] = y.mul_add(y, sums[2]);
+        };
+        while i + 2 * V::LANES <= n {
+            for (k, sums) in sums.iter_mut().enumerate() {
+                let at = i + k * V::LANES;
+                add(sums, T::load(pa.add(at)), T::load(pb.add(at)));
+            }
+            i += 2 * V::LANES;
+        }
+        if i + V::LANES <= n {
+            add(&mut sums[0], T::load(pa.add(i)), T::load(pb.add(i)));
+            i += V::LANES;
+        }
+        if i < n {
+            let (x, y) = (
+                T::load_partial(pa.add(i), n - i),
+                T::load_partial(pb.add(i), n - i),
+            );
+            add(&mut sums[1], x, y);
+        }
+        let sum = |part: usize| sums[0][part].add(sums[1][part]).sum();
+        (sum(0), sum(1), sum(2))
     }
 }
 

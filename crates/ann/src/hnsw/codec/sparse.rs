@@ -38,12 +38,21 @@ impl SparseVector<'_> {
         let (mut i, mut j) = (0, 0);
         let mut sum = 0.0;
         while let (Some(a), Some(b)) = (self.indices.get(i), other.indices.get(j)) {
-            let order = a.cmp(b);
-            let x = if order.is_le() { self.values[i] } else { 0.0 };
-            let y = if order.is_ge() { other.values[j] } else { 0.0 };
-            sum += term(x, y);
-            i += usize::from(order != Ordering::Greater);
-            j += usize::from(order != Ordering::Less);
+            match a.cmp(b) {
+                Ordering::Less => {
+                    sum += term(self.values[i], 0.0);
+                    i += 1;
+                }
+                Ordering::Greater => {
+                    sum += term(0.0, other.values[j]);
+                    j += 1;
+                }
+                Ordering::Equal => {
+                    sum += term(self.values[i], other.values[j]);
+                    i += 1;
+                    j += 1;
+                }
+            }
         }
         let rest = self.values[i..].iter().map(|&x| term(x, 0.0));
         let other_rest = other.values[j..].iter().map(|&y| term(0.0, y));
