@@ -5,7 +5,7 @@
 use ann::Metric;
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
-use ann::hnsw::{AnyCodec, Code, HeapTid, Options, Storage};
+use ann::hnsw::{AnyCodec, Code, HeapTid, Options};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -220,7 +220,7 @@ unsafe fn most_components(
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
     index_info: *mut pg_sys::IndexInfo,
-    dimension: u32,
+    reader: Reader,
 ) -> Option<u32> {
     struct Most {
         reader: Reader,
@@ -253,7 +253,7 @@ unsafe fn most_components(
     // SAFETY: the caller gives open relations.
     unsafe {
         let mut most = Most {
-            reader: Reader::new(index, dimension),
+            reader,
             row_context: RowContext::new(),
             most: None,
         };
@@ -291,13 +291,13 @@ pub unsafe extern "C-unwind" fn ambuild(
         let mut options = checked_options(index);
         let name = open::name(index);
         let pages = RelationPages::for_build(index);
-        if options.storage == Storage::Sparse {
-            let most = most_components(heap, index, index_info, options.dimension);
+        let reader = Reader::new(index, options.dimension);
+        if reader.is_sparse() {
+            let most = most_components(heap, index, index_info, reader);
             // Rows that come later may have more.
             let room = |most: u32| (most + most / 2).clamp(LEAST_COMPONENTS, MOST_COMPONENTS);
             options.components = most.map_or(COMPONENTS, room);
         }
-        let reader = Reader::new(index, options.dimension);
         let codec = open::codec(&options, &name);
         unwrap_index(create(&pages, &options, &codec), &name);
         let graph = open::index(&pages, &name);

@@ -17,6 +17,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
+use super::text::{out_of_range, shortest};
 use crate::errors::{raise, raise_with_detail};
 
 /// A vector has at most so many dimensions.
@@ -118,12 +119,7 @@ impl<'a, T: Component> Dense<'a, T> {
         // whose size its header tells. The size is checked against the number
         // of dimensions before any component is read.
         unsafe {
-            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-            let plain = if varatt_is_4b_u(varlena) {
-                varlena
-            } else {
-                pg_sys::pg_detoast_datum(varlena)
-            };
+            let plain = plain(datum);
             let size = varsize_any(plain);
             let header = plain.cast::<Header>();
             let dim = if size < HEADER_LEN { -1 } else { (*header).dim };
@@ -138,6 +134,25 @@ impl<'a, T: Component> Dense<'a, T> {
             }
             let values = plain.cast::<u8>().add(HEADER_LEN).cast::<T>();
             Dense(std::slice::from_raw_parts(values, dim as usize))
+        }
+    }
+}
+
+/// A datum as a varlena with a header of four bytes; a toasted one is copied
+/// into the current memory context.
+///
+/// # Safety
+///
+/// `datum` is a non-null varlena.
+pub unsafe fn plain(datum: pg_sys::Datum) -> *mut pg_sys::varlena {
+    // SAFETY: see above. Most are plain already, and a call of the server would
+    // cost as much as a distance.
+    unsafe {
+        let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+        if varatt_is_4b_u(varlena) {
+            varlena
+        } else {
+            pg_sys::pg_detoast_datum(varlena)
         }
     }
 }
@@ -167,14 +182,7 @@ impl<T: Component> Owned<T> {
         let round = |&value: &f32| {
             let rounded = T::round(value);
             if rounded.to_f32().is_infinite() && value.is_finite() {
-                raise(
-                    PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-                    format!(
-                        "\"{}\" is out of range for type {}",
-                        super::text::shortest(value),
-                        T::TYPE
-                    ),
-                );
+                out_of_range(T::TYPE, &shortest(value));
             }
             rounded
         };

@@ -17,9 +17,9 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
 };
 use pgrx::prelude::*;
-use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
+use pgrx::varlena::{set_varsize_4b, varsize_any};
 
-use super::dense::{Typmod, check_typmod, parse_typmod, sql_type};
+use super::dense::{Typmod, check_typmod, parse_typmod, plain, sql_type};
 use super::text::{is_space, out_of_range, parse_number, write_shortest};
 use crate::errors::{raise, raise_with_detail};
 
@@ -118,12 +118,7 @@ impl<'a> Sparse<'a> {
         // SAFETY: detoasting returns a plain varlena, whose size its header
         // tells, and which is checked against the number of components.
         unsafe {
-            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
-            let plain = if varatt_is_4b_u(varlena) {
-                varlena
-            } else {
-                pg_sys::pg_detoast_datum(varlena)
-            };
+            let plain = plain(datum);
             let size = varsize_any(plain);
             let header = plain.cast::<Header>();
             let (dim, nnz) = match size {

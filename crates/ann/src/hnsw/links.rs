@@ -8,7 +8,7 @@
 use super::codec::{Code, Codec};
 use super::index::Index;
 use super::layout::{NONE, Place, Slot, SlotMut, State, Vertex};
-use super::neighbours::{Link, add_link, is_diverse, select_diverse};
+use super::neighbours::{Link, add_link, is_diverse, least_useful, select_diverse};
 use crate::Error;
 use crate::page::{BODY_LEN, Block, Body, MAX_PAGES_PER_RECORD, PageStore};
 
@@ -150,15 +150,10 @@ impl<Q> Neighbourhood<Q> {
         before.filter(|&before| before != NONE)
     }
 
-    /// The place of the farthest neighbour that is not diverse, or of the
-    /// farthest of all.
+    /// The place of the link that is the first to go.
     fn least_useful(&self) -> usize {
-        let rank = |&a: &usize, &b: &usize| {
-            let (x, y) = (self.places[a].diverse, self.places[b].diverse);
-            let distances = self.distances[a].total_cmp(&self.distances[b]);
-            y.cmp(&x).then(distances)
-        };
-        (0..self.places.len()).max_by(rank).unwrap_or(0)
+        let (positions, links) = self.links();
+        least_useful(&links).map_or(0, |i| positions[i])
     }
 
     /// The first place that is not in use.

@@ -9,6 +9,8 @@
 //! neighbours again would be dear. Instead, each link remembers whether its
 //! neighbour is diverse, and only what the new one changes is worked out.
 
+use std::cmp::Ordering;
+
 use super::layout::Vertex;
 
 /// A link of a vertex, as the heuristic sees it.
@@ -31,9 +33,22 @@ pub fn is_diverse(links: &[Link], distance: f32, mut between: impl FnMut(usize) 
     nearer.all(|(i, _)| distance < between(i))
 }
 
+/// Links that are not diverse come after those that are, and farther ones after
+/// nearer ones.
+fn by_use(a: &Link, b: &Link) -> Ordering {
+    let diverse_first = b.diverse.cmp(&a.diverse);
+    diverse_first.then(a.distance.total_cmp(&b.distance))
+}
+
+/// The index of the link that is the first to go: the farthest one that is not
+/// diverse, or the farthest of all.
+pub fn least_useful(links: &[Link]) -> Option<usize> {
+    (0..links.len()).max_by(|&a, &b| by_use(&links[a], &links[b]))
+}
+
 /// Adds a link to a list of at most `capacity`; `between(i)` is the distance of
-/// the new neighbour to that of link i. Where there is no room, the farthest
-/// link that is not diverse goes, or the farthest of all.
+/// the new neighbour to that of link i. Where there is no room, the
+/// [`least_useful`] one goes.
 ///
 /// Returns the index of the new link: it took the place of another one, or is
 /// the last. `None` if it was the one to go.
@@ -50,11 +65,6 @@ pub fn add_link(
         diverse,
         vertex,
     };
-    let rank = |link: &Link| (!link.diverse, link.distance);
-    let after = |a: &Link, b: &Link| {
-        let (a, b) = (rank(a), rank(b));
-        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-    };
     if diverse {
         for (i, link) in links.iter_mut().enumerate() {
             if link.diverse && link.distance > distance {
@@ -66,8 +76,8 @@ pub fn add_link(
         links.push(new);
         return Some(links.len() - 1);
     }
-    let (last, farthest) = (links.iter().enumerate()).max_by(|a, b| after(a.1, b.1))?;
-    if after(&new, farthest).is_gt() {
+    let last = least_useful(links)?;
+    if by_use(&new, &links[last]).is_gt() {
         return None;
     }
     links[last] = new;

@@ -45,10 +45,6 @@ impl Codec for Bits {
         self.len.div_ceil(64) * 8
     }
 
-    fn links_len(&self, _capacity: usize) -> usize {
-        0
-    }
-
     fn encode(&self, vector: &[u8], code: &mut [u8]) -> bool {
         debug_assert_eq!(vector.len(), self.len.div_ceil(8));
         let (bits, rest) = code.split_at_mut(vector.len());
@@ -78,13 +74,5 @@ impl Codec for Bits {
     /// The key itself: where codes are exact, nobody asks for a bound.
     fn bound(&self, _query: &BitsQuery, _code: &[u8], key: f32) -> f64 {
         f64::from(key)
-    }
-
-    fn estimates(&self, _query: &BitsQuery, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
-
-    fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}
-
-    fn link_matches(&self, _own: &[u8], _neighbour: (usize, &[u8]), _links: &[u8]) -> bool {
-        true
     }
 }

@@ -50,7 +50,8 @@ impl Code {
 
 /// How vectors are stored in vertices and compared.
 ///
-/// Ordering keys are those of [`crate::Metric::key`]: smaller is nearer.
+/// Ordering keys are those of [`crate::Metric::key`]: smaller is nearer. What is
+/// said of links has defaults for a codec that stores nothing beside them.
 pub trait Codec: Sync {
     /// What is encoded, of the index's dimension.
     type Vector<'a>: Copy;
@@ -63,7 +64,9 @@ pub trait Codec: Sync {
     /// Bytes that `capacity` links of a vertex take beside the numbers of the
     /// neighbours; a multiple of 8. With 0, links say nothing of how far their
     /// neighbours are.
-    fn links_len(&self, capacity: usize) -> usize;
+    fn links_len(&self, _capacity: usize) -> usize {
+        0
+    }
 
     /// Encodes a vector. Returns false when the vector cannot be placed under the metric (a zero vector under cosine)
     /// and is left out of the index.
@@ -88,13 +91,15 @@ pub trait Codec: Sync {
     /// The estimated keys of the neighbours at all positions of a vertex, in
     /// the multiple of 32 that [`Codec::links_len`] has room for. `key` is the
     /// vertex's own; `links` are the bytes beside the numbers.
-    fn estimates(&self, query: &Self::Query, key: f32, links: &[u8], out: &mut Vec<f32>);
+    fn estimates(&self, _query: &Self::Query, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
 
     /// Writes what links of a vertex hold of their neighbours: each with its
     /// position and the neighbour's code. `own` is the vertex's code.
-    fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]);
+    fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}
 
     /// Whether the link at a position is that to a neighbour of this code, as
     /// [`Codec::encode_links`] writes it.
-    fn link_matches(&self, own: &[u8], neighbour: (usize, &[u8]), links: &[u8]) -> bool;
+    fn link_matches(&self, _own: &[u8], _neighbour: (usize, &[u8]), _links: &[u8]) -> bool {
+        true
+    }
 }

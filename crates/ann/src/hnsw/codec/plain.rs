@@ -36,10 +36,6 @@ impl Codec for Plain {
         (self.dimension * size_of::<f32>()).next_multiple_of(8)
     }
 
-    fn links_len(&self, _capacity: usize) -> usize {
-        0
-    }
-
     fn encode(&self, vector: &[f32], code: &mut [u8]) -> bool {
         debug_assert_eq!(vector.len(), self.dimension);
         let values: &mut [f32] = bytemuck::cast_slice_mut(code);
@@ -70,13 +66,5 @@ impl Codec for Plain {
     /// The key itself: where codes are exact, nobody asks for a bound.
     fn bound(&self, _query: &PlainQuery, _code: &[u8], key: f32) -> f64 {
         f64::from(key)
-    }
-
-    fn estimates(&self, _query: &PlainQuery, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
-
-    fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}
-
-    fn link_matches(&self, _own: &[u8], _neighbour: (usize, &[u8]), _links: &[u8]) -> bool {
-        true
     }
 }

@@ -154,10 +154,6 @@ impl Codec for Sparse {
         HEAD + 8 * self.capacity
     }
 
-    fn links_len(&self, _capacity: usize) -> usize {
-        0
-    }
-
     fn encode(&self, vector: SparseVector<'_>, code: &mut [u8]) -> bool {
         let Some(values) = self.prepared(vector.values) else {
             return false;
@@ -228,14 +224,6 @@ impl Codec for Sparse {
         // Sums of sparse vectors have one accumulator, not four.
         let terms = 4 * (query.values.len() + view.vector.values.len());
         lower_bound(self.metric, query.norm, key, view.error, view.norm, terms)
-    }
-
-    fn estimates(&self, _query: &SparseQuery, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
-
-    fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}
-
-    fn link_matches(&self, _own: &[u8], _neighbour: (usize, &[u8]), _links: &[u8]) -> bool {
-        true
     }
 }
 
