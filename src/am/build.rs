@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use ann::Metric;
+use ann::{HeapTid, Metric};
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
-use ann::hnsw::{AnyCodec, Code, HeapTid, Options};
+use ann::hnsw::{AnyCodec, Code, Options};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
-use ann::Metric;
+use ann::{AnyVector, HeapTid, Metric};
 use ann::hnsw::index::read_meta;
-use ann::hnsw::{AnyCodec, AnyVector, Code, Codec, HeapTid, Index, Options, Storage};
+use ann::hnsw::{AnyCodec, Code, Codec, Index, Options, Storage};
 use lru::LruCache;
 use pgrx::prelude::*;
 

@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use ann::hnsw::beam::Counters;
-use ann::hnsw::{AnyQuery, Code, Codec, HeapTid, Scan, Storage};
+use ann::HeapTid;
+use ann::hnsw::{AnyQuery, Code, Codec, Scan, Storage};
 use pgrx::prelude::*;
 
 use super::open::{self, Reader};

@@ -3,7 +3,8 @@
 
 #![allow(unsafe_code)]
 
-use ann::hnsw::{AnyCodec, HeapTid};
+use ann::HeapTid;
+use ann::hnsw::AnyCodec;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use std::collections::HashMap;

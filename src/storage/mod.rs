@@ -452,6 +452,11 @@ impl PageStore for RelationPages<'_> {
         }
     }
 
+    fn block_of(&self, page: &Buffer<'_>) -> Block {
+        // SAFETY: the buffer is pinned.
+        unsafe { pg_sys::BufferGetBlockNumber(page.buffer) }
+    }
+
     fn commit(&self, pages: &mut [&mut Buffer<'_>], edit: &mut dyn FnMut(&mut [&mut Body])) {
         let mut edit_images = |images: &[*mut u8]| {
             // SAFETY: the images are distinct pages of BLCKSZ bytes each, which

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use ann::hnsw::HeapTid;
+use ann::HeapTid;
 use pgrx::pg_sys;
 
 use super::prefetch_descriptor;

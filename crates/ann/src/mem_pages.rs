@@ -115,6 +115,10 @@ impl PageStore for MemPages {
         })
     }
 
+    fn block_of(&self, page: &WriteGuard) -> Block {
+        page.block
+    }
+
     fn commit(&self, pages: &mut [&mut WriteGuard], edit: &mut dyn FnMut(&mut [&mut Body])) {
         assert!(
             pages.len() <= MAX_PAGES_PER_RECORD,

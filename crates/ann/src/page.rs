@@ -66,6 +66,9 @@ pub trait PageStore {
     /// the page is there need not survive a crash; what a record writes to it does.
     fn extend(&self) -> Result<Self::Write<'_>, Error>;
 
+    /// The number of a locked page.
+    fn block_of(&self, page: &Self::Write<'_>) -> Block;
+
     /// Changes the locked pages in one atomic record: `edit` sees them in the
     /// order given, and either all of its changes survive a crash or none.
     ///

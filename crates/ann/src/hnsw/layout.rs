@@ -15,6 +15,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::codec::Codec;
 use crate::page::{BODY_LEN, Block, Body};
+pub use crate::HeapTid;
 use crate::{Error, Metric};
 
 /// The number of a vertex: its place in the array of slots.
@@ -37,23 +38,6 @@ pub const MAX_M: u16 = 100;
 const MAGIC: u32 = 0x4857_5349; // "ISWH"
 /// The page format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 2;
-
-/// The address of a table row: block number × 2^16 + line pointer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HeapTid(pub u64);
-
-impl HeapTid {
-    fn to_bytes(self) -> [u8; 6] {
-        let b = self.0.to_le_bytes();
-        [b[0], b[1], b[2], b[3], b[4], b[5]]
-    }
-
-    fn from_bytes(b: &[u8; 6]) -> Self {
-        HeapTid(u64::from_le_bytes([
-            b[0], b[1], b[2], b[3], b[4], b[5], 0, 0,
-        ]))
-    }
-}
 
 /// What the vertices of an index hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

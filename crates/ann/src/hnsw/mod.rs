@@ -37,7 +37,7 @@ pub mod vacuum;
 mod tests;
 
 pub use build::Builder;
-pub use codec::{AnyCodec, AnyQuery, AnyVector, Code, Codec, Fused, Plain, SparseVector};
+pub use codec::{AnyCodec, AnyQuery, Code, Codec, Fused, Plain};
 pub use index::Index;
-pub use layout::{HeapTid, Options, Storage, Vertex};
+pub use layout::{Options, Storage, Vertex};
 pub use scan::Scan;

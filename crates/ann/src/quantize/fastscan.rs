@@ -55,6 +55,17 @@ pub fn set_column(rows: &mut Rows, column: usize, bits: &[u8]) {
     }
 }
 
+/// Replaces the code in a column of a block, and nothing else.
+pub fn set_code(block: &mut [u8], column: usize, bits: &[u8]) {
+    let (byte, shift) = (column % 16, column / 16 * 4);
+    for (groups, &bits) in block.as_chunks_mut::<32>().0.iter_mut().zip(bits) {
+        for (half, nibble) in [bits & 15, bits >> 4].into_iter().enumerate() {
+            let place = &mut groups[half * 16 + byte];
+            *place = *place & !(15 << shift) | nibble << shift;
+        }
+    }
+}
+
 /// What a query looks up: for each group of 4 dimensions, the sums of all 16
 /// subsets of its components, in 8 bits each.
 pub struct Table {
@@ -187,6 +198,18 @@ mod tests {
         let rows = unpack(&block);
         assert_eq!(column(&rows, 17), codes[0]);
         assert_eq!(column(&rows, 1), codes[1]);
+        set_code(&mut block, 3, &codes[20]);
+        set_code(&mut block, 31, &codes[21]);
+        let rows = unpack(&block);
+        for (i, code) in codes.iter().enumerate() {
+            let expected = match i {
+                3 => &codes[20],
+                17 => &codes[0],
+                31 => &codes[21],
+                _ => code,
+            };
+            assert_eq!(&column(&rows, i), expected);
+        }
     }
 
     #[test]

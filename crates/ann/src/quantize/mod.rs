@@ -5,10 +5,12 @@
 //! | [`rotation`] | a random rotation, which spreads a vector over all dimensions |
 //! | [`scalar8`] | 8 bits a dimension, with a bound of the error |
 //! | [`rabitq`] | 1 bit a dimension relative to a centre, for estimates |
+//! | [`extended`] | 4 or 8 bits a dimension relative to a centre, with a bound of the error |
 //! | [`fastscan`] | comparing 32 such codes with a query in one pass |
-//! | [`bound`] | what an 8-bit code guarantees of the exact distance |
+//! | [`bound`] | what a code guarantees of the exact distance |
 
 pub mod bound;
+pub mod extended;
 pub mod fastscan;
 pub mod rabitq;
 pub mod rotation;

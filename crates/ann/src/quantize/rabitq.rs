@@ -50,6 +50,13 @@ pub fn encode(form: Form, centre: &[f32], point: View<'_>, bits: &mut [u8]) -> F
         norm_squared += f64::from(r * r);
         along += f64::from(r * c);
     }
+    factors(form, [norm_squared, along, absolute, centre_code])
+}
+
+/// The numbers that go with a code, of Σ rᵢ² and Σ rᵢ·cᵢ over all dimensions, and
+/// Σ |rᵢ| and Σ cᵢ·x̄ᵢ over those that the code has a bit for.
+pub fn factors(form: Form, sums: [f64; 4]) -> Factors {
+    let [norm_squared, along, absolute, centre_code] = sums;
     // ⟨r, x̄⟩ = ½·Σ|rᵢ|
     let stretch = norm_squared / (0.5 * absolute);
     let factors = match form {
@@ -74,6 +81,31 @@ pub fn encode(form: Form, centre: &[f32], point: View<'_>, bits: &mut [u8]) -> F
     Factors {
         add: (add as f32).clamp(f32::MIN, f32::MAX),
         rescale: 0.0,
+    }
+}
+
+/// The standard deviation of an estimate, for a query whose distance from the
+/// centre is 1. Takes Σ rᵢ² over all of `dimensions`, and Σ |rᵢ| over the `coded`
+/// ones that the code has a bit for.
+pub fn deviation(
+    form: Form,
+    norm_squared: f64,
+    absolute: f64,
+    coded: usize,
+    dimensions: usize,
+) -> f32 {
+    let stretch = norm_squared / (0.5 * absolute);
+    // What the estimate takes for r, less r: at right angles to r.
+    let error = (stretch * stretch * coded as f64 / 4.0 - norm_squared).max(0.0);
+    let error = (error / (dimensions.max(2) - 1) as f64).sqrt();
+    let deviation = match form {
+        Form::L2 => 2.0 * error,
+        Form::InnerProduct => error,
+    };
+    if deviation.is_finite() {
+        deviation as f32
+    } else {
+        0.0
     }
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{Bits, BitsQuery, Codec, Fused, FusedQuery, Plain, PlainQuery};
-use super::{Sparse, SparseQuery, SparseVector};
+use super::{Sparse, SparseQuery};
+use crate::AnyVector;
 use crate::hnsw::layout::{Options, Storage, per_page, slot_len};
 use crate::page::BODY_LEN;
 
@@ -18,23 +19,6 @@ pub enum AnyCodec {
     Sparse(Sparse),
     /// Short codes, with codes beside the links.
     Fused(Arc<Fused>),
-}
-
-/// A vector for [`AnyCodec`], of the kind that the index's metric compares.
-#[derive(Clone, Copy)]
-pub enum AnyVector<'a> {
-    /// Components.
-    Components(&'a [f32]),
-    /// See [`Bits`].
-    Bits(&'a [u8]),
-    /// The components that are not zero.
-    Sparse(SparseVector<'a>),
-}
-
-impl<'a> From<&'a [f32]> for AnyVector<'a> {
-    fn from(components: &'a [f32]) -> Self {
-        AnyVector::Components(components)
-    }
 }
 
 /// A query of [`AnyCodec`].

@@ -13,11 +13,11 @@ mod fused;
 mod plain;
 mod sparse;
 
-pub use any::{AnyCodec, AnyQuery, AnyVector};
+pub use any::{AnyCodec, AnyQuery};
 pub use bits::{Bits, BitsQuery};
 pub use fused::{Fused, FusedQuery};
 pub use plain::{Plain, PlainQuery};
-pub use sparse::{Sparse, SparseQuery, SparseVector};
+pub use sparse::{Sparse, SparseQuery};
 
 /// A code in memory, aligned to 8 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

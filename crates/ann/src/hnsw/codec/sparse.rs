@@ -13,52 +13,12 @@
 //! | 16 | 4·n | their indices, ascending, `u32` |
 //! | 16 + 4·n | 4·n | the components, `f32`; normalized under cosine |
 
-use std::cmp::Ordering;
-
 use super::Codec;
-use crate::Metric;
+use crate::{Metric, SparseVector};
 use crate::metric;
 use crate::quantize::bound::{has_exact_norm, lower_bound};
 
 const HEAD: usize = 16;
-
-/// The components of a vector that are not zero.
-#[derive(Debug, Clone, Copy)]
-pub struct SparseVector<'a> {
-    /// Their indices, ascending.
-    pub indices: &'a [u32],
-    /// The components.
-    pub values: &'a [f32],
-}
-
-impl SparseVector<'_> {
-    /// Sums `term` over the indices where one of two vectors is not zero, in
-    /// their order.
-    pub fn sum(self, other: SparseVector<'_>, term: impl Fn(f32, f32) -> f32) -> f32 {
-        let (mut i, mut j) = (0, 0);
-        let mut sum = 0.0;
-        while let (Some(a), Some(b)) = (self.indices.get(i), other.indices.get(j)) {
-            match a.cmp(b) {
-                Ordering::Less => {
-                    sum += term(self.values[i], 0.0);
-                    i += 1;
-                }
-                Ordering::Greater => {
-                    sum += term(0.0, other.values[j]);
-                    j += 1;
-                }
-                Ordering::Equal => {
-                    sum += term(self.values[i], other.values[j]);
-                    i += 1;
-                    j += 1;
-                }
-            }
-        }
-        let rest = self.values[i..].iter().map(|&x| term(x, 0.0));
-        let other_rest = other.values[j..].iter().map(|&y| term(0.0, y));
-        rest.chain(other_rest).fold(sum, |sum, term| sum + term)
-    }
-}
 
 /// Sparse vectors, as codes of so many components at most.
 #[derive(Clone, Copy)]

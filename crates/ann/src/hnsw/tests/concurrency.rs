@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
 use crate::Metric;
-use crate::hnsw::{HeapTid, Storage};
+use crate::HeapTid;
+use crate::hnsw::Storage;
 
 /// Rows in the index before everything starts.
 const FIRST: usize = 400;

@@ -7,7 +7,8 @@ use rand::{Rng, SeedableRng};
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::index::read_meta;
-use crate::hnsw::{AnyCodec, Code, Codec, HeapTid, Index, Scan, Storage};
+use crate::HeapTid;
+use crate::hnsw::{AnyCodec, Code, Codec, Index, Scan, Storage};
 use crate::mem_pages::MemPages;
 use crate::page::{BODY_LEN, PageStore};
 

@@ -8,8 +8,9 @@ use rand::{Rng, SeedableRng};
 use crate::Metric;
 use crate::hnsw::check::Report;
 use crate::hnsw::index::{create, read_meta};
+use crate::HeapTid;
 use crate::hnsw::{
-    AnyCodec, AnyQuery, Builder, Code, Codec, HeapTid, Index, Options, Plain, Scan, Storage, build,
+    AnyCodec, AnyQuery, Builder, Code, Codec, Index, Options, Plain, Scan, Storage, build,
 };
 use crate::mem_pages::MemPages;
 

@@ -3,7 +3,8 @@
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::check::Report;
-use crate::hnsw::{AnyVector, Code, Codec, HeapTid, Scan, Storage};
+use crate::hnsw::{Code, Codec, Scan, Storage};
+use crate::{AnyVector, HeapTid};
 use crate::quantize::bound::tests::operator;
 
 const BUILT_OR_INSERTED: [(bool, Storage); 4] = [

@@ -1,0 +1,210 @@
+//! Building an index: rows are assigned and encoded by a team, kept in memory
+//! as far as that is allowed, and written list by list.
+
+use parking_lot::Mutex;
+
+use super::codec::{Centre, Codec, Level};
+use super::index::{Index, List, METAPAGE, aligned};
+use super::kmeans::{Centroids, Team};
+use crate::page::PageStore;
+use crate::{AnyVector, Error, HeapTid};
+
+/// Rows that a thread assigns and encodes at a time.
+const PART: usize = 256;
+
+/// Rows that wait for the team, at most.
+const PENDING: usize = 16 * PART;
+
+/// And so many bytes of them.
+const PENDING_BYTES: usize = 16 << 20;
+
+/// A row whose vector is encoded.
+#[derive(Clone, Copy)]
+struct Encoded {
+    list: u32,
+    /// Its number among those in memory.
+    number: u32,
+}
+
+/// An index that is filled with the rows of a table.
+pub struct Builder<'i, 's, S, C> {
+    index: &'i Index<'s, S, C>,
+    team: &'i dyn Team,
+    lists: Vec<List>,
+    centres: Vec<Centre>,
+    /// The same, prepared for assigning.
+    centroids: Centroids,
+    budget: usize,
+    /// Loaded vectors and their rows.
+    pending: Vec<f32>,
+    pending_tids: Vec<HeapTid>,
+    pending_limit: usize,
+    encoded: Vec<Encoded>,
+    /// Members, aligned.
+    members: Vec<u64>,
+    rows: u64,
+    spread: f64,
+}
+
+impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i, 's, S, C> {
+    /// A builder of an index that has just been created. It uses at most about
+    /// `budget` bytes beside the centroids.
+    pub fn new(
+        index: &'i Index<'s, S, C>,
+        team: &'i dyn Team,
+        budget: usize,
+    ) -> Result<Self, Error> {
+        let padded = index.codec.padded();
+        let mut lists = Vec::new();
+        index.for_each_list(&mut |list, _| {
+            lists.push(list);
+            Ok(())
+        })?;
+        // As they are decoded: what members are relative to.
+        let centres = lists.iter().map(|&list| index.centre(list));
+        let centres: Vec<Centre> = centres.collect::<Result<_, _>>()?;
+        let values = centres.iter().flat_map(|c| &c.vector).copied().collect();
+        Ok(Builder {
+            index,
+            team,
+            lists,
+            centres,
+            centroids: Centroids::new(values, padded),
+            budget,
+            pending: Vec::new(),
+            pending_tids: Vec::new(),
+            pending_limit: (PENDING_BYTES / (padded * 4)).clamp(PART, PENDING),
+            encoded: Vec::new(),
+            members: Vec::new(),
+            rows: 0,
+            spread: 0.0,
+        })
+    }
+
+    /// Adds a row; false if the index leaves its vector out.
+    pub fn add(&mut self, vector: AnyVector<'_>, tid: HeapTid) -> Result<bool, Error> {
+        let padded = self.index.codec.padded();
+        let at = self.pending.len();
+        self.pending.resize(at + padded, 0.0);
+        if !self.index.codec.load(vector, &mut self.pending[at..]) {
+            self.pending.truncate(at);
+            return Ok(false);
+        }
+        self.pending_tids.push(tid);
+        if self.pending_tids.len() >= self.pending_limit {
+            self.encode();
+            let held = self.members.len() * 8 + self.encoded.len() * size_of::<Encoded>();
+            // The next batch doubles what a growing vector has room for.
+            if 2 * held > self.budget {
+                self.write()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Rows that were encoded so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Assigns and encodes the rows that wait.
+    fn encode(&mut self) {
+        let codec = &*self.index.codec;
+        let padded = codec.padded();
+        let rows = self.pending_tids.len();
+        let words = codec.layout(Level::Rows).member_len() / 8;
+        let at = self.members.len();
+        self.members.resize(at + rows * words, 0);
+        let mut lists = vec![(0_u32, 0.0_f32); rows];
+        {
+            let vectors = self.pending.chunks_mut(PART * padded).map(Mutex::new);
+            let members = self.members[at..].chunks_mut(PART * words).map(Mutex::new);
+            let lists = lists.chunks_mut(PART).map(Mutex::new);
+            let vectors: Vec<_> = vectors.collect();
+            let members: Vec<_> = members.collect();
+            let lists: Vec<_> = lists.collect();
+            let tids: Vec<&[HeapTid]> = self.pending_tids.chunks(PART).collect();
+            self.team.run(lists.len(), &|part| {
+                let (mut vectors, mut lists) = (vectors[part].lock(), lists[part].lock());
+                for vector in vectors.chunks_exact_mut(padded) {
+                    codec.rotate(vector);
+                }
+                self.centroids.nearest(&vectors, &mut lists);
+                let mut members = members[part].lock();
+                let members = members.chunks_exact_mut(words);
+                let rows = vectors.chunks_exact(padded).zip(members).zip(tids[part]);
+                for (((vector, member), tid), list) in rows.zip(lists.iter_mut()) {
+                    let centre = &self.centres[list.0 as usize];
+                    let member = bytemuck::cast_slice_mut(member);
+                    list.1 = codec.encode(Level::Rows, vector, centre, tid.0, member);
+                }
+            });
+        }
+        for (list, spread) in lists {
+            self.encoded.push(Encoded {
+                list,
+                number: self.encoded.len() as u32,
+            });
+            if spread.is_finite() {
+                self.spread += f64::from(spread);
+            }
+        }
+        self.rows += rows as u64;
+        self.pending.clear();
+        self.pending_tids.clear();
+    }
+
+    /// Writes the rows in memory into their lists.
+    fn write(&mut self) -> Result<(), Error> {
+        let words = self.index.codec.layout(Level::Rows).member_len() / 8;
+        self.encoded.sort_by_key(|row| row.list);
+        for rows in self.encoded.chunk_by(|a, b| a.list == b.list) {
+            self.index.store.pause();
+            let member = |row: &Encoded| {
+                let at = row.number as usize * words;
+                bytemuck::cast_slice::<u64, u8>(&self.members[at..at + words])
+            };
+            let members: Vec<&[u8]> = rows.iter().map(member).collect();
+            let list = self.lists[rows[0].list as usize];
+            self.index.append(list, &members)?;
+        }
+        self.encoded.clear();
+        self.members.clear();
+        Ok(())
+    }
+
+    /// Assigns the rows that still wait, and tells how many there are.
+    pub fn close(&mut self) -> u64 {
+        self.encode();
+        self.rows
+    }
+
+    /// Writes what is not written, and what the index was built with.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.encode();
+        self.write()?;
+        let store = self.index.store;
+        let mut meta = self.index.meta()?;
+        meta.built_rows = self.rows;
+        meta.built_spread = self.spread;
+        let mut page = store.lock(METAPAGE)?;
+        store.commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+        Ok(())
+    }
+}
+
+impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
+    /// Adds a row; false if the index leaves its vector out.
+    pub fn insert(&self, vector: AnyVector<'_>, tid: HeapTid) -> Result<bool, Error> {
+        let Some(vector) = self.codec.prepare(vector) else {
+            return Ok(false);
+        };
+        let (list, centre) = self.nearest_list(&vector)?;
+        let layout = self.codec.layout(Level::Rows);
+        let mut member = aligned(layout.member_len());
+        let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
+        self.codec.encode(Level::Rows, &vector, &centre, tid.0, member);
+        self.append(list, &[member])?;
+        Ok(true)
+    }
+}

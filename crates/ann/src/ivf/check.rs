@@ -1,0 +1,280 @@
+//! Proving that an index is valid, and statistics of it.
+
+use rustc_hash::FxHashSet;
+
+use super::codec::{Centre, Codec, Level};
+use super::index::{Index, List, METAPAGE, aligned};
+use super::layout::{APEX, Columns, DEAD, Header, Kind, Link, Member, NO_BLOCK, ROOT};
+use crate::page::{Block, PageStore};
+use crate::quantize::fastscan::{self, BLOCK};
+use crate::{AnyVector, Error, HeapTid};
+
+/// What a check counted and found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Lists of rows.
+    pub lists: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Places that removed rows have left, and pages that no list has.
+    pub free: u64,
+    /// Contradictions.
+    pub problems: Vec<Error>,
+}
+
+/// How the rows of an index are spread over its lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Statistics {
+    /// Lists of rows.
+    pub lists: u64,
+    /// Lists without rows.
+    pub empty_lists: u64,
+    /// Rows in the longest list.
+    pub longest_list: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Rows that the index was built with.
+    pub built_rows: u64,
+    /// The mean squared distance of rows from the centroids of their lists; in
+    /// an index of bits, the mean number of bits that differ.
+    pub spread: f64,
+    /// The same of the rows that the index was built with.
+    pub built_spread: f64,
+}
+
+impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
+    /// Checks all pages, and calls `visit` with each row, its list and its entry.
+    pub fn check(
+        &self,
+        visit: &mut dyn FnMut(HeapTid, List, &[u8]),
+    ) -> Result<Report, Error> {
+        let meta = self.meta()?;
+        let mut check = Check {
+            index: self,
+            report: Report::default(),
+            seen: FxHashSet::default(),
+            tids: FxHashSet::default(),
+        };
+        check.seen.extend([METAPAGE, meta.apex]);
+        let root = self.root(&meta);
+        let link = self.link(root)?;
+        check.list(root, link.head, &mut |_, _, _| {})?;
+        self.for_each_list(&mut |list, link| {
+            self.store.pause();
+            check.report.lists += 1;
+            check.list(list, link.head, visit)
+        })?;
+        check.free_pages(meta.free_head)?;
+        Ok(check.report)
+    }
+
+    /// How rows are spread over lists.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        let meta = self.meta()?;
+        let mut statistics = Statistics {
+            built_rows: meta.built_rows,
+            built_spread: meta.built_spread / meta.built_rows.max(1) as f64,
+            ..Statistics::default()
+        };
+        let layout = self.codec.layout(Level::Rows);
+        self.for_each_list(&mut |list, link| {
+            let centre = self.centre(list)?;
+            let mut rows = 0;
+            self.walk(list, link, &mut |block, directory| {
+                for &codes in directory.iter().filter(|&&codes| codes != 0) {
+                    self.store.pause();
+                    let page = self.store.read(codes)?;
+                    for slot in 0..layout.per_page {
+                        let Some(entry) = layout.entry(&page, slot) else {
+                            break;
+                        };
+                        if entry.head.target == DEAD || entry.head.target == 0 {
+                            continue;
+                        }
+                        rows += 1;
+                        let spread = self.codec.spread(entry, &centre);
+                        if spread.is_finite() {
+                            statistics.spread += spread;
+                        }
+                    }
+                }
+                let _ = block;
+                Ok(())
+            })?;
+            statistics.lists += 1;
+            statistics.rows += rows;
+            statistics.empty_lists += u64::from(rows == 0);
+            statistics.longest_list = statistics.longest_list.max(rows);
+            Ok(())
+        })?;
+        statistics.spread /= statistics.rows.max(1) as f64;
+        Ok(statistics)
+    }
+
+    /// The entry that a row of a list has; `None` if the index leaves it out.
+    pub fn encode_row(&self, list: List, vector: AnyVector<'_>, tid: HeapTid) -> Result<Option<Vec<u8>>, Error> {
+        let Some(vector) = self.codec.prepare(vector) else {
+            return Ok(None);
+        };
+        let centre: Centre = self.centre(list)?;
+        let layout = self.codec.layout(Level::Rows);
+        let mut member = aligned(layout.member_len());
+        let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
+        self.codec.encode(Level::Rows, &vector, &centre, tid.0, member);
+        Ok(Some(Member::of(layout, member).entry.to_vec()))
+    }
+
+    /// Calls `each` with the blocks of a list's pages and their directories.
+    pub(super) fn walk(
+        &self,
+        list: List,
+        link: Link,
+        each: &mut dyn FnMut(Block, &[Block]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let layout = self.codec.layout(list.level());
+        let mut at = link.head;
+        let mut steps = 0;
+        while at != NO_BLOCK {
+            let (next, directory) = {
+                let page = self.list_page(at, list.number)?;
+                (Header::of(&page).next, layout.directory(&page).to_vec())
+            };
+            each(at, &directory)?;
+            steps += 1;
+            if steps > self.store.block_count() {
+                let reason = format!("list {} has no end", list.number);
+                return Err(Error::corrupted(at, reason));
+            }
+            at = next;
+        }
+        Ok(())
+    }
+}
+
+struct Check<'i, 's, S, C> {
+    index: &'i Index<'s, S, C>,
+    report: Report,
+    seen: FxHashSet<Block>,
+    tids: FxHashSet<u64>,
+}
+
+impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
+    fn problem(&mut self, block: Block, reason: String) {
+        self.report.problems.push(Error::corrupted(block, reason));
+    }
+
+    /// Checks the pages of a list.
+    fn list(
+        &mut self,
+        list: List,
+        head: Block,
+        visit: &mut dyn FnMut(HeapTid, List, &[u8]),
+    ) -> Result<(), Error> {
+        let layout = *self.index.codec.layout(list.level());
+        let mut at = head;
+        while at != NO_BLOCK {
+            if !self.seen.insert(at) {
+                self.problem(at, format!("list {} has a page of another list", list.number));
+                return Ok(());
+            }
+            // A copy, so that no two pages are locked at a time.
+            let page = Box::new(*self.index.list_page(at, list.number)?);
+            let header = Header::of(&page);
+            let alive = layout.alive(&page).to_vec();
+            let count = usize::from(header.count);
+            for (number, &codes) in layout.directory(&page).iter().enumerate() {
+                let columns = number * layout.per_page..((number + 1) * layout.per_page);
+                let columns = columns.start..columns.end.min(layout.columns());
+                let is_alive = |column: usize| alive[column / BLOCK] >> (column % BLOCK) & 1 != 0;
+                if codes == 0 {
+                    if columns.clone().any(is_alive) {
+                        self.problem(at, "members are on no code page".into());
+                    }
+                    continue;
+                }
+                if !self.seen.insert(codes) {
+                    self.problem(codes, "it is the code page of two pages".into());
+                    continue;
+                }
+                let code_page = Box::new(*self.index.store.read(codes)?);
+                let own = Header::of(&code_page);
+                if own.kind() != Some(Kind::Codes) || own.list != list.number || own.owner != at {
+                    self.problem(codes, format!("it is not a code page of list {}", list.number));
+                    continue;
+                }
+                for column in columns {
+                    let slot = column % layout.per_page;
+                    let at_entry = layout.entry_at(slot);
+                    let bytes = &code_page.0[at_entry..at_entry + layout.entry_len];
+                    let member = is_alive(column).then(|| layout.block(&page, column / BLOCK));
+                    if is_alive(column) && column >= count {
+                        self.problem(at, format!("member {column} is beyond the last one"));
+                    }
+                    self.member(list, (at, codes, column, count), member, bytes, visit);
+                }
+            }
+            at = header.next;
+        }
+        Ok(())
+    }
+
+    /// Checks a column and its entry.
+    fn member(
+        &mut self,
+        list: List,
+        (at, codes, column, count): (Block, Block, usize, usize),
+        columns: Option<Columns<'_>>,
+        bytes: &[u8],
+        visit: &mut dyn FnMut(HeapTid, List, &[u8]),
+    ) {
+        let entry = super::layout::Entry::new(bytes);
+        let is_row = list.level() == Level::Rows;
+        let target = entry.head.target;
+        let Some(columns) = columns else {
+            if is_row && target != DEAD && target != 0 {
+                self.problem(codes, format!("member {column} of page {at} counts as removed"));
+            }
+            self.report.free += u64::from(is_row && column < count);
+            return;
+        };
+        let head = entry.head;
+        let is_sound = head.step.is_finite() && !head.error.is_nan() && head.norm >= 0.0;
+        let has_target = !is_row || target != DEAD && target != 0;
+        if !is_sound || !has_target {
+            self.problem(codes, format!("member {column} of page {at} has no sound entry"));
+            return;
+        }
+        let column_of = column % BLOCK;
+        let rows = fastscan::unpack(columns.codes);
+        let signs: Vec<u8> = rows.iter().map(|row| row[column_of]).collect();
+        let factors = [columns.add, columns.rescale, columns.deviation];
+        let is_number = factors.iter().all(|f| f[column_of].is_finite());
+        if !is_number || !self.index.codec.signs_match(list.level(), entry, &signs) {
+            self.problem(at, format!("the short code of member {column} is not that of its entry"));
+        }
+        if is_row {
+            self.report.rows += 1;
+            if !self.tids.insert(target) {
+                let tid = format!("({},{})", target >> 16, target & 0xffff);
+                self.problem(codes, format!("row {tid} is there twice"));
+            }
+            visit(HeapTid(target), list, bytes);
+        }
+        debug_assert!(is_row || list.number == ROOT || list.number == APEX);
+    }
+
+    /// Checks the chain of free pages, and counts the pages that nobody has.
+    fn free_pages(&mut self, head: Block) -> Result<(), Error> {
+        let mut at = head;
+        while at != NO_BLOCK {
+            let header = Header::of(&*self.index.store.read(at)?);
+            if header.kind() != Some(Kind::Free) || !self.seen.insert(at) {
+                self.problem(at, "it is in use but counts as free".into());
+                return Ok(());
+            }
+            self.report.free += 1;
+            at = header.next;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,476 @@
+//! From vectors to members of lists, and distances between them and a query.
+//!
+//! A vector of components is rotated (and under cosine normalized before), and
+//! coded relative to the centroid of its list: a grid of 4 or 8 bits a dimension
+//! with a bound of its error ([`extended`]), and the signs of that as a 1-bit
+//! code ([`rabitq`]) for estimates of 32 members at once ([`fastscan`]).
+//!
+//! A string of bits is the vector of components ±½, which is not rotated and not
+//! coded relative to anything: then a 1-bit code is the string itself, the
+//! squared distance is the number of bits that differ, and an estimate from a
+//! code of all bits is exact.
+//!
+//! Cosine is squared L2 on normalized vectors. What is said of keys below is
+//! said of these two forms ([`Form`]): squared L2, and negative inner product.
+
+use super::layout::{DEAD, ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options};
+use crate::metric::normalize;
+use crate::quantize::bound::{has_exact_norm, lower_bound};
+use crate::quantize::extended::{self, Bits};
+use crate::quantize::fastscan::Table;
+use crate::quantize::rabitq::{self, Form};
+use crate::quantize::rotation::Rotation;
+use crate::{AnyVector, Metric, simd};
+
+/// What the values of an entry are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// Points on a grid.
+    Grid(Bits),
+    /// A string of bits.
+    Whole,
+}
+
+impl Values {
+    /// Bytes for so many dimensions.
+    pub fn len(self, padded: usize) -> usize {
+        match self {
+            Values::Grid(bits) => bits.packed_len(padded),
+            Values::Whole => padded / 8,
+        }
+    }
+}
+
+/// What a list has members of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Centroids of other lists.
+    Centroids,
+    /// Rows.
+    Rows,
+}
+
+/// How an index codes and compares vectors.
+pub struct Codec {
+    options: Options,
+    form: Form,
+    padded: usize,
+    rotation: Option<Rotation>,
+    centroids: Storey,
+    rows: Storey,
+}
+
+/// The codes of a level.
+struct Storey {
+    values: Values,
+    layout: Layout,
+}
+
+impl Storey {
+    fn new(values: Values, padded: usize) -> Option<Self> {
+        let layout = Layout::new(values, padded)?;
+        Some(Storey { values, layout })
+    }
+}
+
+/// A query, prepared for many comparisons.
+pub struct Query {
+    /// Rotated components.
+    vector: Vec<f32>,
+    /// Bits, eight to a byte.
+    bits: Vec<u8>,
+    /// For the 1-bit codes of centroids, and for those of rows if they leave
+    /// out other dimensions.
+    tables: (Table, Option<Table>),
+    half_sum: f32,
+    norm: f32,
+}
+
+impl Query {
+    /// For [`Table::centred_sums`] of a level's blocks.
+    pub fn table(&self, level: Level) -> &Table {
+        match (level, &self.tables.1) {
+            (Level::Rows, Some(rows)) => rows,
+            _ => &self.tables.0,
+        }
+    }
+}
+
+/// What a query and a list's centroid have in common for all members.
+#[derive(Debug, Clone, Copy)]
+pub struct Base {
+    /// The centroid's key.
+    pub key: f32,
+    /// The squared distance between the two.
+    pub squared: f32,
+}
+
+/// A centroid, as the members of its list are coded relative to it.
+#[derive(Debug, Clone)]
+pub struct Centre {
+    /// Its rotated components.
+    pub vector: Vec<f32>,
+    /// At least its norm, and that of everything that is summed for it.
+    norm: f32,
+}
+
+impl Codec {
+    /// The codec of an index; `None` if there is none for its options.
+    pub fn new(options: &Options) -> Option<Self> {
+        let dimension = options.dimension as usize;
+        let padded = dimension.next_multiple_of(64);
+        let form = match options.metric {
+            Metric::L2 | Metric::Cosine | Metric::Hamming => Form::L2,
+            Metric::InnerProduct => Form::InnerProduct,
+            Metric::L1 | Metric::Jaccard => return None,
+        };
+        let (rotation, centroids, rows) = if options.metric == Metric::Hamming {
+            let storey = || Storey::new(Values::Whole, padded);
+            (None, storey()?, storey()?)
+        } else {
+            let storey = |bits| Storey::new(Values::Grid(bits), padded);
+            // Centroids wider than a page are coarser.
+            let centroids = storey(Bits::Eight).or_else(|| storey(Bits::Four))?;
+            let rotation = Rotation::new(dimension, options.seed);
+            (Some(rotation), centroids, storey(options.bits)?)
+        };
+        Some(Codec {
+            options: *options,
+            form,
+            padded,
+            rotation,
+            centroids,
+            rows,
+        })
+    }
+
+    /// What the index was created with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Components of a prepared vector.
+    pub fn padded(&self) -> usize {
+        self.padded
+    }
+
+    /// The key of rows and of the order in which lists are searched.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// The layout of a level's pages.
+    pub fn layout(&self, level: Level) -> &Layout {
+        &self.storey(level).layout
+    }
+
+    fn storey(&self, level: Level) -> &Storey {
+        match level {
+            Level::Centroids => &self.centroids,
+            Level::Rows => &self.rows,
+        }
+    }
+
+    /// Whether members are coded relative to their centroid.
+    fn is_relative(&self) -> bool {
+        self.rotation.is_some()
+    }
+
+    /// Copies a vector, normalized under cosine. False if the index leaves it
+    /// out: it is zero then.
+    pub fn load(&self, vector: AnyVector<'_>, out: &mut [f32]) -> bool {
+        match vector {
+            AnyVector::Components(values) => {
+                let (head, rest) = out.split_at_mut(values.len());
+                head.copy_from_slice(values);
+                rest.fill(0.0);
+                self.options.metric != Metric::Cosine || normalize(head)
+            }
+            AnyVector::Bits(bytes) => {
+                for (i, out) in out.iter_mut().enumerate() {
+                    let byte = bytes.get(i / 8).copied().unwrap_or(0);
+                    *out = if byte >> (i % 8) & 1 != 0 { 0.5 } else { -0.5 };
+                }
+                true
+            }
+            AnyVector::Sparse(_) => false,
+        }
+    }
+
+    /// Rotates a loaded vector.
+    pub fn rotate(&self, vector: &mut [f32]) {
+        if let Some(rotation) = &self.rotation {
+            let plain = vector[..self.options.dimension as usize].to_vec();
+            rotation.rotate(&plain, vector);
+        }
+    }
+
+    /// Loads and rotates a vector; `None` as for [`Codec::load`].
+    pub fn prepare(&self, vector: AnyVector<'_>) -> Option<Vec<f32>> {
+        let mut out = vec![0.0; self.padded];
+        if !self.load(vector, &mut out) {
+            return None;
+        }
+        self.rotate(&mut out);
+        Some(out)
+    }
+
+    /// Encodes a prepared vector as a member of a list with this centroid. Gives
+    /// its squared distance from the centroid.
+    pub fn encode(
+        &self,
+        level: Level,
+        vector: &[f32],
+        centre: &Centre,
+        target: u64,
+        member: &mut [u8],
+    ) -> f32 {
+        let storey = self.storey(level);
+        let layout = &storey.layout;
+        let centroid = &centre.vector[..];
+        let pairs = vector.iter().zip(centroid);
+        let Values::Grid(bits) = storey.values else {
+            self.encode_whole(layout, vector, target, member);
+            return pairs.map(|(o, c)| (o - c) * (o - c)).sum();
+        };
+        let residual: Vec<f32> = pairs.map(|(o, c)| o - c).collect();
+        let mut values = vec![0_i8; self.padded];
+        let grid = extended::encode(bits, &residual, &mut values);
+
+        let (mut norm, mut along, mut absolute, mut centre_code) = (0.0, 0.0, 0.0, 0.0);
+        let mut product = 0.0_f64;
+        for (i, ((&r, &c), &value)) in residual.iter().zip(centroid).zip(&values).enumerate() {
+            let (r, c) = (f64::from(r), f64::from(c));
+            norm += r * r;
+            along += r * c;
+            product += c * (f64::from(value) + 0.5);
+            if i < layout.coded {
+                absolute += r.abs();
+                centre_code += if value >= 0 { 0.5 * c } else { -0.5 * c };
+            }
+        }
+        let factors = rabitq::factors(self.form, [norm, along, absolute, centre_code]);
+        let deviation =
+            rabitq::deviation(self.form, norm, absolute, layout.coded, vector.len());
+        let (signs, entry) = Member::parts(layout, member, factors, deviation);
+        write_signs(&values[..layout.coded], signs);
+
+        let step = f64::from(grid.step);
+        let error = if has_exact_norm(vector) && has_exact_norm(centroid) {
+            grid.error
+        } else {
+            f32::INFINITY
+        };
+        let coded_norm = f64::from(centre.norm) + f64::from(grid.norm_squared).sqrt();
+        let (head, packed) = entry.split_at_mut(ENTRY_HEAD);
+        head.copy_from_slice(bytemuck::bytes_of(&EntryHead {
+            target,
+            step: grid.step,
+            term: (f64::from(grid.norm_squared) + 2.0 * step * product) as f32,
+            error,
+            norm: (coded_norm as f32).next_up(),
+        }));
+        extended::pack(bits, &values, packed);
+        norm as f32
+    }
+
+    /// Encodes a string of bits.
+    fn encode_whole(&self, layout: &Layout, vector: &[f32], target: u64, member: &mut [u8]) {
+        let squares = vector.len() as f64 / 4.0;
+        let absolute = layout.coded as f64 / 2.0;
+        let factors = rabitq::factors(Form::L2, [squares, 0.0, absolute, 0.0]);
+        let deviation =
+            rabitq::deviation(Form::L2, squares, absolute, layout.coded, vector.len());
+        let (signs, entry) = Member::parts(layout, member, factors, deviation);
+        let (head, bits) = entry.split_at_mut(ENTRY_HEAD);
+        let zero = EntryHead {
+            target,
+            step: 0.0,
+            term: 0.0,
+            error: 0.0,
+            norm: 0.0,
+        };
+        head.copy_from_slice(bytemuck::bytes_of(&zero));
+        pack_bits(vector, bits);
+        signs.copy_from_slice(&bits[..signs.len()]);
+    }
+
+    /// The origin, to which the centroid of [`super::layout::ROOT`] is relative.
+    pub fn origin(&self) -> Centre {
+        Centre {
+            vector: vec![0.0; self.padded],
+            norm: 0.0,
+        }
+    }
+
+    /// Turns the centroid of a list into that of a member of it: what the
+    /// members of the member's own list are relative to.
+    pub fn descend(&self, entry: Entry<'_>, centre: &mut Centre) {
+        centre.norm = entry.head.norm;
+        match self.centroids.values {
+            Values::Grid(bits) => {
+                let vector = &mut centre.vector;
+                extended::add_decoded(bits, entry.head.step, entry.values, vector);
+            }
+            Values::Whole => {
+                for (i, c) in centre.vector.iter_mut().enumerate() {
+                    let bit = entry.values[i / 8] >> (i % 8) & 1;
+                    *c = if bit != 0 { 0.5 } else { -0.5 };
+                }
+            }
+        }
+    }
+
+    /// Prepares a prepared vector as a query.
+    pub fn query(&self, vector: Vec<f32>) -> Query {
+        let mut bits = Vec::new();
+        if !self.is_relative() {
+            bits.resize(self.padded / 8, 0);
+            pack_bits(&vector, &mut bits);
+        }
+        let (centroids, rows) = (self.centroids.layout.coded, self.rows.layout.coded);
+        let table = |coded: usize| Table::new(&vector[..coded]);
+        let sum: f64 = vector.iter().map(|&q| f64::from(q)).sum();
+        let norm: f64 = vector.iter().map(|&q| f64::from(q) * f64::from(q)).sum();
+        Query {
+            tables: (table(centroids), (rows != centroids).then(|| table(rows))),
+            half_sum: (sum / 2.0) as f32,
+            norm: norm.sqrt() as f32,
+            bits,
+            vector,
+        }
+    }
+
+    /// What a query has in common with the members of [`super::layout::APEX`].
+    pub fn base_of_origin(&self, query: &Query) -> Base {
+        let squared = query.norm * query.norm;
+        let key = match self.form {
+            Form::L2 => squared,
+            Form::InnerProduct => 0.0,
+        };
+        Base { key, squared }
+    }
+
+    /// What a query has in common with the members of a list, given the entry of
+    /// its centroid and what it has in common with the members of that one's
+    /// list.
+    pub fn base(&self, query: &Query, base: Base, entry: Entry<'_>) -> Base {
+        let Values::Grid(bits) = self.centroids.values else {
+            return base;
+        };
+        let along = along(bits, query, entry);
+        let squared = base.squared + entry.head.term - 2.0 * along;
+        let key = match self.form {
+            Form::L2 => squared,
+            Form::InnerProduct => base.key - along,
+        };
+        Base { key, squared }
+    }
+
+    /// The key of a member of a list.
+    #[inline]
+    pub fn key(&self, level: Level, query: &Query, base: Base, entry: Entry<'_>) -> f32 {
+        let key = match self.storey(level).values {
+            Values::Whole => {
+                let differing = (simd::kernels().hamming)(&query.bits, entry.values);
+                return differing as f32;
+            }
+            Values::Grid(bits) => {
+                let along = along(bits, query, entry);
+                match self.form {
+                    Form::L2 => base.key + entry.head.term - 2.0 * along,
+                    Form::InnerProduct => base.key - along,
+                }
+            }
+        };
+        if key.is_nan() { f32::INFINITY } else { key }
+    }
+
+    /// The distance, as the metric's SQL operator gives it, that a key stands
+    /// for.
+    pub fn distance(&self, key: f32) -> f64 {
+        match self.options.metric {
+            Metric::Cosine => f64::from(key) / 2.0,
+            Metric::L2 => f64::from(key).max(0.0).sqrt(),
+            metric => metric.distance(key),
+        }
+    }
+
+    /// A lower bound of the distance that the operator computes for a row, whose
+    /// key is given.
+    pub fn bound(&self, query: &Query, entry: Entry<'_>, key: f32) -> f64 {
+        let dimension = self.options.dimension as usize;
+        let EntryHead { error, norm, .. } = entry.head;
+        match self.options.metric {
+            Metric::Hamming => f64::from(key),
+            Metric::Cosine => {
+                let bound = lower_bound(Metric::L2, query.norm, key, error, norm, dimension);
+                // What the operator's own sums and quotient may round away.
+                let rounding = (dimension as f64 / 4.0 + 16.0) * f64::powi(2.0, -23);
+                (bound.max(0.0) * bound.max(0.0) / 2.0 - rounding).max(0.0)
+            }
+            metric => lower_bound(metric, query.norm, key, error, norm, dimension),
+        }
+    }
+
+    /// The squared distance of a row from its list's centroid, from its code.
+    pub fn spread(&self, entry: Entry<'_>, centre: &Centre) -> f64 {
+        match self.rows.values {
+            Values::Grid(bits) => {
+                let mut residual = vec![0.0; self.padded];
+                extended::add_decoded(bits, entry.head.step, entry.values, &mut residual);
+                let norm: f64 = residual.iter().map(|&r| f64::from(r) * f64::from(r)).sum();
+                let error = f64::from(entry.head.error);
+                norm + if error.is_finite() { error * error } else { 0.0 }
+            }
+            Values::Whole => {
+                let mut bits = vec![0; self.padded / 8];
+                pack_bits(&centre.vector, &mut bits);
+                (simd::kernels().hamming)(&bits, entry.values) as f64
+            }
+        }
+    }
+
+    /// Whether a member's 1-bit code is that of its entry.
+    pub fn signs_match(&self, level: Level, entry: Entry<'_>, signs: &[u8]) -> bool {
+        match self.storey(level).values {
+            Values::Grid(bits) => {
+                let mut values = vec![0; self.padded];
+                extended::unpack(bits, entry.values, &mut values);
+                let mut expected = vec![0; signs.len()];
+                write_signs(&values[..8 * signs.len()], &mut expected);
+                expected == signs
+            }
+            Values::Whole => entry.values[..signs.len()] == *signs,
+        }
+    }
+
+    /// Whether an entry may be that of a member.
+    pub fn is_plausible(entry: Entry<'_>) -> bool {
+        let head = entry.head;
+        head.target != DEAD && head.step.is_finite() && !head.error.is_nan() && head.norm >= 0.0
+    }
+}
+
+/// ⟨q, r̂⟩.
+#[inline]
+fn along(bits: Bits, query: &Query, entry: Entry<'_>) -> f32 {
+    let dot = extended::dot(bits, &query.vector, entry.values);
+    entry.head.step * (dot + query.half_sum)
+}
+
+/// The 1-bit code of integers: which of them are not negative.
+fn write_signs(values: &[i8], signs: &mut [u8]) {
+    for (byte, values) in signs.iter_mut().zip(values.as_chunks::<8>().0) {
+        let bits = values.iter().enumerate();
+        *byte = bits.fold(0, |byte, (i, &v)| byte | u8::from(v >= 0) << i);
+    }
+}
+
+/// The bits of components ±½.
+fn pack_bits(vector: &[f32], bits: &mut [u8]) {
+    for (byte, values) in bits.iter_mut().zip(vector.as_chunks::<8>().0) {
+        let bits = values.iter().enumerate();
+        *byte = bits.fold(0, |byte, (i, &x)| byte | u8::from(x > 0.0) << i);
+    }
+}

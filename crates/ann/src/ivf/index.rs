@@ -1,0 +1,497 @@
+//! An open index: its lists, and adding members to them.
+
+use super::codec::{Base, Centre, Codec, Level, Query};
+use super::layout::{
+    APEX, DEAD, Entry, Header, Kind, Layout, Link, Member, Meta, NO_BLOCK, Options, Place, ROOT,
+};
+use super::stream::Stream;
+use crate::Error;
+use crate::page::{Block, Body, PageStore};
+use crate::quantize::fastscan::BLOCK;
+
+/// The metapage's block.
+pub const METAPAGE: Block = 0;
+
+/// An index on the pages of a store.
+pub struct Index<'s, S, C> {
+    pub(super) store: &'s S,
+    pub(super) codec: C,
+}
+
+/// A list: its number, and where its own entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct List {
+    /// The number of the list that its centroid is a member of.
+    pub parent: u32,
+    /// Its number.
+    pub number: u32,
+    /// Its centroid's entry.
+    pub place: Place,
+}
+
+impl List {
+    /// What it has members of.
+    pub fn level(&self) -> Level {
+        match self.number {
+            APEX | ROOT => Level::Centroids,
+            _ => Level::Rows,
+        }
+    }
+}
+
+/// Reads the metapage of an index.
+pub fn read_meta<S: PageStore>(store: &S) -> Result<Meta, Error> {
+    Meta::parse(&*store.read(METAPAGE)?)
+}
+
+/// Writes an index of empty lists with these centroids, of [`Codec::padded`]
+/// components each, on a store without pages.
+pub fn create<S: PageStore>(
+    store: &S,
+    options: &Options,
+    codec: &Codec,
+    centroids: &[f32],
+) -> Result<(), Error> {
+    let lists = centroids.len() / codec.padded();
+    let mut meta = Meta::new(options, lists as u32);
+    {
+        let mut page = store.extend()?;
+        store.commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+    }
+    let index = Index { store, codec };
+    let layout = codec.layout(Level::Centroids);
+    let mut member = aligned(layout.member_len());
+    let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
+
+    // The centroid of all lists, and its entry.
+    let mut mean = vec![0.0_f64; codec.padded()];
+    for centroid in centroids.chunks_exact(codec.padded()) {
+        for (mean, &c) in mean.iter_mut().zip(centroid) {
+            *mean += f64::from(c) / lists as f64;
+        }
+    }
+    let mean: Vec<f32> = mean.into_iter().map(|c| c as f32).collect();
+    let mut centre = codec.origin();
+    codec.encode(Level::Centroids, &mean, &centre, Link::EMPTY.target(), member);
+    let entry = Member::of(layout, member).entry;
+    codec.descend(Entry::new(entry), &mut centre);
+    {
+        let mut page = store.extend()?;
+        meta.apex = METAPAGE + 1;
+        store.commit(&mut [&mut page], &mut |bodies| {
+            Header::new(Kind::Codes, APEX, NO_BLOCK, NO_BLOCK).write(bodies[0]);
+            layout.entry_mut(bodies[0], 0).copy_from_slice(entry);
+        });
+        let mut page = store.lock(METAPAGE)?;
+        store.commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+    }
+
+    let mut members = Vec::new();
+    for centroid in centroids.chunks_exact(codec.padded()) {
+        codec.encode(Level::Centroids, centroid, &centre, Link::EMPTY.target(), member);
+        members.push(member.to_vec());
+    }
+    let members: Vec<&[u8]> = members.iter().map(|member| &member[..]).collect();
+    index.append(index.root(&meta), &members)
+}
+
+/// Zeros, aligned as members are.
+pub(super) fn aligned(len: usize) -> Vec<u64> {
+    vec![0; len.div_ceil(8)]
+}
+
+impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
+    /// Opens the index whose codec is given.
+    pub fn open(store: &'s S, codec: C) -> Self {
+        Index { store, codec }
+    }
+
+    /// The index's codec.
+    pub fn codec(&self) -> &Codec {
+        &self.codec
+    }
+
+    /// The metapage as it is now.
+    pub fn meta(&self) -> Result<Meta, Error> {
+        read_meta(self.store)
+    }
+
+    /// The list of lists.
+    pub(super) fn root(&self, meta: &Meta) -> List {
+        List {
+            parent: APEX,
+            number: ROOT,
+            place: Place {
+                block: meta.apex,
+                slot: 0,
+            },
+        }
+    }
+
+    /// Looks at a member's entry; `None` if the page belongs to another list by
+    /// now, or the member was removed.
+    pub(super) fn with_entry<R>(
+        &self,
+        level: Level,
+        list: u32,
+        place: Place,
+        look: impl FnOnce(Entry<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        let page = self.store.read(place.block)?;
+        let header = Header::of(&page);
+        if header.kind() != Some(Kind::Codes) || header.list != list {
+            return Ok(None);
+        }
+        let entry = self.codec.layout(level).entry(&page, place.slot.into());
+        // An empty list of rows has the target of a removed member.
+        let is_there = |entry: &Entry<'_>| level == Level::Centroids || entry.head.target != DEAD;
+        Ok(entry.filter(is_there).map(look))
+    }
+
+    /// Where a list's members are.
+    pub(super) fn link(&self, list: List) -> Result<Link, Error> {
+        let link = self.with_entry(Level::Centroids, list.parent, list.place, |entry| {
+            Link::of(entry.head.target)
+        })?;
+        link.ok_or_else(|| Error::corrupted(list.place.block, "a list has lost its centroid"))
+    }
+
+    /// Changes where a list's members are.
+    pub(super) fn set_link(&self, list: List, change: impl Fn(&mut Link)) -> Result<(), Error> {
+        let layout = self.codec.layout(Level::Centroids);
+        let mut page = self.store.lock(list.place.block)?;
+        self.store.commit(&mut [&mut page], &mut |bodies| {
+            set_target(layout, bodies[0], list.place, &change);
+        });
+        Ok(())
+    }
+
+    /// What the query has in common with the list of lists, and its link.
+    pub(super) fn enter(&self, query: &Query) -> Result<(Base, Link), Error> {
+        let root = self.root(&self.meta()?);
+        let origin = self.codec.base_of_origin(query);
+        let entered = self.with_entry(Level::Centroids, APEX, root.place, |entry| {
+            let base = self.codec.base(query, origin, entry);
+            (base, Link::of(entry.head.target))
+        })?;
+        entered.ok_or_else(|| Error::corrupted(root.place.block, "the list of lists is lost"))
+    }
+
+    /// The list whose centroid is nearest to a prepared vector, and that centroid.
+    pub(super) fn nearest_list(&self, vector: &[f32]) -> Result<(List, Centre), Error> {
+        let query = self.codec.query(vector.to_vec());
+        let mut stream = Stream::by_distance(&self.codec);
+        let (base, link) = self.enter(&query)?;
+        stream.open(ROOT, link.head, base);
+        let Some(hit) = stream.next(self, &query)? else {
+            return Err(Error::corrupted(METAPAGE, "the index has no lists"));
+        };
+        let list = List {
+            parent: ROOT,
+            number: hit.member,
+            place: hit.place,
+        };
+        let centre = self.centre(list)?;
+        Ok((list, centre))
+    }
+
+    /// The centroid of a list, as its members are relative to it.
+    pub(super) fn centre(&self, list: List) -> Result<Centre, Error> {
+        let mut centre = self.codec.origin();
+        let root = self.root(&self.meta()?);
+        for list in [root, list] {
+            let found = self.with_entry(Level::Centroids, list.parent, list.place, |entry| {
+                self.codec.descend(entry, &mut centre);
+            })?;
+            if found.is_none() {
+                let reason = "a list has lost its centroid";
+                return Err(Error::corrupted(list.place.block, reason));
+            }
+        }
+        Ok(centre)
+    }
+
+    /// Calls `each` for all lists of rows.
+    pub(super) fn for_each_list(
+        &self,
+        each: &mut dyn FnMut(List, Link) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let meta = self.meta()?;
+        let root = self.root(&meta);
+        let layout = self.codec.layout(Level::Centroids);
+        let mut number = 0;
+        let mut at = self.link(root)?.head;
+        while at != NO_BLOCK && number < meta.lists {
+            let (count, next, directory) = {
+                let page = self.list_page(at, ROOT)?;
+                let header = Header::of(&page);
+                let directory = layout.directory(&page).to_vec();
+                (usize::from(header.count), header.next, directory)
+            };
+            for column in 0..count.min(layout.columns()) {
+                let list = List {
+                    parent: ROOT,
+                    number,
+                    place: layout.place(&directory, column),
+                };
+                let link = self.link(list)?;
+                each(list, link)?;
+                number += 1;
+            }
+            at = next;
+        }
+        if number != meta.lists {
+            let reason = format!("{number} lists are there, not {}", meta.lists);
+            return Err(Error::corrupted(METAPAGE, reason));
+        }
+        Ok(())
+    }
+
+    /// Reads a list page of a list.
+    pub(super) fn list_page(&self, block: Block, list: u32) -> Result<S::Read<'_>, Error> {
+        let page = self.store.read(block)?;
+        check_list_page(block, &Header::of(&page), list, self.layout_of(list))?;
+        Ok(page)
+    }
+
+    /// The layout of a list's pages.
+    pub(super) fn layout_of(&self, list: u32) -> &Layout {
+        match list {
+            APEX | ROOT => self.codec.layout(Level::Centroids),
+            _ => self.codec.layout(Level::Rows),
+        }
+    }
+
+    /// Adds members to a list: into the places of removed ones, then behind the
+    /// others. Each record takes as many as share a code page.
+    pub(super) fn append(&self, list: List, members: &[&[u8]]) -> Result<(), Error> {
+        let layout = *self.codec.layout(list.level());
+        let link = self.link(list)?;
+        let start = match link.room {
+            NO_BLOCK => self.first_page(list)?,
+            room => room,
+        };
+        let mut at = start;
+        let mut rest = members;
+        let mut steps = 0;
+        while !rest.is_empty() {
+            let mut page = self.store.lock(at)?;
+            let header = Header::of(&page);
+            check_list_page(at, &header, list.number, &layout)?;
+            let free = free_columns(&layout, &page, rest.len());
+            if free.is_empty() {
+                let next = match header.next {
+                    NO_BLOCK => self.next_page(list, &mut page)?,
+                    next => next,
+                };
+                drop(page);
+                steps += 1;
+                if steps > self.store.block_count() {
+                    let reason = format!("list {} has no end", list.number);
+                    return Err(Error::corrupted(at, reason));
+                }
+                at = next;
+                continue;
+            }
+            let (now, later) = rest.split_at(free.len());
+            self.write_members(list, &layout, at, &mut page, &free, now)?;
+            rest = later;
+        }
+        if at != start {
+            self.set_link(list, |link| link.room = at)?;
+        }
+        Ok(())
+    }
+
+    /// Writes members into columns of a locked list page that share a code page.
+    fn write_members(
+        &self,
+        list: List,
+        layout: &Layout,
+        at: Block,
+        page: &mut S::Write<'s>,
+        columns: &[usize],
+        members: &[&[u8]],
+    ) -> Result<(), Error> {
+        let number = columns[0] / layout.per_page;
+        let place = layout.directory(page)[number];
+        let write = |bodies: &mut [&mut Body], block: Block| {
+            for (&column, bytes) in columns.iter().zip(members) {
+                let member = Member::of(layout, bytes);
+                layout.set_column(bodies[0], column, &member);
+                let slot = column % layout.per_page;
+                layout.entry_mut(bodies[1], slot).copy_from_slice(member.entry);
+            }
+            let mut header = Header::of(bodies[0]);
+            let last = columns.last().map_or(0, |&last| last as u16 + 1);
+            header.count = header.count.max(last);
+            header.write(bodies[0]);
+            layout.directory_mut(bodies[0])[number] = block;
+        };
+        // Blocks count from 1, and a directory begins as zeros.
+        if place != 0 {
+            let mut codes = self.store.lock(place)?;
+            let header = Header::of(&codes);
+            if header.kind() != Some(Kind::Codes) || header.list != list.number {
+                let reason = format!("it is not a code page of list {}", list.number);
+                return Err(Error::corrupted(place, reason));
+            }
+            self.store.commit(&mut [page, &mut codes], &mut |bodies| {
+                write(bodies, place);
+            });
+            return Ok(());
+        }
+        let new = self.allocate()?;
+        let block = new.block;
+        self.commit_with(page, new, &mut |bodies| {
+            Header::new(Kind::Codes, list.number, NO_BLOCK, at).write(bodies[1]);
+            write(bodies, block);
+        });
+        Ok(())
+    }
+
+    /// Gives a list its first page, unless it has one by now.
+    fn first_page(&self, list: List) -> Result<Block, Error> {
+        let layout = self.codec.layout(Level::Centroids);
+        let mut own = self.store.lock(list.place.block)?;
+        let entry = layout.entry(&own, list.place.slot.into());
+        let link = entry.map_or(Link::EMPTY, |entry| Link::of(entry.head.target));
+        if link.room != NO_BLOCK {
+            return Ok(link.room);
+        }
+        let new = self.allocate()?;
+        let block = new.block;
+        self.commit_with(&mut own, new, &mut |bodies| {
+            set_target(layout, bodies[0], list.place, &|link| {
+                *link = Link {
+                    head: block,
+                    room: block,
+                };
+            });
+            Header::new(Kind::List, list.number, NO_BLOCK, NO_BLOCK).write(bodies[1]);
+        });
+        Ok(block)
+    }
+
+    /// Adds an empty page behind the last one of a list, which is locked.
+    fn next_page(&self, list: List, last: &mut S::Write<'s>) -> Result<Block, Error> {
+        let new = self.allocate()?;
+        let block = new.block;
+        self.commit_with(last, new, &mut |bodies| {
+            let mut header = Header::of(bodies[0]);
+            header.next = block;
+            header.write(bodies[0]);
+            Header::new(Kind::List, list.number, NO_BLOCK, NO_BLOCK).write(bodies[1]);
+        });
+        Ok(block)
+    }
+
+    /// A page that belongs to nobody: a free one, or a new one at the end.
+    fn allocate(&self) -> Result<Allocated<S::Write<'s>>, Error> {
+        if self.meta()?.free_head != NO_BLOCK {
+            let meta_page = self.store.lock(METAPAGE)?;
+            let mut meta = Meta::parse(&meta_page)?;
+            let block = meta.free_head;
+            if block != NO_BLOCK {
+                let page = self.store.lock(block)?;
+                let header = Header::of(&page);
+                if header.kind() != Some(Kind::Free) {
+                    return Err(Error::corrupted(block, "it is in use but counts as free"));
+                }
+                meta.free_head = header.next;
+                return Ok(Allocated {
+                    block,
+                    page,
+                    meta: Some((meta_page, meta)),
+                });
+            }
+        }
+        let page = self.store.extend()?;
+        Ok(Allocated {
+            block: self.store.block_of(&page),
+            page,
+            meta: None,
+        })
+    }
+
+    /// Changes a page and an allocated one, which is given as zeros, in one
+    /// record.
+    fn commit_with(
+        &self,
+        page: &mut S::Write<'s>,
+        new: Allocated<S::Write<'s>>,
+        edit: &mut dyn FnMut(&mut [&mut Body]),
+    ) {
+        let Allocated {
+            page: mut second,
+            meta,
+            ..
+        } = new;
+        let mut edit = |bodies: &mut [&mut Body]| {
+            *bodies[1] = Body::ZERO;
+            edit(bodies);
+        };
+        match meta {
+            None => self.store.commit(&mut [page, &mut second], &mut edit),
+            Some((mut meta_page, meta)) => {
+                let pages = &mut [page, &mut second, &mut meta_page];
+                self.store.commit(pages, &mut |bodies| {
+                    edit(bodies);
+                    meta.write(bodies[2]);
+                });
+            }
+        }
+    }
+}
+
+/// A locked page that nobody has yet.
+struct Allocated<W> {
+    block: Block,
+    page: W,
+    /// If it was free, the metapage, and its content without the page.
+    meta: Option<(W, Meta)>,
+}
+
+/// Changes the link in a centroid's entry.
+fn set_target(
+    layout: &Layout,
+    body: &mut Body,
+    place: Place,
+    change: &dyn Fn(&mut Link),
+) {
+    let entry = layout.entry_mut(body, place.slot.into());
+    let target: &mut [u8; 8] = entry.first_chunk_mut().expect("an entry begins with it");
+    let mut link = Link::of(u64::from_ne_bytes(*target));
+    change(&mut link);
+    *target = link.target().to_ne_bytes();
+}
+
+/// The first columns of a list page without a member that share a code page, at
+/// most `limit`.
+fn free_columns(layout: &Layout, page: &Body, limit: usize) -> Vec<usize> {
+    let alive = layout.alive(page);
+    let is_free = |column: &usize| alive[column / BLOCK] >> (column % BLOCK) & 1 == 0;
+    let full = alive.iter().take_while(|&&alive| alive == u32::MAX).count();
+    let mut free = (full * BLOCK..layout.columns()).filter(is_free).peekable();
+    let page_of = |column: usize| column / layout.per_page;
+    let Some(&first) = free.peek() else {
+        return Vec::new();
+    };
+    free.take_while(|&column| page_of(column) == page_of(first))
+        .take(limit)
+        .collect()
+}
+
+/// An error unless a page is one of a list.
+fn check_list_page(block: Block, header: &Header, list: u32, layout: &Layout) -> Result<(), Error> {
+    let is_it = header.kind() == Some(Kind::List)
+        && header.list == list
+        && usize::from(header.count) <= layout.columns();
+    if is_it {
+        return Ok(());
+    }
+    Err(Error::corrupted(
+        block,
+        format!("it is not a page of list {list}"),
+    ))
+}

@@ -1,0 +1,373 @@
+//! Centroids of a sample.
+//!
+//! Lloyd, "Least squares quantization in PCM", 1982: begin with a random choice
+//! of members, then in turns assign all members to the nearest centroid and move
+//! each centroid to the mean of its members. Products of matrices do the
+//! assigning. A centroid that has lost all members begins anew as one of those
+//! that are farthest from theirs.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2};
+use parking_lot::Mutex;
+use rand::Rng;
+use rand::rngs::SmallRng;
+use rand::seq::index::sample;
+
+/// Threads that do work together.
+pub trait Team {
+    /// Does all parts of a piece of work, numbered from 0, and returns when they
+    /// are done.
+    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
+}
+
+/// Vectors that are compared with all centroids at once.
+const BLOCK: usize = 256;
+
+/// A round moves the centroids of a sample so often at most.
+const ROUNDS: usize = 12;
+
+/// When fewer than one member in so many changes its list, centroids stay.
+const SETTLED: usize = 200;
+
+/// Centroids, prepared for assigning vectors to them.
+pub struct Centroids {
+    /// All components, one centroid after the other.
+    pub values: Vec<f32>,
+    dimension: usize,
+    /// ½·‖c‖² of each.
+    half_squares: Vec<f32>,
+}
+
+impl Centroids {
+    /// Prepares centroids of `dimension` components.
+    pub fn new(values: Vec<f32>, dimension: usize) -> Self {
+        let half_square = |c: &[f32]| {
+            let square: f64 = c.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            (square / 2.0) as f32
+        };
+        Centroids {
+            half_squares: values.chunks_exact(dimension).map(half_square).collect(),
+            values,
+            dimension,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.half_squares.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.half_squares.is_empty()
+    }
+
+    /// A centroid's components.
+    pub fn get(&self, number: usize) -> &[f32] {
+        &self.values[number * self.dimension..][..self.dimension]
+    }
+
+    /// The nearest centroid of each vector (at most a few hundred), and
+    /// ½·‖c‖² − ⟨x, c⟩ of it.
+    pub fn nearest(&self, vectors: &[f32], out: &mut [(u32, f32)]) {
+        /// Centroids at a time, whose products stay in the processor's cache.
+        const AT_ONCE: usize = 512;
+        let rows = out.len();
+        out.fill((0, f32::INFINITY));
+        let mut products = vec![0.0_f32; rows * AT_ONCE.min(self.len())];
+        let parts = self.values.chunks(AT_ONCE * self.dimension);
+        for (part, centroids) in parts.enumerate() {
+            let first = part * AT_ONCE;
+            let columns = centroids.len() / self.dimension;
+            let products = &mut products[..rows * columns];
+            let view = |values, rows| ArrayView2::from_shape((rows, self.dimension), values);
+            let shaped = ArrayViewMut2::from_shape((rows, columns), &mut *products);
+            let (Ok(x), Ok(c), Ok(mut y)) = (view(vectors, rows), view(centroids, columns), shaped)
+            else {
+                unreachable!("the shapes follow from the lengths");
+            };
+            general_mat_mul(1.0, &x, &c.t(), 0.0, &mut y);
+            for (products, out) in products.chunks_exact(columns).zip(&mut *out) {
+                let half_squares = &self.half_squares[first..];
+                for (i, (&product, &half_square)) in products.iter().zip(half_squares).enumerate() {
+                    let key = half_square - product;
+                    if key < out.1 {
+                        *out = ((first + i) as u32, key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The nearest centroid of each vector, by a team.
+fn assign(team: &dyn Team, vectors: &[f32], centroids: &Centroids, out: &mut [(u32, f32)]) {
+    let vectors: Vec<&[f32]> = vectors.chunks(BLOCK * centroids.dimension).collect();
+    let out: Vec<Mutex<&mut [(u32, f32)]>> = out.chunks_mut(BLOCK).map(Mutex::new).collect();
+    team.run(out.len(), &|part| {
+        centroids.nearest(vectors[part], &mut out[part].lock());
+    });
+}
+
+/// Finds at most `count` centroids of a sample, of which there is at least one.
+/// `progress` is told of each round.
+pub fn cluster(
+    team: &dyn Team,
+    vectors: &[f32],
+    dimension: usize,
+    count: usize,
+    rng: &mut SmallRng,
+    progress: &mut dyn FnMut(usize),
+) -> Centroids {
+    let rows = vectors.len() / dimension;
+    let count = count.min(rows);
+    let row = |i: usize| &vectors[i * dimension..][..dimension];
+    let chosen = sample(rng, rows, count);
+    let first = chosen.iter().flat_map(row).copied().collect();
+    let mut centroids = Centroids::new(first, dimension);
+    if count == rows {
+        return centroids;
+    }
+    let mut before = vec![u32::MAX; rows];
+    let mut nearest = vec![(0, 0.0); rows];
+    for round in 0..ROUNDS {
+        progress(round + 1);
+        assign(team, vectors, &centroids, &mut nearest);
+        let changed = nearest.iter().zip(&before).filter(|(now, before)| now.0 != **before);
+        let changed = changed.count();
+        for (before, now) in before.iter_mut().zip(&nearest) {
+            *before = now.0;
+        }
+        centroids = means(team, vectors, &centroids, &nearest, rng);
+        if changed * SETTLED < rows {
+            break;
+        }
+    }
+    centroids
+}
+
+/// The means of the members of each centroid.
+fn means(
+    team: &dyn Team,
+    vectors: &[f32],
+    centroids: &Centroids,
+    nearest: &[(u32, f32)],
+    rng: &mut SmallRng,
+) -> Centroids {
+    let dimension = centroids.dimension;
+    let row = |i: usize| &vectors[i * dimension..][..dimension];
+    let mut members: Vec<Vec<u32>> = vec![Vec::new(); centroids.len()];
+    for (i, nearest) in nearest.iter().enumerate() {
+        members[nearest.0 as usize].push(i as u32);
+    }
+    let mut values = vec![0.0_f32; centroids.values.len()];
+    {
+        const AT_ONCE: usize = 16;
+        let out = values.chunks_mut(AT_ONCE * dimension).map(Mutex::new);
+        let out: Vec<_> = out.collect();
+        let members: Vec<&[Vec<u32>]> = members.chunks(AT_ONCE).collect();
+        team.run(out.len(), &|part| {
+            let mut out = out[part].lock();
+            for (mean, members) in out.chunks_exact_mut(dimension).zip(members[part]) {
+                let share = 1.0 / members.len() as f32;
+                for &member in members {
+                    for (mean, &x) in mean.iter_mut().zip(row(member as usize)) {
+                        *mean += share * x;
+                    }
+                }
+            }
+        });
+    }
+    let empty: Vec<usize> = (0..members.len()).filter(|&i| members[i].is_empty()).collect();
+    if !empty.is_empty() {
+        // The distance but for ½·‖x‖²; any of the farthest will do.
+        let distance = |i: usize| {
+            let squares: f32 = row(i).iter().map(|x| x * x).sum();
+            squares / 2.0 + nearest[i].1
+        };
+        let tries = (4 * empty.len()).min(nearest.len());
+        let mut far: Vec<usize> = sample(rng, nearest.len(), tries).into_vec();
+        far.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)));
+        for (&list, i) in empty.iter().zip(far) {
+            values[list * dimension..][..dimension].copy_from_slice(row(i));
+        }
+    }
+    Centroids::new(values, dimension)
+}
+
+/// A random choice of the vectors that are shown to it, all alike likely
+/// (Vitter's algorithm R, "Random Sampling with a Reservoir", 1985).
+pub struct Sample {
+    dimension: usize,
+    capacity: usize,
+    seen: usize,
+    vectors: Vec<f32>,
+}
+
+impl Sample {
+    /// An empty sample of at most so many vectors.
+    pub fn new(dimension: usize, capacity: usize) -> Self {
+        Sample {
+            dimension,
+            capacity: capacity.max(1),
+            seen: 0,
+            vectors: Vec::new(),
+        }
+    }
+
+    /// Shows it a vector.
+    pub fn show(&mut self, vector: &[f32], rng: &mut SmallRng) {
+        self.seen += 1;
+        if self.vectors.len() < self.capacity * self.dimension {
+            self.vectors.extend_from_slice(vector);
+            return;
+        }
+        let place = rng.random_range(0..self.seen);
+        if place < self.capacity {
+            let at = place * self.dimension;
+            self.vectors[at..at + self.dimension].copy_from_slice(vector);
+        }
+    }
+
+    /// Vectors that were shown.
+    pub fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// The vectors that were chosen.
+    pub fn into_vectors(self) -> Vec<f32> {
+        self.vectors
+    }
+}
+
+/// A team of one.
+pub struct Alone;
+
+impl Team for Alone {
+    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..parts).for_each(work);
+    }
+}
+
+/// The parts of a piece of work, handed out one by one.
+pub struct Parts {
+    next: AtomicUsize,
+    count: usize,
+}
+
+impl Parts {
+    /// So many parts.
+    pub fn new(count: usize) -> Self {
+        Parts {
+            next: AtomicUsize::new(0),
+            count,
+        }
+    }
+
+    /// A part that nobody has taken.
+    pub fn take(&self) -> Option<usize> {
+        let part = self.next.fetch_add(1, Ordering::Relaxed);
+        (part < self.count).then_some(part)
+    }
+
+    /// No more parts are handed out.
+    pub fn stop(&self) {
+        self.next.store(usize::MAX / 2, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    /// Two threads.
+    struct Pair;
+
+    impl Team for Pair {
+        fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+            let parts = Parts::new(parts);
+            let worker = || {
+                while let Some(part) = parts.take() {
+                    work(part);
+                }
+            };
+            std::thread::scope(|scope| {
+                scope.spawn(worker);
+                worker();
+            });
+        }
+    }
+
+    fn clusters(rng: &mut SmallRng, count: usize, rows: usize, dimension: usize) -> Vec<f32> {
+        let centres: Vec<f32> = (0..count * dimension)
+            .map(|_| rng.random_range(-10.0..10.0))
+            .collect();
+        let member = |i: usize, rng: &mut SmallRng| {
+            let centre = &centres[i % count * dimension..][..dimension];
+            let near = centre.iter().map(|c| c + rng.random_range(-0.1..0.1));
+            near.collect::<Vec<f32>>()
+        };
+        (0..rows).flat_map(|i| member(i, rng)).collect()
+    }
+
+    #[test]
+    fn finds_separate_clusters() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let vectors = clusters(&mut rng, 10, 3000, 64);
+        let mut rounds = 0;
+        let centroids = cluster(&Pair, &vectors, 64, 40, &mut rng, &mut |round| rounds = round);
+        assert_eq!(centroids.len(), 40);
+        assert!(rounds > 0);
+        let mut nearest = vec![(0, 0.0); 3000];
+        assign(&Alone, &vectors, &centroids, &mut nearest);
+        for (vector, (number, key)) in vectors.chunks_exact(64).zip(nearest) {
+            let exact = |c: &[f32]| -> f32 {
+                vector.iter().zip(c).map(|(x, c)| (x - c) * (x - c)).sum()
+            };
+            let distances = (0..centroids.len()).map(|i| exact(centroids.get(i)));
+            let least = distances.fold(f32::INFINITY, f32::min);
+            assert!(exact(centroids.get(number as usize)) < least + 0.01);
+            let squares: f32 = vector.iter().map(|x| x * x).sum();
+            assert!((squares + 2.0 * key - least).abs() < 0.05, "{key} {least}");
+            // Far less than to another cluster.
+            assert!(least < 2.0, "{least}");
+        }
+    }
+
+    #[test]
+    fn hostile_samples_have_centroids_too() {
+        let mut rng = SmallRng::seed_from_u64(2);
+        for value in [0.0, 1.0, 1e-40, 3e38] {
+            let vectors = vec![value; 64 * 500];
+            let centroids = cluster(&Alone, &vectors, 64, 20, &mut rng, &mut |_| {});
+            assert_eq!(centroids.len(), 20);
+            let mut nearest = vec![(7, 0.0); 500];
+            assign(&Alone, &vectors, &centroids, &mut nearest);
+            assert!(nearest.iter().all(|n| (n.0 as usize) < 20));
+        }
+        let few = cluster(&Alone, &[1.0; 64], 64, 20, &mut rng, &mut |_| {});
+        assert_eq!(few.values, [1.0; 64]);
+    }
+
+    #[test]
+    fn a_sample_is_a_fair_choice() {
+        let mut rng = SmallRng::seed_from_u64(3);
+        let mut hits = [0; 20];
+        for _ in 0..2000 {
+            let mut sample = Sample::new(1, 5);
+            for i in 0..20 {
+                sample.show(&[i as f32], &mut rng);
+            }
+            assert_eq!(sample.seen(), 20);
+            for value in sample.into_vectors() {
+                hits[value as usize] += 1;
+            }
+        }
+        // 500 each, with a standard deviation of 19.
+        assert!(hits.iter().all(|&n| (400..600).contains(&n)), "{hits:?}");
+    }
+}

@@ -1,0 +1,506 @@
+//! Pages and codes, byte by byte. `README.md` has the tables of offsets.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::codec::Values;
+use crate::page::{BODY_LEN, Block, Body};
+use crate::quantize::extended::Bits;
+use crate::quantize::fastscan::{BLOCK, block_len, set_code};
+use crate::quantize::rabitq::Factors;
+use crate::{Error, HeapTid, Metric};
+
+/// No block.
+pub const NO_BLOCK: Block = Block::MAX;
+
+/// The list of lists: its members are the centroids of all other lists.
+pub const ROOT: u32 = u32::MAX - 1;
+
+/// The list whose one member is the centroid of [`ROOT`].
+pub const APEX: u32 = u32::MAX - 2;
+
+/// An index has at most so many lists, as in pgvector.
+pub const MAX_LISTS: u32 = 32_768;
+
+const MAGIC: u32 = 0x4956_5349; // "ISVI"
+/// The page format that this code reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What the creator of an index chooses, beside its centroids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// Components of a vector.
+    pub dimension: u32,
+    /// What is near.
+    pub metric: Metric,
+    /// Bits a dimension of a row's code; strings of bits are stored whole.
+    pub bits: Bits,
+    /// Seed of the rotation.
+    pub seed: u64,
+}
+
+/// The metapage, as stored.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Meta {
+    magic: u32,
+    version: u32,
+    dimension: u32,
+    metric: u32,
+    bits: u32,
+    /// Lists of rows.
+    pub lists: u32,
+    /// The code page of [`APEX`].
+    pub apex: Block,
+    /// First page of the chain of free pages.
+    pub free_head: Block,
+    seed: u64,
+    /// Rows that the index was built with.
+    pub built_rows: u64,
+    /// The sum of their squared distances from their lists' centroids.
+    pub built_spread: f64,
+    page_len: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Meta>() == 64);
+
+impl Meta {
+    /// The metapage of an index of so many lists.
+    pub fn new(options: &Options, lists: u32) -> Self {
+        Meta {
+            magic: MAGIC,
+            version: FORMAT_VERSION,
+            dimension: options.dimension,
+            metric: options.metric.tag(),
+            bits: options.bits.count(),
+            lists,
+            apex: NO_BLOCK,
+            free_head: NO_BLOCK,
+            seed: options.seed,
+            built_rows: 0,
+            built_spread: 0.0,
+            page_len: BODY_LEN as u32,
+            reserved: 0,
+        }
+    }
+
+    /// Reads the metapage.
+    pub fn parse(body: &Body) -> Result<Self, Error> {
+        let meta: Meta = *bytemuck::from_bytes(&body.0[..size_of::<Meta>()]);
+        if meta.magic != MAGIC {
+            return Err(Error::corrupted(0, "the metapage is not one of an ivf index"));
+        }
+        if meta.version != FORMAT_VERSION {
+            return Err(Error::Version {
+                found: meta.version,
+                supported: FORMAT_VERSION,
+            });
+        }
+        if meta.page_len != BODY_LEN as u32 || meta.lists == 0 || meta.lists > MAX_LISTS {
+            let reason = format!("{} lists on pages of {} bytes", meta.lists, meta.page_len);
+            return Err(Error::corrupted(0, reason));
+        }
+        Ok(meta)
+    }
+
+    /// Writes the metapage.
+    pub fn write(&self, body: &mut Body) {
+        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(self));
+    }
+
+    /// What the index was created with.
+    pub fn options(&self) -> Result<Options, Error> {
+        let metric = Metric::from_tag(self.metric);
+        let bits = Bits::from_count(self.bits);
+        match (metric, bits) {
+            (Some(metric), Some(bits)) if (1..=64_000).contains(&self.dimension) => Ok(Options {
+                dimension: self.dimension,
+                metric,
+                bits,
+                seed: self.seed,
+            }),
+            _ => {
+                let reason = format!(
+                    "the metapage says dimension {}, metric {} and {} bits",
+                    self.dimension, self.metric, self.bits
+                );
+                Err(Error::corrupted(0, reason))
+            }
+        }
+    }
+}
+
+/// What a page holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing yet, as after a crash between extending the file and using it.
+    New,
+    /// Members of a list, for comparing many at once.
+    List,
+    /// Codes of members.
+    Codes,
+    /// Nothing any more.
+    Free,
+}
+
+impl Kind {
+    const TAGS: [(Kind, u16); 4] = [
+        (Kind::New, 0),
+        (Kind::List, 0x4c49),
+        (Kind::Codes, 0x434f),
+        (Kind::Free, 0x4652),
+    ];
+
+    fn tag(self) -> u16 {
+        Self::TAGS.into_iter().find(|t| t.0 == self).map_or(0, |t| t.1)
+    }
+}
+
+/// How a page begins.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct Header {
+    kind: u16,
+    /// Of a list page: members that were ever added, dead ones included.
+    pub count: u16,
+    /// The list that the page belongs to.
+    pub list: u32,
+    /// Of a list page or a free page: the next one.
+    pub next: Block,
+    /// Of a code page: the list page whose members' codes it has.
+    pub owner: Block,
+}
+
+/// Bytes of [`Header`].
+pub const HEADER: usize = size_of::<Header>();
+const _: () = assert!(HEADER == 16);
+
+impl Header {
+    /// The header of a new page.
+    pub fn new(kind: Kind, list: u32, next: Block, owner: Block) -> Self {
+        Header {
+            kind: kind.tag(),
+            count: 0,
+            list,
+            next,
+            owner,
+        }
+    }
+
+    /// Reads a header.
+    pub fn of(body: &Body) -> Self {
+        *bytemuck::from_bytes(&body.0[..HEADER])
+    }
+
+    /// Writes it.
+    pub fn write(&self, body: &mut Body) {
+        body.0[..HEADER].copy_from_slice(bytemuck::bytes_of(self));
+    }
+
+    /// What the page holds; `None` if that is not known.
+    pub fn kind(&self) -> Option<Kind> {
+        let known = Kind::TAGS.into_iter().find(|tag| tag.1 == self.kind);
+        known.map(|tag| tag.0)
+    }
+}
+
+/// How a member begins in a code page; its values follow.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct EntryHead {
+    /// A row's address, or of a centroid its list's [`Link`]; [`DEAD`] for none.
+    pub target: u64,
+    /// What a value counts.
+    pub step: f32,
+    /// ‖r̂‖² + 2⟨c, r̂⟩.
+    pub term: f32,
+    /// At least ‖o − ô‖.
+    pub error: f32,
+    /// At least ‖ô‖.
+    pub norm: f32,
+}
+
+/// The target of a member that was removed.
+pub const DEAD: u64 = u64::MAX;
+
+/// Bytes of [`EntryHead`].
+pub const ENTRY_HEAD: usize = size_of::<EntryHead>();
+const _: () = assert!(ENTRY_HEAD == 24);
+
+/// A member in a code page.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    /// How it begins.
+    pub head: EntryHead,
+    /// Its packed values.
+    pub values: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// Reads a member.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        let (head, values) = bytes.split_at(ENTRY_HEAD);
+        Entry {
+            head: *bytemuck::from_bytes(head),
+            values,
+        }
+    }
+
+    /// The row's address.
+    pub fn tid(&self) -> HeapTid {
+        HeapTid(self.head.target)
+    }
+}
+
+/// Where the members of a list are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Its first page.
+    pub head: Block,
+    /// The first page that may have room: a hint.
+    pub room: Block,
+}
+
+impl Link {
+    /// The link of a list without pages.
+    pub const EMPTY: Link = Link {
+        head: NO_BLOCK,
+        room: NO_BLOCK,
+    };
+
+    /// The link that a member's target stands for.
+    pub fn of(target: u64) -> Self {
+        Link {
+            head: (target >> 32) as Block,
+            room: target as Block,
+        }
+    }
+
+    /// The target that stands for the link. It is not [`DEAD`] unless empty,
+    /// which no list of lists takes for a removed member.
+    pub fn target(self) -> u64 {
+        u64::from(self.head) << 32 | u64::from(self.room)
+    }
+}
+
+/// Where a member's entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The code page.
+    pub block: Block,
+    /// The member's number in it.
+    pub slot: u16,
+}
+
+/// Where things are on list pages and code pages.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// Dimensions that 1-bit codes have a bit for.
+    pub coded: usize,
+    /// Bytes of a member in a code page.
+    pub entry_len: usize,
+    /// Members of a code page.
+    pub per_page: usize,
+    /// Blocks of a list page.
+    pub blocks: usize,
+    /// Code pages of a list page.
+    pub code_pages: usize,
+    alive_at: usize,
+    blocks_at: usize,
+    block_len: usize,
+}
+
+/// Terms, factors and deviations of a block.
+const FACTORS: usize = 3 * BLOCK * size_of::<f32>();
+/// The least number of dimensions that 1-bit codes are made of.
+const STEP: usize = 64;
+
+impl Layout {
+    /// The layout for members of so many rotated dimensions; `None` if a page
+    /// has no room for one.
+    ///
+    /// The 1-bit codes leave out the last dimensions where a block has no room
+    /// for them, or where a page has room for one block more without the last
+    /// eighth.
+    pub fn new(values: Values, padded: usize) -> Option<Self> {
+        let entry_len = ENTRY_HEAD + values.len(padded);
+        let per_page = (BODY_LEN - HEADER) / entry_len;
+        if per_page == 0 {
+            return None;
+        }
+        let fit = |coded: usize| {
+            let block_len = FACTORS + block_len(coded);
+            let most = (BODY_LEN - HEADER) / (block_len + size_of::<u32>());
+            let fits = (1..=most).rev().find_map(|blocks| {
+                let code_pages = (blocks * BLOCK).div_ceil(per_page);
+                let alive_at = HEADER + code_pages * size_of::<Block>();
+                let blocks_at = (alive_at + blocks * size_of::<u32>()).next_multiple_of(8);
+                (blocks_at + blocks * block_len <= BODY_LEN).then_some(Layout {
+                    coded,
+                    entry_len,
+                    per_page,
+                    blocks,
+                    code_pages,
+                    alive_at,
+                    blocks_at,
+                    block_len,
+                })
+            });
+            fits
+        };
+        let steps = padded / STEP;
+        let few = (steps - steps / 8..=steps).rev();
+        let choices = few.filter_map(|steps| fit(steps * STEP));
+        // The first of those with the most blocks.
+        let best = choices.reduce(|best, next| match next.blocks > best.blocks {
+            true => next,
+            false => best,
+        });
+        best.or_else(|| (1..steps).rev().find_map(|steps| fit(steps * STEP)))
+    }
+
+    /// Members that a list page has room for.
+    pub fn columns(&self) -> usize {
+        self.blocks * BLOCK
+    }
+
+    /// Where a member's entry begins in a code page.
+    pub fn entry_at(&self, slot: usize) -> usize {
+        HEADER + slot * self.entry_len
+    }
+
+    /// The bytes of a member in a code page.
+    pub fn entry<'a>(&self, body: &'a Body, slot: usize) -> Option<Entry<'a>> {
+        if slot >= self.per_page {
+            return None;
+        }
+        let at = self.entry_at(slot);
+        Some(Entry::new(&body.0[at..at + self.entry_len]))
+    }
+
+    /// The same, to be written.
+    pub fn entry_mut<'a>(&self, body: &'a mut Body, slot: usize) -> &'a mut [u8] {
+        let at = self.entry_at(slot);
+        &mut body.0[at..at + self.entry_len]
+    }
+
+    /// The code pages of a list page.
+    pub fn directory<'a>(&self, body: &'a Body) -> &'a [Block] {
+        bytemuck::cast_slice(&body.0[HEADER..self.alive_at])
+    }
+
+    /// The code pages, to be written.
+    pub fn directory_mut<'a>(&self, body: &'a mut Body) -> &'a mut [Block] {
+        bytemuck::cast_slice_mut(&mut body.0[HEADER..self.alive_at])
+    }
+
+    /// For each block, which of its columns have a member.
+    pub fn alive<'a>(&self, body: &'a Body) -> &'a [u32] {
+        let end = self.alive_at + self.blocks * size_of::<u32>();
+        bytemuck::cast_slice(&body.0[self.alive_at..end])
+    }
+
+    /// The same, to be written.
+    pub fn alive_mut<'a>(&self, body: &'a mut Body) -> &'a mut [u32] {
+        let end = self.alive_at + self.blocks * size_of::<u32>();
+        bytemuck::cast_slice_mut(&mut body.0[self.alive_at..end])
+    }
+
+    /// A block of members.
+    pub fn block<'a>(&self, body: &'a Body, block: usize) -> Columns<'a> {
+        let at = self.blocks_at + block * self.block_len;
+        let (factors, codes) = body.0[at..at + self.block_len].split_at(FACTORS);
+        let factors: &[f32] = bytemuck::cast_slice(factors);
+        Columns {
+            add: &factors[..BLOCK],
+            rescale: &factors[BLOCK..2 * BLOCK],
+            deviation: &factors[2 * BLOCK..],
+            codes,
+        }
+    }
+
+    /// Writes a member into a column of a list page.
+    pub fn set_column(&self, body: &mut Body, column: usize, member: &Member<'_>) {
+        let (block, column) = (column / BLOCK, column % BLOCK);
+        let at = self.blocks_at + block * self.block_len;
+        let (factors, codes) = body.0[at..at + self.block_len].split_at_mut(FACTORS);
+        let factors: &mut [f32] = bytemuck::cast_slice_mut(factors);
+        factors[column] = member.factors.add;
+        factors[BLOCK + column] = member.factors.rescale;
+        factors[2 * BLOCK + column] = member.deviation;
+        set_code(codes, column, member.signs);
+        self.alive_mut(body)[block] |= 1 << column;
+    }
+
+    /// Where a column's entry is, given the directory.
+    pub fn place(&self, directory: &[Block], column: usize) -> Place {
+        Place {
+            block: directory[column / self.per_page],
+            slot: (column % self.per_page) as u16,
+        }
+    }
+
+    /// Bytes of a [`Member`] in memory.
+    pub fn member_len(&self) -> usize {
+        MEMBER_HEAD + self.coded / 8 + self.entry_len
+    }
+}
+
+/// 32 members of a list, for comparing them with a query at once.
+pub struct Columns<'a> {
+    /// See [`Factors`].
+    pub add: &'a [f32],
+    /// See [`Factors`].
+    pub rescale: &'a [f32],
+    /// The standard deviation of an estimate, for a query at a distance of 1
+    /// from the centroid.
+    pub deviation: &'a [f32],
+    /// Their 1-bit codes.
+    pub codes: &'a [u8],
+}
+
+/// Bytes of an encoded member before its 1-bit code.
+const MEMBER_HEAD: usize = 16;
+
+/// An encoded vector, in memory: factors, a 1-bit code and an entry.
+pub struct Member<'a> {
+    /// Its factors.
+    pub factors: Factors,
+    /// The standard deviation of its estimate.
+    pub deviation: f32,
+    /// Its 1-bit code.
+    pub signs: &'a [u8],
+    /// Its entry.
+    pub entry: &'a [u8],
+}
+
+impl<'a> Member<'a> {
+    /// Takes [`Layout::member_len`] bytes apart.
+    pub fn of(layout: &Layout, bytes: &'a [u8]) -> Self {
+        let (head, rest) = bytes.split_at(MEMBER_HEAD);
+        let (signs, entry) = rest.split_at(layout.coded / 8);
+        let head: &[f32] = bytemuck::cast_slice(head);
+        Member {
+            factors: Factors {
+                add: head[0],
+                rescale: head[1],
+            },
+            deviation: head[2],
+            signs,
+            entry,
+        }
+    }
+
+    /// Writes the factors, and gives the other parts to be written.
+    pub fn parts<'b>(
+        layout: &Layout,
+        bytes: &'b mut [u8],
+        factors: Factors,
+        deviation: f32,
+    ) -> (&'b mut [u8], &'b mut [u8]) {
+        let (head, rest) = bytes.split_at_mut(MEMBER_HEAD);
+        let head: &mut [f32] = bytemuck::cast_slice_mut(head);
+        head.copy_from_slice(&[factors.add, factors.rescale, deviation, 0.0]);
+        rest.split_at_mut(layout.coded / 8)
+    }
+}

@@ -1,0 +1,110 @@
+//! Nearest rows of a query, as a stream.
+//!
+//! A scan takes lists in the order of their centroids, some at a time, and
+//! returns all of their rows, nearest first, before it takes more lists.
+
+use super::codec::{Codec, Query};
+use super::index::Index;
+use super::layout::{Link, NO_BLOCK, ROOT};
+use super::stream::{Counters, Order, Stream};
+use crate::page::PageStore;
+use crate::{Error, HeapTid};
+
+/// Rows that the first round over the lists looks for.
+const WINDOW: usize = 64;
+
+/// A row that a scan returns.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its distance by its code, or a lower bound of it, in the units of the
+    /// metric's operator.
+    pub distance: f64,
+    /// Its address.
+    pub tid: HeapTid,
+}
+
+/// A search of an index.
+pub struct Scan {
+    query: Query,
+    /// `None` until the first lists are taken.
+    centroids: Option<Stream>,
+    rows: Stream,
+    taken: u32,
+}
+
+impl Scan {
+    /// A search for the rows nearest to the query. `by_bound`: rows are ordered
+    /// by a lower bound of their distance, not by the distance of their code.
+    pub fn new(query: Query, by_bound: bool) -> Self {
+        let order = if by_bound { Order::Bound } else { Order::Key };
+        Scan {
+            query,
+            centroids: None,
+            rows: Stream::of_rows(order, WINDOW),
+            taken: 0,
+        }
+    }
+
+    /// Takes the next `count` lists; false if there are no more. The rows of
+    /// those that were taken before have all been returned.
+    pub fn take_lists<S: PageStore, C: std::ops::Deref<Target = Codec>>(
+        &mut self,
+        index: &Index<'_, S, C>,
+        count: usize,
+    ) -> Result<bool, Error> {
+        let centroids = match &mut self.centroids {
+            Some(centroids) => centroids,
+            None => {
+                let mut centroids = Stream::of_centroids(count);
+                let (base, link) = index.enter(&self.query)?;
+                centroids.open(ROOT, link.head, base);
+                self.centroids.insert(centroids)
+            }
+        };
+        self.rows.restart(WINDOW);
+        let before = self.taken;
+        while self.taken - before < count as u32 {
+            let Some(list) = centroids.next(index, &self.query)? else {
+                break;
+            };
+            self.taken += 1;
+            let link = Link::of(list.target);
+            if link.head != NO_BLOCK {
+                index.store.prefetch(link.head, 0, crate::page::BODY_LEN);
+                self.rows.open(list.member, link.head, list.base);
+            }
+        }
+        Ok(self.taken > before)
+    }
+
+    /// Lists taken so far.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// The next row of the lists that were taken; `None` when there are no more.
+    pub fn next_row<S: PageStore, C: std::ops::Deref<Target = Codec>>(
+        &mut self,
+        index: &Index<'_, S, C>,
+    ) -> Result<Option<Row>, Error> {
+        if self.taken == 0 {
+            return Ok(None);
+        }
+        let hit = self.rows.next(index, &self.query)?;
+        Ok(hit.map(|hit| Row {
+            distance: hit.value,
+            tid: HeapTid(hit.target),
+        }))
+    }
+
+    /// What the search did so far with centroids, and with rows.
+    pub fn counters(&self) -> (Counters, Counters) {
+        let centroids = self.centroids.as_ref().map(Stream::counters);
+        (centroids.unwrap_or_default(), self.rows.counters())
+    }
+
+    /// Bytes of memory that the search holds, roughly.
+    pub fn memory(&self) -> usize {
+        self.rows.memory() + self.centroids.as_ref().map_or(0, Stream::memory)
+    }
+}

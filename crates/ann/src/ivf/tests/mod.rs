@@ -1,0 +1,3 @@
+//! Tests of a whole index in memory.
+
+mod search;
