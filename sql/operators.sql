@@ -121,3 +121,36 @@ CREATE OPERATOR CLASS bit_jaccard_ops
     FOR TYPE bit USING hnsw AS
     OPERATOR 1 <%> (bit, bit) FOR ORDER BY float_ops,
     FUNCTION 1 jaccard_distance(bit, bit);
+
+-- Inverted lists, under their own name and under pgvector's.
+CREATE ACCESS METHOD ivf TYPE INDEX HANDLER ivfhandler;
+COMMENT ON ACCESS METHOD ivf IS 'ivf index access method';
+CREATE ACCESS METHOD ivfflat TYPE INDEX HANDLER ivfflathandler;
+COMMENT ON ACCESS METHOD ivfflat IS 'ivfflat index access method';
+
+DO $$
+DECLARE
+    method text;
+    type text;
+    norm text;
+BEGIN
+    FOREACH method IN ARRAY ARRAY['ivf', 'ivfflat'] LOOP
+        FOR type, norm IN VALUES ('vector', 'vector_norm'), ('halfvec', 'l2_norm') LOOP
+            EXECUTE format('CREATE OPERATOR CLASS %2$I %4$s FOR TYPE %1$I USING %5$I AS
+                OPERATOR 1 <-> (%1$I, %1$I) FOR ORDER BY float_ops,
+                FUNCTION 1 %3$I(%1$I, %1$I)', type, type || '_l2_ops', type || '_l2_squared_distance',
+                CASE type WHEN 'vector' THEN 'DEFAULT' END, method);
+            EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING %4$I AS
+                OPERATOR 1 <#> (%1$I, %1$I) FOR ORDER BY float_ops,
+                FUNCTION 1 %3$I(%1$I, %1$I)', type, type || '_ip_ops', type || '_negative_inner_product', method);
+            EXECUTE format('CREATE OPERATOR CLASS %2$I FOR TYPE %1$I USING %5$I AS
+                OPERATOR 1 <=> (%1$I, %1$I) FOR ORDER BY float_ops,
+                FUNCTION 1 %3$I(%1$I, %1$I), FUNCTION 2 %4$I(%1$I)',
+                type, type || '_cosine_ops', type || '_negative_inner_product', norm, method);
+        END LOOP;
+        EXECUTE format('CREATE OPERATOR CLASS bit_hamming_ops FOR TYPE bit USING %I AS
+            OPERATOR 1 <~> (bit, bit) FOR ORDER BY float_ops,
+            FUNCTION 1 hamming_distance(bit, bit)', method);
+    END LOOP;
+END
+$$;

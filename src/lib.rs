@@ -30,7 +30,7 @@ pgrx::pg_module_magic!(name, version);
 #[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
     settings::init();
-    am::options::init();
+    am::init();
 }
 
 /// The schema of everything about models, and of functions that inspect.

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 
+use ann::ivf::layout::{MAX_LISTS, default_probes};
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -19,6 +20,54 @@ pub enum IterativeScan {
     StrictOrder,
 }
 
+/// Whether a scan of lists goes on when its first lists are used up.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IvfIterativeScan {
+    /// It ends.
+    #[name = c"off"]
+    Off,
+    /// It takes further lists; later rows may be nearer than earlier ones.
+    #[name = c"relaxed_order"]
+    RelaxedOrder,
+}
+
+/// The settings of scans of lists.
+pub struct IvfSettings {
+    probes: GucSetting<i32>,
+    iterative_scan: GucSetting<IvfIterativeScan>,
+    max_probes: GucSetting<i32>,
+}
+
+impl IvfSettings {
+    const fn new(probes: i32) -> Self {
+        IvfSettings {
+            probes: GucSetting::<i32>::new(probes),
+            iterative_scan: GucSetting::<IvfIterativeScan>::new(IvfIterativeScan::Off),
+            max_probes: GucSetting::<i32>::new(MAX_LISTS as i32),
+        }
+    }
+
+    /// Lists that a scan takes at a time, of an index with so many.
+    pub fn probes(&self, lists: u32) -> u32 {
+        match self.probes.get() {
+            0 => default_probes(lists),
+            probes => probes as u32,
+        }
+    }
+
+    /// Lists that it takes in all.
+    pub fn most_probes(&self, probes: u32) -> u32 {
+        match self.iterative_scan.get() {
+            IvfIterativeScan::Off => probes,
+            IvfIterativeScan::RelaxedOrder => (self.max_probes.get() as u32).max(probes),
+        }
+    }
+}
+
+/// Of the access method `ivf`: as many lists as are good for the index.
+pub static IVF: IvfSettings = IvfSettings::new(0);
+/// Of the access method `ivfflat`: as in pgvector.
+pub static IVFFLAT: IvfSettings = IvfSettings::new(1);
 pub static EF_SEARCH: GucSetting<i32> = GucSetting::<i32>::new(40);
 pub static ITERATIVE_SCAN: GucSetting<IterativeScan> =
     GucSetting::<IterativeScan>::new(IterativeScan::Off);
@@ -68,6 +117,45 @@ pub fn init() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    let names = [
+        (c"ivf.probes", c"ivf.iterative_scan", c"ivf.max_probes"),
+        (c"ivfflat.probes", c"ivfflat.iterative_scan", c"ivfflat.max_probes"),
+    ];
+    for ((probes, iterative_scan, max_probes), (settings, least)) in
+        names.into_iter().zip([(&IVF, 0), (&IVFFLAT, 1)])
+    {
+        GucRegistry::define_int_guc(
+            probes,
+            c"Sets the number of probes",
+            match least {
+                0 => c"0 takes as many lists as are good for the index.",
+                _ => c"Valid range is 1..lists.",
+            },
+            &settings.probes,
+            least,
+            MAX_LISTS as i32,
+            GucContext::Userset,
+            GucFlags::default(),
+        );
+        GucRegistry::define_enum_guc(
+            iterative_scan,
+            c"Sets the mode for iterative scans",
+            c"off or relaxed_order.",
+            &settings.iterative_scan,
+            GucContext::Userset,
+            GucFlags::default(),
+        );
+        GucRegistry::define_int_guc(
+            max_probes,
+            c"Sets the max number of probes for iterative scans",
+            c"It is not below the number of probes.",
+            &settings.max_probes,
+            1,
+            MAX_LISTS as i32,
+            GucContext::Userset,
+            GucFlags::default(),
+        );
+    }
     GucRegistry::define_string_guc(
         c"insitu.onnxruntime_path",
         c"Sets the ONNX Runtime shared library that runs models",
@@ -86,7 +174,7 @@ pub fn init() {
         GucContext::Userset,
         GucFlags::default(),
     );
-    for prefix in [c"hnsw", c"insitu"] {
+    for prefix in [c"hnsw", c"ivf", c"ivfflat", c"insitu"] {
         // SAFETY: called from _PG_init, with a constant string.
         #[allow(unsafe_code)]
         unsafe {

@@ -1,64 +1,52 @@
-//! `amcostestimate`: what the planner is told.
-//!
-//! A scan first visits a part of the graph, whose size depends on the beam and
-//! hardly on the table, and then returns rows at little cost: nearly all of
-//! the cost of `ORDER BY … LIMIT k` is its start-up cost.
+//! What the planner is told of all access methods: nearly all of the cost of
+//! `ORDER BY … LIMIT k` is that of the search, before the first row.
 
 #![allow(unsafe_code)]
 
-use ann::hnsw::Storage;
-use ann::hnsw::index::fused_width;
 use pgrx::prelude::*;
 
-use super::open::{self, Reader};
-use super::options;
-use crate::settings::EF_SEARCH;
-
-/// Pages of vertices that a search reads in an index of `rows` elements.
-///
-/// A search over fused vertices reads one for each vertex in its pool, and nine a
-/// level on the way down: EXPLAIN (BUFFERS) counted 72 for 200,000 rows, ef = 20
-/// and m = 16.
-///
-/// Over plain ones, each of about `ef` expansions looks at 2m neighbours, of
-/// which the more were visited before the larger the beam is. The numbers were
-/// fitted to what EXPLAIN (BUFFERS) counted for 20,000 rows of 384 dimensions
-/// with m = 16: 456, 1159, 2432 and 6515 pages for ef = 10, 40, 100 and 400, of
-/// which about 3m a level are for the way down.
-fn visits(storage: Storage, rows: f64, m: f64, ef: usize) -> f64 {
-    let levels = (rows.max(1.0).ln() / m.ln()).floor();
-    let visits = match storage {
-        Storage::Fused => levels * 9.0 + fused_width(ef) as f64,
-        Storage::Plain | Storage::Sparse => levels * 3.0 * m + 2.9 * m * (ef as f64).powf(0.815),
-    };
-    visits.min(rows)
+/// What a search does.
+pub struct Search {
+    /// Index pages that it reads before it returns the first row.
+    pub pages: f64,
+    /// Rows and centroids that it compares before that.
+    pub visits: f64,
+    /// Rows that it compares until it has returned all.
+    pub later_visits: f64,
 }
 
-/// The cost of a scan.
-#[pg_guard]
-#[allow(clippy::too_many_arguments)] // PostgreSQL's signature
-pub unsafe extern "C-unwind" fn amcostestimate(
+/// What a callback returns through pointers.
+pub struct Estimate {
+    pub startup_cost: *mut pg_sys::Cost,
+    pub total_cost: *mut pg_sys::Cost,
+    pub selectivity: *mut pg_sys::Selectivity,
+    pub correlation: *mut f64,
+    pub pages: *mut f64,
+}
+
+/// Estimates a scan. `search` is given the index, its rows and its pages.
+///
+/// # Safety
+///
+/// The planner gave the path, over an index that it has locked, and the pointers.
+pub unsafe fn estimate(
     root: *mut pg_sys::PlannerInfo,
     path: *mut pg_sys::IndexPath,
     loop_count: f64,
-    startup_cost: *mut pg_sys::Cost,
-    total_cost: *mut pg_sys::Cost,
-    selectivity: *mut pg_sys::Selectivity,
-    correlation: *mut f64,
-    pages: *mut f64,
+    out: &Estimate,
+    search: impl FnOnce(pg_sys::Relation, f64, f64) -> Search,
 ) {
-    // SAFETY: the planner gives a path over an index of this access method,
-    // which it has locked.
+    // SAFETY: as the caller says.
     unsafe {
         let info = &*(*path).indexinfo;
         // Only the order of one distance can come out of the index.
         let order_bys = (*path).indexorderbys;
         if order_bys.is_null() || (*order_bys).length != 1 {
-            *startup_cost = f64::INFINITY;
-            *total_cost = f64::INFINITY;
-            *selectivity = 0.0;
-            *correlation = 0.0;
-            *pages = 0.0;
+            *out.startup_cost = f64::INFINITY;
+            *out.total_cost = f64::INFINITY;
+            *out.selectivity = 0.0;
+            *out.correlation = 0.0;
+            *out.pages = 0.0;
             #[cfg(feature = "pg18")]
             {
                 (*path).path.disabled_nodes = 2;
@@ -72,35 +60,26 @@ pub unsafe extern "C-unwind" fn amcostestimate(
         };
         pg_sys::genericcostestimate(root, path, loop_count, &mut costs);
 
-        let index = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
-        let options = options::of_index(index);
-        let dimension = open::dimension(index).unwrap_or(0);
-        let is_sparse = Reader::new(index, dimension).is_sparse();
-        let storage = options
-            .storage
-            .resolve(open::metric(index), dimension, is_sparse);
-        let m = f64::from(options.m);
-        pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        let index = pg_sys::index_open(info.indexoid, lock);
+        let search = search(index, info.tuples, costs.numIndexPages);
+        pg_sys::index_close(index, lock);
 
-        let visits = visits(storage, info.tuples, m, EF_SEARCH.get() as usize);
-        let part = (visits / info.tuples.max(1.0)).min(1.0);
         let (mut random, mut sequential) = (0.0, 0.0);
         pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random, &mut sequential);
         // A sequential scan is not charged for the TOAST pages of wide
         // vectors, so a search is not charged for more pages than the table
-        // has. All searches pass through much the same part of the graph, which
-        // stays in memory: a page costs what the next one of a sequential scan
-        // does.
+        // has. All searches read much the same pages, which stay in memory: a
+        // page costs what the next one of a sequential scan does.
         let heap_pages = f64::from((*info.rel).pages).max(1.0);
-        let search_pages = (part * costs.numIndexPages).min(heap_pages);
+        let pages = search.pages.min(heap_pages);
         let visit = pg_sys::cpu_tuple_cost + pg_sys::cpu_operator_cost;
-        let search = search_pages * sequential + visits * visit;
+        let first = pages * sequential + search.visits * visit;
 
-        *startup_cost = search;
-        // All rows come only out of a visit to each vertex.
-        *total_cost = search.max(costs.indexTotalCost) + (info.tuples - visits).max(0.0) * visit;
-        *selectivity = costs.indexSelectivity;
-        *correlation = costs.indexCorrelation;
-        *pages = costs.numIndexPages;
+        *out.startup_cost = first;
+        *out.total_cost = first.max(costs.indexTotalCost) + search.later_visits * visit;
+        *out.selectivity = costs.indexSelectivity;
+        *out.correlation = costs.indexCorrelation;
+        *out.pages = costs.numIndexPages;
     }
 }

@@ -6,17 +6,48 @@
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use ann::hnsw::beam::Counters;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::open::{self, RowContext};
-use super::scan;
+use super::{hnsw, ivf};
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
 
 /// One line of the report.
 type Line = (String, i64, i64, i64, i64, f64);
+
+/// What a search looked at so far.
+#[derive(Clone, Copy, Default)]
+pub struct Counters {
+    /// Vertices visited; in an index of lists, centroids and rows looked up.
+    pub visited: u64,
+    /// Neighbours whose distance was estimated or computed; in an index of lists,
+    /// centroids and rows whose distance was estimated.
+    pub estimated: u64,
+}
+
+/// How the searches of an access method are followed.
+struct Method {
+    /// The steps of `enter`, and the one that finds rows.
+    steps: ([&'static str; 2], &'static str),
+    /// Begins a search, and calls its argument after each of the steps.
+    enter: unsafe fn(pg_sys::IndexScanDesc, &mut dyn FnMut(Counters)),
+    /// What the search looked at so far.
+    counters: unsafe fn(pg_sys::IndexScanDesc) -> Counters,
+}
+
+const HNSW: Method = Method {
+    steps: (["prepare query", "descend to level 0"], "search level 0"),
+    enter: hnsw::scan::enter,
+    counters: hnsw::scan::counters,
+};
+
+const IVF: Method = Method {
+    steps: (["prepare query", "choose lists"], "search lists"),
+    enter: ivf::scan::enter,
+    counters: ivf::scan::counters,
+};
 
 /// The lines of the report, and where the last one ended.
 struct Report {
@@ -119,8 +150,9 @@ fn explain_search(
     // own, of an index of this access method.
     let lines = unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let wanted = ("insitu.explain_search", &["hnsw", "ivf", "ivfflat"][..]);
         let (heap, index) =
-            open::table_and_index(oid, lock, "insitu.explain_search", check_privilege);
+            open::table_and_index(oid, lock, wanted, check_privilege);
         let wanted = *(*index).rd_opcintype;
         if query.oid() != wanted {
             raise_with_hint(
@@ -142,7 +174,7 @@ fn explain_search(
 
 /// # Safety
 ///
-/// An open hnsw index and its table.
+/// An open index and its table.
 unsafe fn explain(
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -162,9 +194,15 @@ unsafe fn explain(
         pg_sys::index_rescan(scan, std::ptr::null_mut(), 0, &raw mut key, 1);
         let rows = Rows::new(heap, index, query);
 
+        let method = match &*open::method(index) {
+            "hnsw" => HNSW,
+            _ => IVF,
+        };
+        let counters = || (method.counters)(scan);
+        let (first, search) = method.steps;
         let mut report = Report::new();
-        let mut steps = ["prepare query", "descend to level 0"].into_iter();
-        scan::enter(scan, &mut |counters| {
+        let mut steps = first.into_iter();
+        (method.enter)(scan, &mut |counters| {
             report.add(steps.next().unwrap_or_default(), counters, 0);
         });
         // Rows wait until no later one can be nearer, as in the executor.
@@ -173,7 +211,7 @@ unsafe fn explain(
         while returned < k {
             let tid = pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
             let found = !tid.is_null();
-            report.add("search level 0", scan::counters(scan), 0);
+            report.add(search, counters(), 0);
             let bound = match found {
                 true => f64::from_bits((*(*scan).xs_orderbyvals).value() as u64),
                 false => f64::INFINITY,
@@ -190,11 +228,11 @@ unsafe fn explain(
                 break;
             }
             let visible = pg_sys::index_fetch_heap(scan, rows.slot);
-            report.add("fetch rows", scan::counters(scan), i64::from(visible));
+            report.add("fetch rows", counters(), i64::from(visible));
             if visible {
                 let distance = if (*scan).xs_recheckorderby {
                     let distance = rows.distance(heap);
-                    report.add("compare rows", scan::counters(scan), 1);
+                    report.add("compare rows", counters(), 1);
                     distance
                 } else {
                     bound
@@ -202,7 +240,7 @@ unsafe fn explain(
                 waiting.push(std::cmp::Reverse(Distance(distance)));
             }
         }
-        report.add("return rows", scan::counters(scan), returned as i64);
+        report.add("return rows", counters(), returned as i64);
         rows.end();
         pg_sys::index_endscan(scan);
         report.lines

@@ -1,13 +1,18 @@
-//! The index access methods: one file per family of callbacks
-//! (PostgreSQL's access/amapi.h). `hnsw` wires them together.
+//! The index access methods (PostgreSQL's access/amapi.h): a folder for each, with
+//! one file per family of callbacks, and beside them what they have alike.
 
-mod build;
 mod cost;
 mod explain;
 mod hnsw;
-mod insert;
+mod ivf;
 mod open;
-pub mod options;
+mod progress;
+mod routine;
 mod scan;
-mod vacuum;
 mod verify;
+
+/// Registers the storage parameters.
+pub fn init() {
+    hnsw::options::init();
+    ivf::options::init();
+}

@@ -5,17 +5,11 @@
 use core::ffi::CStr;
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::num::NonZeroUsize;
 
 use ann::{AnyVector, HeapTid, Metric};
-use ann::hnsw::index::read_meta;
-use ann::hnsw::{AnyCodec, Code, Codec, Index, Options, Storage};
-use lru::LruCache;
 use pgrx::prelude::*;
 
-use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
-use crate::storage::RelationPages;
+use crate::errors::{raise, raise_with_hint};
 use crate::types::dense::{Component, Dense};
 use crate::types::{Bits, HalfVector, Sparse, Vector};
 
@@ -31,8 +25,24 @@ pub unsafe fn name(relation: pg_sys::Relation) -> String {
         .into_owned()
 }
 
-/// Opens and locks a valid index of this access method and its table, for a
-/// function that an ERROR names. `check` raises one unless the caller may do
+/// The name of an index's access method.
+///
+/// # Safety
+///
+/// `index` is an open index.
+pub unsafe fn method(index: pg_sys::Relation) -> String {
+    // SAFETY: reads the catalog.
+    unsafe {
+        let name = pg_sys::get_am_name((*(*index).rd_rel).relam);
+        if name.is_null() {
+            return "?".into();
+        }
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}
+
+/// Opens and locks a valid index of one of some access methods and its table, for
+/// a function that an ERROR names. `check` raises one unless the caller may do
 /// that to the table.
 ///
 /// # Safety
@@ -41,13 +51,13 @@ pub unsafe fn name(relation: pg_sys::Relation) -> String {
 pub unsafe fn table_and_index(
     oid: pg_sys::Oid,
     lock: pg_sys::LOCKMODE,
-    function: &str,
+    (function, methods): (&str, &[&str]),
     check: unsafe fn(pg_sys::Oid),
 ) -> (pg_sys::Relation, pg_sys::Relation) {
     let wrong_kind = || -> ! {
         raise(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            format!("{function} takes an hnsw index"),
+            format!("{function} takes an index of {}", methods.join(" or ")),
         )
     };
     // SAFETY: reads the catalog, and opens what it names.
@@ -63,7 +73,7 @@ pub unsafe fn table_and_index(
         let index = pg_sys::index_open(oid, lock);
         let class = &*(*index).rd_rel;
         if class.relkind as u8 != pg_sys::RELKIND_INDEX
-            || class.relam != pg_sys::get_index_am_oid(c"hnsw".as_ptr(), true)
+            || !methods.contains(&&*method(index))
         {
             wrong_kind();
         }
@@ -92,42 +102,11 @@ pub unsafe fn close(heap: pg_sys::Relation, index: pg_sys::Relation) {
     }
 }
 
-/// An index on the pages of a relation.
-pub type RelationIndex<'s, 'r> = Index<'s, RelationPages<'r>, AnyCodec>;
-
-/// Opens the index on its pages.
-pub fn index<'s, 'r>(pages: &'s RelationPages<'r>, name: &str) -> RelationIndex<'s, 'r> {
-    let meta = unwrap_index(read_meta(pages), name);
-    let options = unwrap_index(meta.options(), name);
-    unwrap_index(Index::open(pages, &meta, codec(&options, name)), name)
-}
-
-/// The codec of an index with these options. The codecs that the session used
-/// last are kept: a rotation of wide vectors takes longer to make than to use.
-pub fn codec(options: &Options, name: &str) -> AnyCodec {
-    const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
-    thread_local! {
-        static CODECS: RefCell<LruCache<Options, AnyCodec>> =
-            RefCell::new(LruCache::new(KEPT));
-    }
-    CODECS.with_borrow_mut(|codecs| {
-        if let Some(codec) = codecs.get(options) {
-            return codec.clone();
-        }
-        let Some(codec) = AnyCodec::new(options) else {
-            let reason = "its storage cannot serve its metric".into();
-            raise_index(ann::Error::Corrupted { block: 0, reason }, name)
-        };
-        codecs.put(*options, codec.clone());
-        codec
-    })
-}
-
 /// The dimension of the column of an index; `None` if its type names none.
 ///
 /// # Safety
 ///
-/// `index` is an open index of this access method.
+/// `index` is an open index of this extension's.
 pub unsafe fn dimension(index: pg_sys::Relation) -> Option<u32> {
     // SAFETY: the caller gives an open index, which stays open meanwhile.
     let relation = unsafe { pgrx::PgRelation::from_pg(index) };
@@ -141,7 +120,7 @@ pub unsafe fn dimension(index: pg_sys::Relation) -> Option<u32> {
 ///
 /// # Safety
 ///
-/// `index` is an open index of this access method.
+/// `index` is an open index of this extension's.
 pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
     // SAFETY: the index has one column, and its opclass support function 1.
     let (distance, normalized) = unsafe {
@@ -163,7 +142,11 @@ pub unsafe fn metric(index: pg_sys::Relation) -> Metric {
         ("jaccard_distance", false) => Metric::Jaccard,
         _ => raise(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("an hnsw operator class cannot have the distance function \"{name}\""),
+            format!(
+                "an operator class of {} cannot have the distance function \"{name}\"",
+                // SAFETY: the caller gives an open index.
+                unsafe { method(index) }
+            ),
         ),
     }
 }
@@ -207,7 +190,7 @@ impl Reader {
     ///
     /// # Safety
     ///
-    /// `index` is an open index of this access method.
+    /// `index` is an open index of this extension's.
     pub unsafe fn new(index: pg_sys::Relation, dimension: u32) -> Self {
         // SAFETY: the index has one column; the server tells the name of its
         // type, perhaps with a schema.
@@ -225,7 +208,8 @@ impl Reader {
             Some("sparsevec") => Kind::Sparse,
             _ => raise(
                 PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "type not supported for hnsw index",
+                // SAFETY: the caller gives an open index.
+                format!("type not supported for {} index", unsafe { method(index) }),
             ),
         };
         Reader {
@@ -234,24 +218,9 @@ impl Reader {
         }
     }
 
-    /// The reader of an open index.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Reader::new`]; `graph` is the same index.
-    pub unsafe fn of(index: pg_sys::Relation, graph: &RelationIndex<'_, '_>) -> Self {
-        let options = graph.options();
-        // SAFETY: passed on.
-        let reader = unsafe { Reader::new(index, options.dimension) };
-        let is_of_bits = matches!(options.metric, Metric::Hamming | Metric::Jaccard);
-        let is_sparse = options.storage == Storage::Sparse;
-        if is_of_bits != matches!(reader.kind, Kind::Bits) || is_sparse != reader.is_sparse() {
-            let reason = "the metapage is that of an index of another type".into();
-            // SAFETY: the index is open.
-            let name = unsafe { name(index) };
-            raise_index(ann::Error::Corrupted { block: 0, reason }, &name);
-        }
-        reader
+    /// Whether vectors are strings of bits.
+    pub fn is_of_bits(self) -> bool {
+        matches!(self.kind, Kind::Bits)
     }
 
     /// Whether vectors are sparse.
@@ -297,20 +266,6 @@ impl Reader {
                 format!("different {what} {dimensions} and {}", self.dimension),
             );
         }
-    }
-
-    /// Encodes a vector; `None` if the index leaves such a one out.
-    ///
-    /// # Safety
-    ///
-    /// As for [`Reader::read`].
-    pub unsafe fn encode(self, codec: &AnyCodec, datum: pg_sys::Datum) -> Option<Code> {
-        let mut code = Code::zeroed(codec.code_len());
-        // SAFETY: passed on.
-        let value = unsafe { self.read(datum) };
-        codec
-            .encode(value.as_vector(), code.bytes_mut())
-            .then_some(code)
     }
 }
 

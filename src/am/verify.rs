@@ -3,13 +3,15 @@
 
 #![allow(unsafe_code)]
 
-use ann::HeapTid;
-use ann::hnsw::AnyCodec;
-use pgrx::iter::TableIterator;
-use pgrx::prelude::*;
 use std::collections::HashMap;
 
-use super::open::{self, Reader, RowContext};
+use ann::HeapTid;
+use ann::ivf::index::List;
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+
+use super::open::{self, RowContext};
+use super::{hnsw, ivf};
 use crate::errors::{raise, raise_index, unwrap_index};
 use crate::security::run_as;
 use crate::storage::RelationPages;
@@ -24,11 +26,14 @@ fn hash(code: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// The hash that the index must hold for a row, of what is indexed of it; `None`
+/// if the index leaves it out.
+type Expected<'a> = dyn FnMut(pg_sys::Datum, HeapTid) -> Option<u64> + 'a;
+
 /// The comparison of a table with what its index holds.
-struct Comparison<'a> {
+struct Comparison<'a, 'e> {
     held: &'a Held,
-    codec: &'a AnyCodec,
-    reader: Reader,
+    expected: &'a mut Expected<'e>,
     row_context: RowContext,
     problem: Option<String>,
 }
@@ -51,13 +56,13 @@ unsafe extern "C-unwind" fn on_row(
         let (datum, tid) = (*values, open::heap_tid(*tid));
         let context = comparison.row_context;
         context.run_and_reset(|| {
-            let Some(code) = comparison.reader.encode(comparison.codec, datum) else {
+            let Some(expected) = (comparison.expected)(datum, tid) else {
                 return;
             };
             let row = format!("({},{})", tid.0 >> 16, tid.0 & 0xffff);
             match comparison.held.get(&tid) {
                 None => comparison.problem = Some(format!("the index lacks row {row}")),
-                Some(&held) if held != hash(code.bytes()) => {
+                Some(&held) if held != expected => {
                     let problem = format!("the index holds another vector for row {row}");
                     comparison.problem = Some(problem);
                 }
@@ -67,9 +72,20 @@ unsafe extern "C-unwind" fn on_row(
     }
 }
 
-/// Checks an index: that it is a valid graph, and that it holds every live row
-/// of its table with the row's own vector. Raises an ERROR if it does not;
-/// else returns what was counted.
+/// What is counted in an index; `None` where its access method has no such thing.
+#[derive(Default)]
+struct Counts {
+    vertices: Option<i64>,
+    heap_tids: i64,
+    levels: Option<i32>,
+    free_slots: i64,
+    unreachable: Option<i64>,
+    lists: Option<i64>,
+}
+
+/// Checks an index: that it is a valid graph or a valid set of lists, and that it
+/// holds every live row of its table with the row's own vector. Raises an ERROR
+/// if it does not; else returns what was counted.
 ///
 /// Writes to the table wait meanwhile.
 #[pg_extern(schema = "insitu", parallel_unsafe, strict)]
@@ -79,30 +95,53 @@ fn verify_index(
 ) -> TableIterator<
     'static,
     (
-        name!(vertices, i64),
+        name!(vertices, Option<i64>),
         name!(heap_tids, i64),
-        name!(levels, i32),
+        name!(levels, Option<i32>),
         name!(free_slots, i64),
-        name!(unreachable, i64),
+        name!(unreachable, Option<i64>),
+        name!(lists, Option<i64>),
     ),
 > {
     let oid = index.oid();
     drop(index);
     // SAFETY: relations are opened with locks that keep writers away, and
     // closed by the server if an ERROR comes.
-    let report = unsafe {
+    let counts = unsafe {
         // A standby grants no stronger lock; there, nobody writes but replay.
         let lock = if pg_sys::RecoveryInProgress() {
             pg_sys::AccessShareLock
         } else {
             pg_sys::ShareLock
         } as pg_sys::LOCKMODE;
-        let (heap, relation) =
-            open::table_and_index(oid, lock, "insitu.verify_index", check_privilege);
+        let wanted = ("insitu.verify_index", &["hnsw", "ivf", "ivfflat"][..]);
+        let (heap, relation) = open::table_and_index(oid, lock, wanted, check_owner);
+        let counts = match &*open::method(relation) {
+            "hnsw" => verify_hnsw(heap, relation),
+            _ => verify_ivf(heap, relation),
+        };
+        open::close(heap, relation);
+        counts
+    };
+    TableIterator::once((
+        counts.vertices,
+        counts.heap_tids,
+        counts.levels,
+        counts.free_slots,
+        counts.unreachable,
+        counts.lists,
+    ))
+}
 
+/// # Safety
+///
+/// An open hnsw index and its table.
+unsafe fn verify_hnsw(heap: pg_sys::Relation, relation: pg_sys::Relation) -> Counts {
+    // SAFETY: passed on.
+    unsafe {
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
-        let graph = open::index(&pages, &name);
+        let graph = hnsw::index(&pages, &name);
         let mut held = Held::new();
         let report = graph.check(&mut |tid, code| {
             held.insert(tid, hash(code));
@@ -111,16 +150,81 @@ fn verify_index(
         if !report.problems.is_empty() {
             raise_index(report.problems.swap_remove(0), &name);
         }
+        let reader = hnsw::reader(relation, &graph);
+        compare(heap, relation, &held, &mut |datum, _| {
+            let code = hnsw::encode(reader, graph.codec(), datum);
+            code.map(|code| hash(code.bytes()))
+        });
+        Counts {
+            vertices: Some(report.elements as i64),
+            heap_tids: report.heap_tids as i64,
+            levels: Some(report.levels as i32),
+            free_slots: report.free_slots as i64,
+            unreachable: Some(report.unreachable as i64),
+            lists: None,
+        }
+    }
+}
 
-        let mut comparison = Comparison {
-            held: &held,
-            codec: graph.codec(),
-            reader: Reader::of(relation, &graph),
-            row_context: RowContext::new(),
-            problem: None,
-        };
-        // A scan with the server's own snapshot rules, as for a build with
-        // concurrent writers: only rows that are visible now count.
+/// # Safety
+///
+/// An open ivf index and its table.
+unsafe fn verify_ivf(heap: pg_sys::Relation, relation: pg_sys::Relation) -> Counts {
+    // SAFETY: passed on.
+    unsafe {
+        let name = open::name(relation);
+        let pages = RelationPages::new(relation);
+        let index = ivf::index(&pages, &name);
+        let mut held = Held::new();
+        let mut lists: HashMap<HeapTid, List> = HashMap::new();
+        let report = index.check(&mut |tid, list, entry| {
+            held.insert(tid, hash(entry));
+            lists.insert(tid, list);
+        });
+        let mut report = unwrap_index(report, &name);
+        if !report.problems.is_empty() {
+            raise_index(report.problems.swap_remove(0), &name);
+        }
+        let reader = ivf::reader(relation, &index);
+        compare(heap, relation, &held, &mut |datum, tid| {
+            let value = reader.read(datum);
+            let entry = match lists.get(&tid) {
+                Some(&list) => index.encode_row(list, value.as_vector(), tid),
+                // The index lacks the row, unless it leaves such ones out.
+                None => return index.codec().prepare(value.as_vector()).map(|_| 0),
+            };
+            unwrap_index(entry, &name).map(|entry| hash(&entry))
+        });
+        Counts {
+            heap_tids: report.rows as i64,
+            free_slots: report.free as i64,
+            lists: Some(report.lists as i64),
+            ..Counts::default()
+        }
+    }
+}
+
+/// Raises an ERROR unless the index holds what is expected for each row that is
+/// visible now.
+///
+/// # Safety
+///
+/// An open index and its table.
+unsafe fn compare(
+    heap: pg_sys::Relation,
+    relation: pg_sys::Relation,
+    held: &Held,
+    expected: &mut Expected<'_>,
+) {
+    let mut comparison = Comparison {
+        held,
+        expected,
+        row_context: RowContext::new(),
+        problem: None,
+    };
+    // SAFETY: open relations. A scan with the server's own snapshot rules, as for
+    // a build with concurrent writers.
+    unsafe {
         let info = pg_sys::BuildIndexInfo(relation);
         (*info).ii_Concurrent = true;
         (*info).ii_Unique = false;
@@ -142,22 +246,16 @@ fn verify_index(
         });
         pg_sys::UnregisterSnapshot(snapshot);
         if let Some(reason) = comparison.problem {
-            raise_index(ann::Error::Corrupted { block: 0, reason }, &name);
+            raise_index(
+                ann::Error::Corrupted { block: 0, reason },
+                &open::name(relation),
+            );
         }
-        open::close(heap, relation);
-        report
-    };
-    TableIterator::once((
-        report.elements as i64,
-        report.heap_tids as i64,
-        report.levels as i32,
-        report.free_slots as i64,
-        report.unreachable as i64,
-    ))
+    }
 }
 
 /// Only who owns the table may make its writers wait.
-unsafe fn check_privilege(heap: pg_sys::Oid) {
+pub unsafe fn check_owner(heap: pg_sys::Oid) {
     // SAFETY: reads the catalog.
     unsafe {
         #[cfg(feature = "pg15")]

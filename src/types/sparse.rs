@@ -11,7 +11,7 @@ use core::ffi::CStr;
 use std::cmp::Ordering;
 use std::ffi::CString;
 
-use ann::hnsw::SparseVector;
+use ann::SparseVector;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pgrx_sql_entity_graph::metadata::{
     ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,

@@ -7,6 +7,7 @@ use super::index::{Index, List, METAPAGE, aligned};
 use super::layout::{APEX, Columns, DEAD, Header, Kind, Link, Member, NO_BLOCK, ROOT};
 use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::{self, BLOCK};
+use crate::simd::Terms;
 use crate::{AnyVector, Error, HeapTid};
 
 /// What a check counted and found.
@@ -247,7 +248,12 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         let column_of = column % BLOCK;
         let rows = fastscan::unpack(columns.codes);
         let signs: Vec<u8> = rows.iter().map(|row| row[column_of]).collect();
-        let factors = [columns.add, columns.rescale, columns.deviation];
+        let Terms {
+            add,
+            rescale,
+            deviation,
+        } = columns.terms;
+        let factors = [add, rescale, deviation];
         let is_number = factors.iter().all(|f| f[column_of].is_finite());
         if !is_number || !self.index.codec.signs_match(list.level(), entry, &signs) {
             self.problem(at, format!("the short code of member {column} is not that of its entry"));

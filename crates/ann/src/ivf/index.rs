@@ -111,6 +111,11 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         &self.codec
     }
 
+    /// What the codec is kept in.
+    pub fn shared_codec(&self) -> &C {
+        &self.codec
+    }
+
     /// The metapage as it is now.
     pub fn meta(&self) -> Result<Meta, Error> {
         read_meta(self.store)

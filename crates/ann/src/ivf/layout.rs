@@ -7,6 +7,7 @@ use crate::page::{BODY_LEN, Block, Body};
 use crate::quantize::extended::Bits;
 use crate::quantize::fastscan::{BLOCK, block_len, set_code};
 use crate::quantize::rabitq::Factors;
+use crate::simd::Terms;
 use crate::{Error, HeapTid, Metric};
 
 /// No block.
@@ -20,6 +21,18 @@ pub const APEX: u32 = u32::MAX - 2;
 
 /// An index has at most so many lists, as in pgvector.
 pub const MAX_LISTS: u32 = 32_768;
+
+/// Lists that are good for an index of so many rows.
+pub fn default_lists(rows: f64) -> u32 {
+    let few = rows / 64.0;
+    let many = 4.0 * rows.sqrt();
+    (few.min(many) as u32).clamp(1, MAX_LISTS)
+}
+
+/// Lists that a scan of an index of so many takes, if nobody says how many.
+pub fn default_probes(lists: u32) -> u32 {
+    lists.div_ceil(16).max(lists.min(8))
+}
 
 const MAGIC: u32 = 0x4956_5349; // "ISVI"
 /// The page format that this code reads and writes.
@@ -410,11 +423,13 @@ impl Layout {
     pub fn block<'a>(&self, body: &'a Body, block: usize) -> Columns<'a> {
         let at = self.blocks_at + block * self.block_len;
         let (factors, codes) = body.0[at..at + self.block_len].split_at(FACTORS);
-        let factors: &[f32] = bytemuck::cast_slice(factors);
+        let factors: &[[f32; BLOCK]] = bytemuck::cast_slice(factors);
         Columns {
-            add: &factors[..BLOCK],
-            rescale: &factors[BLOCK..2 * BLOCK],
-            deviation: &factors[2 * BLOCK..],
+            terms: Terms {
+                add: &factors[0],
+                rescale: &factors[1],
+                deviation: &factors[2],
+            },
             codes,
         }
     }
@@ -448,13 +463,9 @@ impl Layout {
 
 /// 32 members of a list, for comparing them with a query at once.
 pub struct Columns<'a> {
-    /// See [`Factors`].
-    pub add: &'a [f32],
-    /// See [`Factors`].
-    pub rescale: &'a [f32],
-    /// The standard deviation of an estimate, for a query at a distance of 1
-    /// from the centroid.
-    pub deviation: &'a [f32],
+    /// What their keys follow from: [`Factors`], and the standard deviation of an
+    /// estimate for a query at a distance of 1 from the centroid.
+    pub terms: Terms<'a>,
     /// Their 1-bit codes.
     pub codes: &'a [u8],
 }

@@ -55,7 +55,8 @@ impl Scan {
         let centroids = match &mut self.centroids {
             Some(centroids) => centroids,
             None => {
-                let mut centroids = Stream::of_centroids(count);
+                // Estimates are off by some per cent, so a few more are looked for.
+                let mut centroids = Stream::of_centroids(count + count / 4 + 8);
                 let (base, link) = index.enter(&self.query)?;
                 centroids.open(ROOT, link.head, base);
                 self.centroids.insert(centroids)

@@ -23,7 +23,7 @@ use super::layout::{Entry, Header, NO_BLOCK, Place};
 use crate::Error;
 use crate::page::{BODY_LEN, Block, PageStore};
 use crate::quantize::fastscan::BLOCK;
-use crate::quantize::rabitq::{Form, estimates};
+use crate::quantize::rabitq::Form;
 
 /// Standard deviations between an estimate and its probable lower bound. The
 /// error is nearly normal: one in a thousand is larger.
@@ -316,6 +316,7 @@ impl Stream {
             after: self.limit,
             limit: f32::INFINITY,
             prune_at: self.window.saturating_mul(2).max(4 * BLOCK),
+            blocks: index.store.block_count(),
         };
         self.found.clear();
         for number in 0..self.open.len() {
@@ -349,6 +350,7 @@ impl Stream {
         let layout = index.codec.layout(self.level);
         let table = query.table(self.level);
         let reach = DEVIATIONS * base.squared.max(0.0).sqrt();
+        let (mut keys, mut least) = ([0.0; BLOCK], [0.0; BLOCK]);
         let mut first_member = 0;
         let mut at = head;
         let mut pages = 0;
@@ -364,16 +366,13 @@ impl Stream {
                     continue;
                 }
                 let columns = layout.block(&page, block);
-                let (mut sums, mut keys, mut least) = ([0.0; BLOCK], [0.0; BLOCK], [0.0; BLOCK]);
-                table.centred_sums(columns.codes, &mut sums);
-                estimates(columns.add, columns.rescale, base.key, &sums, &mut keys);
-                for ((least, &key), &deviation) in
-                    least.iter_mut().zip(&keys).zip(columns.deviation)
-                {
-                    *least = key - reach * deviation;
-                }
+                let line = (base.key, reach, keep.limit);
+                let near = table.bounds(columns.codes, &columns.terms, line, &mut keys, &mut least);
                 self.counters.estimated += u64::from(alive.count_ones());
-                let mut near = alive & keep.mask(&least);
+                let mut near = alive & near;
+                if let Some(after) = keep.after {
+                    near &= above(&least, after);
+                }
                 while near != 0 {
                     let column = near.trailing_zeros() as usize;
                     near &= near - 1;
@@ -395,7 +394,7 @@ impl Stream {
             at = header.next;
             drop(page);
             pages += 1;
-            if pages > index.store.block_count() {
+            if pages > keep.blocks {
                 return Err(Error::corrupted(at, format!("list {list} has no end")));
             }
         }
@@ -412,27 +411,11 @@ struct Keep {
     limit: f32,
     /// Members, so many that most are surely not kept.
     prune_at: usize,
+    /// Pages of the index: a list has fewer.
+    blocks: Block,
 }
 
 impl Keep {
-    /// Which of a block's columns may be kept.
-    fn mask(&self, least: &[f32; BLOCK]) -> u32 {
-        let mut mask = 0;
-        for (column, &least) in least.iter().enumerate() {
-            // Not `least <= limit`: what is no number is kept.
-            let above = least > self.limit;
-            mask |= u32::from(!above) << column;
-        }
-        if let Some(after) = self.after {
-            for (column, &least) in least.iter().enumerate() {
-                if !(least > after) {
-                    mask &= !(1 << column);
-                }
-            }
-        }
-        mask
-    }
-
     /// Lowers the limit to the window's last estimate, and drops what is above
     /// it.
     fn prune(&mut self, found: &mut Vec<Candidate>) {
@@ -447,4 +430,10 @@ impl Keep {
             found.retain(|candidate| !(candidate.least > last));
         }
     }
+}
+
+/// Which of 32 numbers are above another.
+fn above(numbers: &[f32; BLOCK], limit: f32) -> u32 {
+    let bits = numbers.iter().enumerate();
+    bits.fold(0, |mask, (i, &x)| mask | u32::from(x > limit) << i)
 }

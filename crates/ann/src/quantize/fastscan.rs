@@ -10,7 +10,7 @@
 //! 16 bytes: byte j has column j in its low half and column j + 16 in its high
 //! half; bit b of a half is dimension 4·group + b.
 
-use crate::simd;
+use crate::simd::{self, Line, Terms};
 
 /// Codes in a block.
 pub const BLOCK: usize = 32;
@@ -98,6 +98,31 @@ impl Table {
             offset: offset as f32,
             half_sum: (sum / 2.0) as f32,
         }
+    }
+
+    /// For each column of a block: its estimated key, `key` plus what its terms say
+    /// of about Σ xᵢ·qᵢ − ½·Σ qᵢ over its bits xᵢ; and that less `reach` times its
+    /// deviation. Returns which of the latter are not above `limit`.
+    #[inline]
+    pub fn bounds(
+        &self,
+        block: &[u8],
+        terms: &Terms<'_>,
+        (key, reach, limit): (f32, f32, f32),
+        keys: &mut [f32; BLOCK],
+        least: &mut [f32; BLOCK],
+    ) -> u32 {
+        let kernels = simd::kernels();
+        let mut sums = [0_u32; BLOCK];
+        (kernels.scan_block)(&self.entries, block, &mut sums);
+        let line = Line {
+            step: self.step,
+            offset: self.offset - self.half_sum,
+            key,
+            reach,
+            limit,
+        };
+        (kernels.bounds)(&sums, terms, &line, keys, least)
     }
 
     /// For each column of a block, about Σ xᵢ·qᵢ − ½·Σ qᵢ over its bits xᵢ.

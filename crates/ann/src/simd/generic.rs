@@ -378,6 +378,27 @@ pub(super) fn fill_table(query: &[f32], step: f32, table: &mut [u8]) {
     }
 }
 
+/// See [`super::Kernels::bounds`].
+#[inline(always)]
+pub(super) fn bounds(
+    sums: &[u32; 32],
+    terms: &super::Terms<'_>,
+    line: &super::Line,
+    keys: &mut [f32; 32],
+    least: &mut [f32; 32],
+) -> u32 {
+    let [add, rescale, deviation] = [terms.add, terms.rescale, terms.deviation];
+    let mut mask = 0;
+    for i in 0..32 {
+        let sum = sums[i] as f32 * line.step + line.offset;
+        keys[i] = line.key + add[i] + rescale[i] * sum;
+        least[i] = keys[i] - line.reach * deviation[i];
+        // Not `least <= limit`: what is no number is kept.
+        mask |= u32::from(!(least[i] > line.limit)) << i;
+    }
+    mask
+}
+
 /// Declares the kernels of an instruction set: safe functions over the generic
 /// ones, for a set that the dispatcher has found on this processor. `$scan` is
 /// the set's own [`super::Kernels::scan_block`].
@@ -438,6 +459,10 @@ macro_rules! kernels {
             fill_table: kernel!(
                 (query: &[f32], step: f32, table: &mut [u8]) -> (),
                 generic::fill_table(query, step, table)),
+            bounds: kernel!(
+                (sums: &[u32; 32], terms: &crate::simd::Terms<'_>, line: &crate::simd::Line,
+                 keys: &mut [f32; 32], least: &mut [f32; 32]) -> u32,
+                generic::bounds(sums, terms, line, keys, least)),
             scan_block: kernel!(
                 (table: &[u8], block: &[u8], sums: &mut [u32; 32]) -> (),
                 $scan(table, block, sums)),

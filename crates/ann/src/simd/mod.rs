@@ -50,6 +50,34 @@ pub struct Distances<T> {
 /// A kernel that packs signs and returns four sums, see [`Kernels::sign_code`].
 pub type SignKernel = fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4];
 
+/// Terms and factors of 32 keys, see [`Kernels::bounds`].
+pub struct Terms<'a> {
+    /// What is added.
+    pub add: &'a [f32; 32],
+    /// The factor of a sum.
+    pub rescale: &'a [f32; 32],
+    /// The factor of the reach.
+    pub deviation: &'a [f32; 32],
+}
+
+/// What 32 keys have in common, see [`Kernels::bounds`].
+pub struct Line {
+    /// What a unit of a sum counts.
+    pub step: f32,
+    /// What a sum of zero counts.
+    pub offset: f32,
+    /// What is added to all keys.
+    pub key: f32,
+    /// How much is taken away for a deviation of 1.
+    pub reach: f32,
+    /// See [`Kernels::bounds`].
+    pub limit: f32,
+}
+
+/// A kernel that fills keys and lower bounds, see [`Kernels::bounds`].
+pub type BoundsKernel =
+    fn(&[u32; 32], &Terms<'_>, &Line, &mut [f32; 32], &mut [f32; 32]) -> u32;
+
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub struct Kernels {
@@ -75,6 +103,9 @@ pub struct Kernels {
     pub hadamard: fn(&mut [f32]),
     /// The lookup table of a query, see [`crate::quantize::fastscan`].
     pub fill_table: fn(&[f32], f32, &mut [u8]),
+    /// For each of 32 sums s, the key `key + add + rescale·(s·step + offset)`, and
+    /// that less `reach·deviation`; which of these are not above a limit.
+    pub bounds: BoundsKernel,
     /// For each of the 32 codes of a block, the sum of the table's entries that
     /// it picks, see [`crate::quantize::fastscan`].
     pub scan_block: fn(&[u8], &[u8], &mut [u32; 32]),

@@ -4,7 +4,8 @@
 
 use pgrx::prelude::*;
 
-use super::open::{self, Reader, RowContext};
+use super::{encode, index as open_index, reader};
+use crate::am::open::{self, RowContext};
 use crate::errors::unwrap_index;
 use crate::storage::RelationPages;
 
@@ -33,9 +34,9 @@ pub unsafe extern "C-unwind" fn aminsert(
         RowContext::new().run(|| {
             let name = open::name(index);
             let pages = RelationPages::new(index);
-            let graph = open::index(&pages, &name);
-            let reader = Reader::of(index, &graph);
-            let Some(code) = reader.encode(graph.codec(), *values) else {
+            let graph = open_index(&pages, &name);
+            let reader = reader(index, &graph);
+            let Some(code) = encode(reader, graph.codec(), *values) else {
                 return;
             };
             let share = pg_sys::ShareLock as pg_sys::LOCKMODE;

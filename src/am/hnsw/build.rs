@@ -9,8 +9,9 @@ use ann::hnsw::{AnyCodec, Code, Options};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::open::{self, Reader, RelationIndex, RowContext, Value};
-use super::options;
+use super::{RelationIndex, codec, encode, index as open_index, options};
+use crate::am::open::{self, Reader, RowContext, Value};
+use crate::am::progress::{SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, budget, report, worker_count};
 use crate::errors::{raise, unwrap_index};
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
@@ -27,12 +28,8 @@ const MOST_COMPONENTS: u32 = 1000;
 /// An indexed bit string has at most so many bits, as in pgvector.
 const MOST_BITS: u32 = 64_000;
 
-/// Numbers of `pg_stat_progress_create_index` (commands/progress.h).
-mod progress {
-    pub const SUBPHASE: i32 = 10;
-    pub const TUPLES_TOTAL: i32 = 11;
-    pub const TUPLES_DONE: i32 = 12;
-    /// Subphases of our own, named by `ambuildphasename`.
+/// Subphases of our own, named by `ambuildphasename`.
+mod phase {
     pub const LOADING: i64 = 2;
     pub const LINKING: i64 = 3;
     pub const WRITING: i64 = 4;
@@ -43,17 +40,12 @@ mod progress {
 pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::c_char {
     let name = match phase {
         1 => c"initializing",
-        progress::LOADING => c"loading tuples",
-        progress::LINKING => c"linking vertices",
-        progress::WRITING => c"writing pages",
+        phase::LOADING => c"loading tuples",
+        phase::LINKING => c"linking vertices",
+        phase::WRITING => c"writing pages",
         _ => return std::ptr::null_mut(),
     };
     name.as_ptr().cast_mut()
-}
-
-fn report(what: i32, value: i64) {
-    // SAFETY: writes to this backend's own entry.
-    unsafe { pg_sys::pgstat_progress_update_param(what, value) }
 }
 
 /// The options of an index that is to be built, or an ERROR.
@@ -120,14 +112,14 @@ impl Build<'_, '_, '_> {
     /// `datum` is of the index's type, and not null.
     unsafe fn add(&mut self, datum: pg_sys::Datum, tid: HeapTid) {
         // SAFETY: passed on.
-        let code = unsafe { self.reader.encode(self.index.codec(), datum) };
+        let code = unsafe { encode(self.reader, self.index.codec(), datum) };
         let Some(code) = code else {
             return;
         };
         self.indexed += 1;
         if self.flushed {
             self.insert(&code, tid);
-            report(progress::TUPLES_DONE, self.indexed as i64);
+            report(TUPLES_DONE, self.indexed as i64);
             return;
         }
         if self.builder.add(&code, tid) == Added::Full {
@@ -143,7 +135,7 @@ impl Build<'_, '_, '_> {
             pgrx::check_for_interrupts!();
         }
         if self.indexed.is_multiple_of(64) {
-            report(progress::TUPLES_DONE, i64::from(self.builder.linked()));
+            report(TUPLES_DONE, i64::from(self.builder.linked()));
         }
     }
 
@@ -156,18 +148,18 @@ impl Build<'_, '_, '_> {
 
     /// Links all rows added so far, and writes the graph.
     fn flush(&mut self) {
-        report(progress::SUBPHASE, progress::LINKING);
+        report(SUBPHASE, phase::LINKING);
         self.builder.close();
         while self.linker.help(0) {
             pgrx::check_for_interrupts!();
-            report(progress::TUPLES_DONE, i64::from(self.builder.linked()));
+            report(TUPLES_DONE, i64::from(self.builder.linked()));
         }
         while !self.builder.is_complete() {
             std::thread::sleep(std::time::Duration::from_micros(200));
             pgrx::check_for_interrupts!();
         }
-        report(progress::TUPLES_DONE, self.indexed as i64);
-        report(progress::SUBPHASE, progress::WRITING);
+        report(TUPLES_DONE, self.indexed as i64);
+        report(SUBPHASE, phase::WRITING);
         unwrap_index(self.builder.flush(self.index), self.name);
         self.flushed = true;
     }
@@ -184,7 +176,7 @@ impl Build<'_, '_, '_> {
         .set_detail("Building will take significantly more time.")
         .set_hint("Increase maintenance_work_mem to speed up builds.")
         .report(PgLogLevel::NOTICE);
-        report(progress::SUBPHASE, progress::LOADING);
+        report(SUBPHASE, phase::LOADING);
     }
 }
 
@@ -271,14 +263,6 @@ unsafe fn most_components(
     }
 }
 
-/// Threads beside the backend's own that a build may use.
-fn worker_count() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    // SAFETY: reads a setting.
-    let allowed = unsafe { pg_sys::max_parallel_maintenance_workers };
-    (allowed.max(0) as usize).min(cores - 1)
-}
-
 /// Builds the index of a table.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn ambuild(
@@ -298,13 +282,12 @@ pub unsafe extern "C-unwind" fn ambuild(
             let room = |most: u32| (most + most / 2).clamp(LEAST_COMPONENTS, MOST_COMPONENTS);
             options.components = most.map_or(COMPONENTS, room);
         }
-        let codec = open::codec(&options, &name);
+        let codec = codec(&options, &name);
         unwrap_index(create(&pages, &options, &codec), &name);
-        let graph = open::index(&pages, &name);
+        let graph = open_index(&pages, &name);
 
-        let budget = pg_sys::maintenance_work_mem as usize * 1024;
         let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
-        let builder = Builder::new(codec, options, budget, seed);
+        let builder = Builder::new(codec, options, budget(), seed);
         let workers = worker_count();
         let mut build = Build {
             index: &graph,
@@ -317,9 +300,9 @@ pub unsafe extern "C-unwind" fn ambuild(
             flushed: false,
             indexed: 0,
         };
-        report(progress::SUBPHASE, progress::LOADING);
+        report(SUBPHASE, phase::LOADING);
         let estimate = (*(*heap).rd_rel).reltuples;
-        report(progress::TUPLES_TOTAL, estimate.max(0.0) as i64);
+        report(TUPLES_TOTAL, estimate.max(0.0) as i64);
         let rows = with_workers(
             workers,
             || builder.linker().work(),
@@ -335,7 +318,7 @@ pub unsafe extern "C-unwind" fn ambuild(
                     (&raw mut build).cast(),
                     std::ptr::null_mut(),
                 );
-                report(progress::TUPLES_TOTAL, build.indexed as i64);
+                report(TUPLES_TOTAL, build.indexed as i64);
                 if !build.flushed {
                     build.flush();
                 }
@@ -360,7 +343,7 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
         let options = checked_options(index);
         let pages = RelationPages::for_init_fork(index);
         let name = open::name(index);
-        let codec = open::codec(&options, &name);
+        let codec = codec(&options, &name);
         unwrap_index(create(&pages, &options, &codec), &name);
         pages.log_all();
     }

@@ -6,7 +6,8 @@ use ann::page::PageStore;
 use pgrx::prelude::*;
 
 use super::insert::BARRIER;
-use super::open;
+use super::index as open_index;
+use crate::am::open;
 use crate::errors::unwrap_index;
 use crate::storage::RelationPages;
 
@@ -24,7 +25,7 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
         let index = (*info).index;
         let name = open::name(index);
         let pages = RelationPages::new(index).throttled();
-        let graph = open::index(&pages, &name);
+        let graph = open_index(&pages, &name);
         let marked = graph.mark(&mut |tid| match callback {
             Some(callback) => {
                 let mut tid = open::item_pointer(tid);

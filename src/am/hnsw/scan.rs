@@ -1,0 +1,270 @@
+//! `ambeginscan`, `amrescan`, `amgettuple`, `amendscan`: rows in order of
+//! their distance to a query.
+
+#![allow(unsafe_code)]
+
+use ann::HeapTid;
+use ann::hnsw::{AnyQuery, Code, Codec, Scan, Storage};
+use pgrx::prelude::*;
+
+use super::{index as open_index, reader};
+use crate::am::explain::Counters;
+use crate::am::{open, scan as common};
+use crate::errors::unwrap_index;
+use crate::settings::{
+    EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES, SCAN_MEM_MULTIPLIER,
+};
+use crate::storage::{RelationPages, RowsAhead};
+
+/// A scan under way: what `opaque` points to. It belongs to the memory context
+/// of the scan and is dropped with it.
+#[derive(Default)]
+struct State {
+    search: Option<Search>,
+}
+
+struct Search {
+    scan: Scan<AnyQuery>,
+    /// Rows are returned in the order of a lower bound of their distance, and
+    /// the executor puts them into the exact order.
+    by_bound: bool,
+    mode: IterativeScan,
+    ef: usize,
+    /// Rows of the present round that were not returned yet, the next one last,
+    /// each with what it is ordered by.
+    rows: Vec<(f64, HeapTid)>,
+    /// The first of them, on their way into memory.
+    ahead: RowsAhead,
+    /// Rows returned since their visibility was last looked at; not kept by an
+    /// iterative scan, which does not ask.
+    returned: Vec<HeapTid>,
+    /// Rows returned before, and visible.
+    visible: usize,
+    /// Rows that a later round may have to put others before, nearest first.
+    waiting: Vec<(f64, HeapTid)>,
+    /// The most by which a row's bound was below the distance of its code.
+    slack: f64,
+    /// What the last row is ordered by, for strict order.
+    last: f64,
+    finished: bool,
+}
+
+/// Begins a scan; the query comes with `amrescan`.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    keys: i32,
+    order_bys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: the caller gives an open index.
+    unsafe { common::begin::<State>(index, keys, order_bys) }
+}
+
+/// Begins the scan anew with another query.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amrescan(
+    scan: pg_sys::IndexScanDesc,
+    _keys: pg_sys::ScanKey,
+    _key_count: i32,
+    order_bys: pg_sys::ScanKey,
+    order_by_count: i32,
+) {
+    // SAFETY: the arrays have the lengths that the scan was begun with.
+    unsafe {
+        common::state::<State>(scan).search = None;
+        common::set_query(scan, order_bys, order_by_count);
+    }
+}
+
+/// Ends the scan; the memory context frees the rest.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: `ambeginscan` made the state.
+    unsafe { common::state::<State>(scan).search = None }
+}
+
+/// The next row.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
+    // SAFETY: the executor gives a scan of this access method with its index
+    // open; the state is not used by anybody else.
+    unsafe {
+        let index = (*scan).indexRelation;
+        let state = common::state::<State>(scan);
+        let search = match &mut state.search {
+            Some(search) => search,
+            None => state.search.insert(begin(scan)),
+        };
+        if search.rows.is_empty() && !search.finished {
+            search.finished = !search.may_go_on(scan);
+        }
+        if search.rows.is_empty() && !search.finished {
+            let name = open::name(index);
+            let pages = RelationPages::new(index);
+            search.fill(&pages, &name);
+        }
+        let rows = search.rows.iter().rev().map(|&(_, tid)| tid);
+        search.ahead.look((*scan).heapRelation, rows);
+        let Some((bound, tid)) = search.rows.pop() else {
+            return false;
+        };
+        search.ahead.advance();
+        if search.mode == IterativeScan::Off {
+            search.returned.push(tid);
+        }
+        common::return_row(scan, tid, bound, search.by_bound);
+        true
+    }
+}
+
+/// Reads the query of a scan.
+unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
+    // SAFETY: as in `amgettuple`.
+    unsafe {
+        let index = (*scan).indexRelation;
+        let query = common::query(scan);
+        let pages = RelationPages::new(index);
+        let graph = open_index(&pages, &open::name(index));
+        let query = query.and_then(|query| {
+            let reader = reader(index, &graph);
+            graph.codec().query(reader.read(query).as_vector())
+        });
+        let by_bound =
+            query.is_some() && graph.options().storage != Storage::Plain && common::has_cheap_key(index);
+        // Nothing is nearer than anything else to NULL, or by its angle to
+        // zero: any query will do.
+        let query = query.unwrap_or_else(|| {
+            let nothing = Code::zeroed(graph.codec().code_len());
+            graph.codec().query_of_code(nothing.bytes())
+        });
+        Search {
+            scan: Scan::new(query),
+            by_bound,
+            mode: ITERATIVE_SCAN.get(),
+            ef: EF_SEARCH.get() as usize,
+            rows: Vec::new(),
+            ahead: RowsAhead::default(),
+            returned: Vec::new(),
+            visible: 0,
+            waiting: Vec::new(),
+            slack: 0.0,
+            last: f64::NEG_INFINITY,
+            finished: false,
+        }
+    }
+}
+
+/// Begins the search of a scan and walks down to level 0 of the graph; after
+/// each of the two, `look` sees what the search did. The scan goes on from there
+/// as if it had done so itself.
+///
+/// # Safety
+///
+/// `scan` is a scan of an hnsw index, with its query.
+pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters)) {
+    // SAFETY: as in `amgettuple`.
+    unsafe {
+        let search = begin(scan);
+        let search = common::state::<State>(scan).search.insert(search);
+        look(search.counters());
+        let pages = RelationPages::new((*scan).indexRelation);
+        let name = open::name((*scan).indexRelation);
+        let graph = open_index(&pages, &name);
+        unwrap_index(search.scan.enter(&graph), &name);
+        look(search.counters());
+    }
+}
+
+/// What the search of a scan did so far.
+///
+/// # Safety
+///
+/// As for [`enter`].
+pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Counters {
+    // SAFETY: as in `amgettuple`.
+    let state = unsafe { common::state::<State>(scan) };
+    let search = state.search.as_ref();
+    search.map_or_else(Counters::default, Search::counters)
+}
+
+impl Search {
+    fn counters(&self) -> Counters {
+        let counters = self.scan.counters();
+        Counters {
+            visited: counters.visited,
+            estimated: counters.estimated,
+        }
+    }
+
+    /// Searches until there is a row to return, or there are no more.
+    fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
+        let graph = open_index(pages, name);
+        let metric = graph.options().metric;
+        while self.rows.is_empty() && !self.finished {
+            let found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
+            self.finished = found.is_empty() || !self.is_within_limits();
+            let mut farthest = f64::NEG_INFINITY;
+            for found in &found {
+                let distance = metric.distance(found.distance);
+                let rank = if self.by_bound { found.bound } else { distance };
+                farthest = farthest.max(distance);
+                self.slack = self.slack.max(distance - rank);
+                let tids = self.scan.heap_tids(found).iter();
+                self.waiting.extend(tids.map(|&tid| (rank, tid)));
+            }
+            self.waiting.sort_by(|a, b| a.0.total_cmp(&b.0));
+            // Rows of later rounds are hardly nearer than the farthest of this
+            // one, and their bounds hardly lower than that by more than any so
+            // far. A scan that will go on keeps back what may come after them.
+            let may_be_followed = self.mode == IterativeScan::StrictOrder && !self.finished;
+            let sure = if may_be_followed {
+                let limit = farthest - self.slack;
+                self.waiting.partition_point(|&(rank, _)| rank <= limit)
+            } else {
+                self.waiting.len()
+            };
+            let mut rows: Vec<_> = self.waiting.drain(..sure).collect();
+            // An order that was promised stays one when a scan goes on.
+            if self.mode != IterativeScan::RelaxedOrder {
+                rows.retain(|&(rank, _)| rank >= self.last);
+            }
+            if let Some(&(rank, _)) = rows.last() {
+                self.last = rank;
+            }
+            self.rows = rows;
+        }
+        self.rows.reverse();
+    }
+
+    /// Whether the scan may begin one more round: its first one; if it is
+    /// iterative, any; if not, one to make up for rows that this snapshot does
+    /// not see, so that deleted rows never crowd out others.
+    unsafe fn may_go_on(&mut self, scan: pg_sys::IndexScanDesc) -> bool {
+        if self.scan.is_new() || self.mode != IterativeScan::Off {
+            return true;
+        }
+        let before = self.returned.len();
+        // SAFETY: the executor gives the table of the index, and a snapshot.
+        let is_visible = |tid: &HeapTid| unsafe {
+            pg_sys::table_index_fetch_tuple_check(
+                (*scan).heapRelation,
+                &mut open::item_pointer(*tid),
+                (*scan).xs_snapshot,
+                std::ptr::null_mut(),
+            )
+        };
+        let visible = self.returned.drain(..).filter(is_visible).count();
+        self.visible += visible;
+        visible < before && self.visible < self.ef
+    }
+
+    fn is_within_limits(&self) -> bool {
+        // SAFETY: reads a setting.
+        let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
+        self.scan.counters().visited < MAX_SCAN_TUPLES.get() as u64
+            && (self.scan.memory() as f64) < work_mem * SCAN_MEM_MULTIPLIER.get()
+    }
+}

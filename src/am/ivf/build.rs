@@ -1,0 +1,514 @@
+//! `ambuild` and `ambuildempty`: a new index.
+
+#![allow(unsafe_code)]
+
+use ann::ivf::kmeans::{Centroids, Sample, cluster};
+use ann::ivf::layout::{MAX_LISTS, default_lists};
+use ann::ivf::{Builder, Codec, Options, index::create};
+use ann::quantize::extended::Bits;
+use ann::{HeapTid, Metric};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::sync::Arc;
+
+use super::{codec, index as open_index, options};
+use crate::am::open::{self, Reader, RowContext};
+use crate::am::progress::{
+    SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
+};
+use crate::errors::{raise, raise_with_hint, unwrap_index};
+use crate::storage::RelationPages;
+
+/// Rows of the sample for each list, as in pgvector.
+const SAMPLE_PER_LIST: usize = 50;
+/// And at least so many.
+const LEAST_SAMPLE: usize = 10_000;
+
+/// An indexed bit string has at most so many bits, as in pgvector.
+const MOST_BITS: u32 = 64_000;
+
+/// Subphases of our own, named by `ambuildphasename`; a round of k-means is a
+/// phase of its own.
+mod phase {
+    pub const SAMPLING: i64 = 2;
+    pub const ASSIGNING: i64 = 3;
+    pub const WRITING: i64 = 4;
+    pub const CLUSTERING: i64 = 5;
+}
+
+/// The names of the rounds of k-means.
+const ROUNDS: [&core::ffi::CStr; 13] = [
+    c"performing k-means",
+    c"performing k-means, iteration 1",
+    c"performing k-means, iteration 2",
+    c"performing k-means, iteration 3",
+    c"performing k-means, iteration 4",
+    c"performing k-means, iteration 5",
+    c"performing k-means, iteration 6",
+    c"performing k-means, iteration 7",
+    c"performing k-means, iteration 8",
+    c"performing k-means, iteration 9",
+    c"performing k-means, iteration 10",
+    c"performing k-means, iteration 11",
+    c"performing k-means, iteration 12",
+];
+
+/// The name of a subphase.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::c_char {
+    let round = usize::try_from(phase - phase::CLUSTERING).ok();
+    let name = match phase {
+        1 => c"initializing",
+        phase::SAMPLING => c"sampling table",
+        phase::ASSIGNING => c"assigning tuples",
+        phase::WRITING => c"loading tuples",
+        _ => match round.and_then(|round| ROUNDS.get(round)) {
+            Some(name) => name,
+            None => return std::ptr::null_mut(),
+        },
+    };
+    name.as_ptr().cast_mut()
+}
+
+/// Everything that is known of an index before its rows are read.
+struct Plan {
+    method: String,
+    name: String,
+    codec: Arc<Codec>,
+    options: Options,
+    reader: Reader,
+    /// Lists, if the creator said how many.
+    lists: Option<u32>,
+    centroids: Option<String>,
+}
+
+/// The plan of an index that is to be built, or an ERROR.
+///
+/// # Safety
+///
+/// `index` is open.
+unsafe fn plan(index: pg_sys::Relation) -> Plan {
+    // SAFETY: the caller gives an open index of this access method.
+    unsafe {
+        let method = open::method(index);
+        let Some(dimension) = open::dimension(index) else {
+            raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "column does not have dimensions",
+            );
+        };
+        let chosen = options::of_index(index, &method);
+        let metric = open::metric(index);
+        if metric == Metric::Hamming && dimension > MOST_BITS {
+            raise(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("column cannot have more than {MOST_BITS} dimensions for {method} index"),
+            );
+        }
+        let with_bits = |bits, seed| Options {
+            dimension,
+            metric,
+            bits,
+            seed,
+        };
+        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
+        let eight = chosen.bits.unwrap_or(Bits::Eight);
+        let mut options = with_bits(eight, seed);
+        let mut found = codec(&options);
+        if found.is_none() && chosen.bits.is_none() {
+            options = with_bits(Bits::Four, seed);
+            found = codec(&options);
+        }
+        let Some(codec) = found else {
+            if matches!(metric, Metric::L1 | Metric::Jaccard) {
+                raise(
+                    PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                    format!("the distance of the operator class is not supported for {method} index"),
+                );
+            }
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("a vector of {dimension} dimensions does not fit into a page with bits = 8"),
+                "Use bits = 4.",
+            );
+        };
+        let reader = Reader::new(index, dimension);
+        if reader.is_sparse() {
+            raise(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("type not supported for {method} index"),
+            );
+        }
+        Plan {
+            name: open::name(index),
+            method,
+            codec,
+            options,
+            reader,
+            lists: chosen.lists,
+            centroids: chosen.centroids,
+        }
+    }
+}
+
+/// What reads the rows of the sample.
+struct Sampling<'p> {
+    plan: &'p Plan,
+    sample: Sample,
+    rng: SmallRng,
+    row_context: RowContext,
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_sampled_row(
+    _index: pg_sys::Relation,
+    _tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    is_null: *mut bool,
+    _is_alive: bool,
+    state: *mut core::ffi::c_void,
+) {
+    // SAFETY: `state` is the `Sampling` that was given to the scan, and the values
+    // are those of the index's one column.
+    unsafe {
+        let sampling = &mut *state.cast::<Sampling>();
+        if *is_null {
+            return;
+        }
+        let datum = *values;
+        let context = sampling.row_context;
+        context.run_and_reset(|| {
+            let value = sampling.plan.reader.read(datum);
+            if let Some(vector) = sampling.plan.codec.prepare(value.as_vector()) {
+                sampling.sample.show(&vector, &mut sampling.rng);
+            }
+        });
+    }
+}
+
+/// A random choice of at most so many rows, from as many random pages.
+///
+/// # Safety
+///
+/// An open index and its table.
+unsafe fn sample(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+    plan: &Plan,
+    capacity: usize,
+) -> Sample {
+    // SAFETY: the caller gives open relations.
+    unsafe {
+        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
+        let mut sampling = Sampling {
+            plan,
+            sample: Sample::new(plan.codec.padded(), capacity),
+            rng: SmallRng::seed_from_u64(seed),
+            row_context: RowContext::new(),
+        };
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        let blocks = pg_sys::RelationGetNumberOfBlocksInFork(heap, main);
+        let mut wanted = (capacity as u64).min(u64::from(blocks));
+        // Each page is as likely as every other (Knuth, The Art of Computer
+        // Programming, volume 2, 3.4.2, algorithm S).
+        for block in 0..blocks {
+            let left = u64::from(blocks - block);
+            if sampling.rng.random_range(0..left) >= wanted {
+                continue;
+            }
+            wanted -= 1;
+            pgrx::check_for_interrupts!();
+            pg_sys::table_index_build_range_scan(
+                heap,
+                index,
+                index_info,
+                false,
+                true,
+                false,
+                block,
+                1,
+                Some(on_sampled_row),
+                (&raw mut sampling).cast(),
+                std::ptr::null_mut(),
+            );
+        }
+        sampling.sample
+    }
+}
+
+/// The number of rows that the server expects in a table.
+///
+/// # Safety
+///
+/// `heap` is open.
+unsafe fn expected_rows(heap: pg_sys::Relation) -> f64 {
+    let (mut pages, mut rows, mut visible) = (0, 0.0, 0.0);
+    // SAFETY: the caller gives an open table.
+    unsafe {
+        pg_sys::estimate_rel_size(
+            heap,
+            std::ptr::null_mut(),
+            &raw mut pages,
+            &raw mut rows,
+            &raw mut visible,
+        );
+    }
+    rows
+}
+
+/// The centroids of an index: those of its table of centroids, or of a sample.
+///
+/// # Safety
+///
+/// An open index and its table.
+unsafe fn centroids(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+    plan: &Plan,
+    team: &Workers,
+) -> Vec<f32> {
+    let padded = plan.codec.padded();
+    let row_len = padded * size_of::<f32>();
+    // SAFETY: passed on.
+    unsafe {
+        if let Some(table) = &plan.centroids {
+            return given_centroids(index, plan, table);
+        }
+        let lists = plan
+            .lists
+            .unwrap_or_else(|| default_lists(expected_rows(heap)));
+        // Centroids are held as they move, as they are coded and as rows are
+        // assigned.
+        let least = 4 * lists as usize * row_len;
+        if least > budget() {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!(
+                    "memory required is {} MB, maintenance_work_mem is {} MB",
+                    least.div_ceil(1 << 20),
+                    budget() >> 20
+                ),
+                "Increase maintenance_work_mem, or use fewer lists.",
+            );
+        }
+        let wanted = (lists as usize * SAMPLE_PER_LIST).max(LEAST_SAMPLE);
+        let capacity = wanted.min((budget() - least / 2) / row_len);
+        report(SUBPHASE, phase::SAMPLING);
+        let sample = sample(heap, index, index_info, plan, capacity);
+        if sample.seen() < lists as usize && plan.lists.is_some() {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                format!("{} index created with little data", plan.method),
+                "",
+            )
+            .set_detail("This will cause low recall.")
+            .set_hint("Drop the index until the table has more data.")
+            .report(PgLogLevel::NOTICE);
+        }
+        // Few rows have few lists, so that they are all compared.
+        let lists = match sample.seen() {
+            seen if seen < LEAST_SAMPLE => lists.min(default_lists(seen as f64)),
+            _ => lists,
+        };
+        let vectors = sample.into_vectors();
+        if vectors.is_empty() {
+            return vec![0.0; padded];
+        }
+        report(SUBPHASE, phase::CLUSTERING);
+        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let found = cluster(team, &vectors, padded, lists as usize, &mut rng, &mut |round| {
+            report(SUBPHASE, phase::CLUSTERING + round as i64);
+        });
+        let Centroids { values, .. } = found;
+        values
+    }
+}
+
+/// The vectors of a table of centroids: of its one column of the index's type.
+///
+/// # Safety
+///
+/// `index` is open.
+unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> Vec<f32> {
+    // SAFETY: reads a table with the rights of the index's owner, as whom an index
+    // is built.
+    unsafe {
+        let wrong = |message: String, hint: &str| -> ! {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                message,
+                hint,
+            )
+        };
+        let kind = *(*index).rd_opcintype;
+        let mut values = Vec::new();
+        let result = Spi::connect(|client| {
+            let columns = client.select(
+                "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute
+                  WHERE attrelid = $1::pg_catalog.regclass AND atttypid = $2
+                    AND attnum > 0 AND NOT attisdropped",
+                None,
+                &[table.into(), kind.into()],
+            )?;
+            let columns: Vec<String> = columns
+                .filter_map(|row| row.get::<String>(1).ok().flatten())
+                .collect();
+            let [column] = &columns[..] else {
+                wrong(
+                    format!(
+                        "table {table} has {} columns of the index's type, not one",
+                        columns.len()
+                    ),
+                    "Centroids are read from a table with one column of vectors.",
+                );
+            };
+            let relation = client
+                .select(
+                    "SELECT $1::pg_catalog.regclass::pg_catalog.text",
+                    None,
+                    &[table.into()],
+                )?
+                .first()
+                .get_one::<String>()?
+                .unwrap_or_default();
+            let rows = client.select(
+                &format!("SELECT {column} FROM {relation} WHERE {column} IS NOT NULL"),
+                Some(i64::from(MAX_LISTS) + 1),
+                &[],
+            )?;
+            let context = RowContext::new();
+            for row in rows {
+                let Some(vector) = row.get::<pgrx::AnyElement>(1)? else {
+                    continue;
+                };
+                context.run_and_reset(|| {
+                    let value = plan.reader.read(vector.datum());
+                    if let Some(vector) = plan.codec.prepare(value.as_vector()) {
+                        values.extend(vector);
+                    }
+                });
+            }
+            Ok::<(), spi::Error>(())
+        });
+        if let Err(error) = result {
+            wrong(format!("centroids cannot be read from {table}: {error}"), "Name a table.");
+        }
+        let lists = values.len() / plan.codec.padded();
+        if lists == 0 || lists > MAX_LISTS as usize {
+            wrong(
+                format!("table {table} has {lists} centroids"),
+                &format!("An index has 1 to {MAX_LISTS} lists."),
+            );
+        }
+        values
+    }
+}
+
+/// What the scan of the table adds rows to.
+struct Build<'b, 'i, 's, 'r> {
+    plan: &'b Plan,
+    builder: Builder<'i, 's, RelationPages<'r>, Arc<Codec>>,
+    row_context: RowContext,
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_row(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    is_null: *mut bool,
+    _is_alive: bool,
+    state: *mut core::ffi::c_void,
+) {
+    // SAFETY: `state` is the `Build` that `ambuild` gave to the scan, and the
+    // values are those of the index's one column.
+    unsafe {
+        let build = &mut *state.cast::<Build>();
+        if *is_null {
+            return;
+        }
+        let (datum, tid): (_, HeapTid) = (*values, open::heap_tid(*tid));
+        let context = build.row_context;
+        context.run_and_reset(|| {
+            let value = build.plan.reader.read(datum);
+            let before = build.builder.rows();
+            let added = build.builder.add(value.as_vector(), tid);
+            unwrap_index(added, &build.plan.name);
+            if build.builder.rows() != before {
+                report(TUPLES_DONE, build.builder.rows() as i64);
+            }
+        });
+    }
+}
+
+/// Builds the index of a table.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuild(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+) -> *mut pg_sys::IndexBuildResult {
+    // SAFETY: the caller gives open relations, exclusively locked.
+    let (rows, indexed) = unsafe {
+        let plan = plan(index);
+        let pages = RelationPages::for_build(index);
+        let team = Workers(worker_count());
+        let centroids = centroids(heap, index, index_info, &plan, &team);
+        let created = create(&pages, &plan.options, &plan.codec, &centroids);
+        unwrap_index(created, &plan.name);
+        let held = 2 * centroids.len() * size_of::<f32>();
+        drop(centroids);
+
+        let opened = open_index(&pages, &plan.name);
+        let builder = Builder::new(&opened, &team, budget().saturating_sub(held));
+        let mut build = Build {
+            plan: &plan,
+            builder: unwrap_index(builder, &plan.name),
+            row_context: RowContext::new(),
+        };
+        report(SUBPHASE, phase::ASSIGNING);
+        let estimate = (*(*heap).rd_rel).reltuples;
+        report(TUPLES_TOTAL, estimate.max(0.0) as i64);
+        let rows = pg_sys::table_index_build_scan(
+            heap,
+            index,
+            index_info,
+            true,
+            true,
+            Some(on_row),
+            (&raw mut build).cast(),
+            std::ptr::null_mut(),
+        );
+        let indexed = build.builder.close();
+        report(TUPLES_TOTAL, indexed as i64);
+        report(TUPLES_DONE, indexed as i64);
+        report(SUBPHASE, phase::WRITING);
+        unwrap_index(build.builder.finish(), &plan.name);
+        pages.log_all();
+        (rows, indexed)
+    };
+    // SAFETY: a plain struct, palloc'd.
+    let mut result = unsafe { PgBox::<pg_sys::IndexBuildResult>::alloc0() };
+    result.heap_tuples = rows;
+    result.index_tuples = indexed as f64;
+    result.into_pg()
+}
+
+/// Writes the empty index of an unlogged table, to which a crash resets it.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
+    // SAFETY: the caller gives an open relation, exclusively locked.
+    unsafe {
+        let plan = plan(index);
+        let pages = RelationPages::for_init_fork(index);
+        let origin = vec![0.0; plan.codec.padded()];
+        let created = create(&pages, &plan.options, &plan.codec, &origin);
+        unwrap_index(created, &plan.name);
+        pages.log_all();
+    }
+}

@@ -1,0 +1,188 @@
+//! `ambeginscan`, `amrescan`, `amgettuple`, `amendscan`: rows in order of
+//! their distance to a query.
+
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use ann::ivf::{Codec, Index, Scan};
+use pgrx::prelude::*;
+
+use super::{index as open_index, reader};
+use crate::am::explain::Counters;
+use crate::am::{open, scan as common};
+use crate::errors::unwrap_index;
+use crate::settings::{IVF, IVFFLAT, IvfSettings};
+use crate::storage::RelationPages;
+
+/// A scan under way. It belongs to the memory context of the scan.
+#[derive(Default)]
+struct State {
+    search: Option<Search>,
+}
+
+struct Search {
+    scan: Scan,
+    codec: Arc<Codec>,
+    /// Rows are returned in the order of a lower bound of their distance, and
+    /// the executor puts them into the exact order.
+    by_bound: bool,
+    /// Lists that are taken at a time.
+    probes: u32,
+    /// Lists that are taken in all.
+    most_probes: u32,
+}
+
+/// The settings of an index's access method.
+///
+/// # Safety
+///
+/// `index` is open.
+pub unsafe fn settings(index: pg_sys::Relation) -> &'static IvfSettings {
+    // SAFETY: passed on.
+    match unsafe { open::method(index) }.as_str() {
+        "ivfflat" => &IVFFLAT,
+        _ => &IVF,
+    }
+}
+
+/// Begins a scan; the query comes with `amrescan`.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    keys: i32,
+    order_bys: i32,
+) -> pg_sys::IndexScanDesc {
+    // SAFETY: the caller gives an open index.
+    unsafe { common::begin::<State>(index, keys, order_bys) }
+}
+
+/// Begins the scan anew with another query.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amrescan(
+    scan: pg_sys::IndexScanDesc,
+    _keys: pg_sys::ScanKey,
+    _key_count: i32,
+    order_bys: pg_sys::ScanKey,
+    order_by_count: i32,
+) {
+    // SAFETY: the arrays have the lengths that the scan was begun with.
+    unsafe {
+        common::state::<State>(scan).search = None;
+        common::set_query(scan, order_bys, order_by_count);
+    }
+}
+
+/// Ends the scan; the memory context frees the rest.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: `ambeginscan` made the state.
+    unsafe { common::state::<State>(scan).search = None }
+}
+
+/// The next row.
+#[pg_guard]
+pub unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
+    // SAFETY: the executor gives a scan of this access method with its index
+    // open; the state is not used by anybody else.
+    unsafe {
+        let relation = (*scan).indexRelation;
+        let state = common::state::<State>(scan);
+        let name = open::name(relation);
+        let pages = RelationPages::new(relation);
+        let search = match &mut state.search {
+            Some(search) => search,
+            None => state.search.insert(begin(scan, &pages)),
+        };
+        let index = Index::open(&pages, search.codec.clone());
+        loop {
+            if let Some(row) = unwrap_index(search.scan.next_row(&index), &name) {
+                common::return_row(scan, row.tid, row.distance, search.by_bound);
+                return true;
+            }
+            let left = search.most_probes.saturating_sub(search.scan.taken());
+            let count = left.min(search.probes) as usize;
+            if count == 0 || !unwrap_index(search.scan.take_lists(&index, count), &name) {
+                return false;
+            }
+        }
+    }
+}
+
+/// Reads the query of a scan.
+unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Search {
+    // SAFETY: as in `amgettuple`.
+    unsafe {
+        let relation = (*scan).indexRelation;
+        let query = common::query(scan);
+        let name = open::name(relation);
+        let index = open_index(pages, &name);
+        let codec = index.codec();
+        let vector = query.and_then(|query| {
+            let value = reader(relation, &index).read(query);
+            codec.prepare(value.as_vector())
+        });
+        let by_bound = vector.is_some() && common::has_cheap_key(relation);
+        // Nothing is nearer than anything else to NULL, or by its angle to
+        // zero: any query will do.
+        let vector = vector.unwrap_or_else(|| vec![0.0; codec.padded()]);
+        let meta = unwrap_index(index.meta(), &name);
+        let settings = settings(relation);
+        let probes = settings.probes(meta.lists);
+        Search {
+            scan: Scan::new(codec.query(vector), by_bound),
+            codec: index.shared_codec().clone(),
+            by_bound,
+            probes,
+            most_probes: settings.most_probes(probes),
+        }
+    }
+}
+
+/// Begins the search of a scan and chooses the first lists; after each of the two,
+/// `look` sees what the search did. The scan goes on from there as if it had done
+/// so itself.
+///
+/// # Safety
+///
+/// `scan` is a scan of an ivf index, with its query.
+pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters)) {
+    // SAFETY: as in `amgettuple`.
+    unsafe {
+        let relation = (*scan).indexRelation;
+        let name = open::name(relation);
+        let pages = RelationPages::new(relation);
+        let search = begin(scan, &pages);
+        let search = common::state::<State>(scan).search.insert(search);
+        look(search.counters());
+        let index = Index::open(&pages, search.codec.clone());
+        let taken = search.scan.take_lists(&index, search.probes as usize);
+        unwrap_index(taken, &name);
+        look(search.counters());
+    }
+}
+
+/// What the search of a scan did so far.
+///
+/// # Safety
+///
+/// As for [`enter`].
+pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Counters {
+    // SAFETY: as in `amgettuple`.
+    let state = unsafe { common::state::<State>(scan) };
+    let search = state.search.as_ref();
+    search.map_or_else(Counters::default, Search::counters)
+}
+
+impl Search {
+    fn counters(&self) -> Counters {
+        let (centroids, rows) = self.scan.counters();
+        Counters {
+            visited: centroids.refined + rows.refined,
+            estimated: centroids.estimated + rows.estimated,
+        }
+    }
+}
