@@ -278,13 +278,34 @@ unsafe fn centroids(
         if let Some(table) = &plan.centroids {
             return given_centroids(index, plan, table);
         }
-        let lists = plan
-            .lists
-            .unwrap_or_else(|| default_lists(expected_rows(heap)));
-        // Centroids are held as they move, as they are coded and as rows are
-        // assigned.
-        let least = 4 * lists as usize * row_len;
-        if least > budget() {
+        let expected = || default_lists(expected_rows(heap));
+        let lists = plan.lists.unwrap_or_else(expected) as usize;
+        // A part of the memory is for the centroids.
+        let most = (budget() / 2 / row_len).max(1);
+        report(SUBPHASE, phase::SAMPLING);
+        let wanted = (lists * SAMPLE_PER_LIST).max(LEAST_SAMPLE);
+        let sample = sample(heap, index, index_info, plan, wanted.min(most));
+        let seen = sample.seen();
+        if seen < lists && plan.lists.is_some() {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                format!("{} index created with little data", plan.method),
+                "",
+            )
+            .set_detail("This will cause low recall.")
+            .set_hint("Drop the index until the table has more data.")
+            .report(PgLogLevel::NOTICE);
+        }
+        // Few rows have few lists, so that most of them are compared.
+        let lists = match plan.lists {
+            Some(_) if seen >= lists => lists,
+            _ if seen < LEAST_SAMPLE => lists.min(default_lists(seen as f64) as usize),
+            _ => lists,
+        };
+        // Centroids are held as they move, as they are coded, and as rows are
+        // assigned to them.
+        let least = 3 * lists * row_len;
+        if lists > 1 && least > budget() {
             raise_with_hint(
                 PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
                 format!(
@@ -295,25 +316,6 @@ unsafe fn centroids(
                 "Increase maintenance_work_mem, or use fewer lists.",
             );
         }
-        let wanted = (lists as usize * SAMPLE_PER_LIST).max(LEAST_SAMPLE);
-        let capacity = wanted.min((budget() - least / 2) / row_len);
-        report(SUBPHASE, phase::SAMPLING);
-        let sample = sample(heap, index, index_info, plan, capacity);
-        if sample.seen() < lists as usize && plan.lists.is_some() {
-            ErrorReport::new(
-                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-                format!("{} index created with little data", plan.method),
-                "",
-            )
-            .set_detail("This will cause low recall.")
-            .set_hint("Drop the index until the table has more data.")
-            .report(PgLogLevel::NOTICE);
-        }
-        // Few rows have few lists, so that they are all compared.
-        let lists = match sample.seen() {
-            seen if seen < LEAST_SAMPLE => lists.min(default_lists(seen as f64)),
-            _ => lists,
-        };
         let vectors = sample.into_vectors();
         if vectors.is_empty() {
             return vec![0.0; padded];
@@ -321,7 +323,7 @@ unsafe fn centroids(
         report(SUBPHASE, phase::CLUSTERING);
         let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
         let mut rng = SmallRng::seed_from_u64(seed);
-        let found = cluster(team, &vectors, padded, lists as usize, &mut rng, &mut |round| {
+        let found = cluster(team, &vectors, padded, lists, &mut rng, &mut |round| {
             report(SUBPHASE, phase::CLUSTERING + round as i64);
         });
         let Centroids { values, .. } = found;

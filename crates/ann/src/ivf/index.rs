@@ -1,11 +1,14 @@
 //! An open index: its lists, and adding members to them.
 
+use rustc_hash::FxHashSet;
+
 use super::codec::{Base, Centre, Codec, Level, Query};
 use super::layout::{
     APEX, DEAD, Entry, Header, Kind, Layout, Link, Member, Meta, NO_BLOCK, Options, Place, ROOT,
 };
 use super::stream::Stream;
 use crate::Error;
+use crate::hnsw::Code;
 use crate::page::{Block, Body, PageStore};
 use crate::quantize::fastscan::BLOCK;
 
@@ -52,46 +55,48 @@ pub fn create<S: PageStore>(
     codec: &Codec,
     centroids: &[f32],
 ) -> Result<(), Error> {
-    let lists = centroids.len() / codec.padded();
-    let mut meta = Meta::new(options, lists as u32);
-    {
-        let mut page = store.extend()?;
-        store.commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
-    }
-    let index = Index { store, codec };
     let layout = codec.layout(Level::Centroids);
     let mut member = aligned(layout.member_len());
     let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
+    let centroids = centroids.chunks_exact(codec.padded());
 
     // The centroid of all lists, and its entry.
     let mut mean = vec![0.0_f64; codec.padded()];
-    for centroid in centroids.chunks_exact(codec.padded()) {
+    for centroid in centroids.clone() {
         for (mean, &c) in mean.iter_mut().zip(centroid) {
-            *mean += f64::from(c) / lists as f64;
+            *mean += f64::from(c) / centroids.len() as f64;
         }
     }
     let mean: Vec<f32> = mean.into_iter().map(|c| c as f32).collect();
     let mut centre = codec.origin();
     codec.encode(Level::Centroids, &mean, &centre, Link::EMPTY.target(), member);
-    let entry = Member::of(layout, member).entry;
-    codec.descend(Entry::new(entry), &mut centre);
-    {
-        let mut page = store.extend()?;
-        meta.apex = METAPAGE + 1;
-        store.commit(&mut [&mut page], &mut |bodies| {
-            Header::new(Kind::Codes, APEX, NO_BLOCK, NO_BLOCK).write(bodies[0]);
-            layout.entry_mut(bodies[0], 0).copy_from_slice(entry);
-        });
-        let mut page = store.lock(METAPAGE)?;
-        store.commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+    let apex = Member::of(layout, member).entry.to_vec();
+    codec.descend(Entry::new(&apex), &mut centre);
+
+    // Of lists with the same code, all rows would be in the first one.
+    let mut members = Vec::new();
+    let mut known = FxHashSet::default();
+    for centroid in centroids {
+        codec.encode(Level::Centroids, centroid, &centre, Link::EMPTY.target(), member);
+        if known.insert(member.to_vec()) {
+            members.push(Code::copied(member));
+        }
     }
 
-    let mut members = Vec::new();
-    for centroid in centroids.chunks_exact(codec.padded()) {
-        codec.encode(Level::Centroids, centroid, &centre, Link::EMPTY.target(), member);
-        members.push(member.to_vec());
+    let mut meta = Meta::new(options, members.len() as u32);
+    meta.apex = METAPAGE + 1;
+    for block in [METAPAGE, meta.apex] {
+        let mut page = store.extend()?;
+        store.commit(&mut [&mut page], &mut |bodies| match block {
+            METAPAGE => meta.write(bodies[0]),
+            _ => {
+                Header::new(Kind::Codes, APEX, NO_BLOCK, NO_BLOCK).write(bodies[0]);
+                layout.entry_mut(bodies[0], 0).copy_from_slice(&apex);
+            }
+        });
     }
-    let members: Vec<&[u8]> = members.iter().map(|member| &member[..]).collect();
+    let index = Index { store, codec };
+    let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
     index.append(index.root(&meta), &members)
 }
 

@@ -21,13 +21,13 @@ use super::codec::{Base, Codec, Level, Query};
 use super::index::Index;
 use super::layout::{Entry, Header, NO_BLOCK, Place};
 use crate::Error;
-use crate::page::{BODY_LEN, Block, PageStore};
+use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::BLOCK;
 use crate::quantize::rabitq::Form;
 
 /// Standard deviations between an estimate and its probable lower bound. The
-/// error is nearly normal: one in a thousand is larger.
-const DEVIATIONS: f32 = 3.0;
+/// error is nearly normal: one in thirty thousand is larger.
+const DEVIATIONS: f32 = 4.0;
 
 /// Members that are looked up at once, while the memory works on the next ones.
 const AT_ONCE: usize = 8;
@@ -358,7 +358,7 @@ impl Stream {
             let page = index.list_page(at, list)?;
             let header = Header::of(&page);
             if header.next != NO_BLOCK {
-                index.store.prefetch(header.next, 0, BODY_LEN);
+                index.store.prefetch(header.next, 0, 1024);
             }
             let directory = layout.directory(&page);
             for (block, &alive) in layout.alive(&page).iter().enumerate() {
