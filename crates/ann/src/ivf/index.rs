@@ -340,18 +340,25 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         };
         // Blocks count from 1, and a directory begins as zeros.
         if place != 0 {
+            let wrong = || {
+                let reason = format!("it is not a code page of list {}", list.number);
+                Err(Error::corrupted(place, reason))
+            };
+            // A page that is locked must not be locked again.
+            if place == at {
+                return wrong();
+            }
             let mut codes = self.store.lock(place)?;
             let header = Header::of(&codes);
             if header.kind() != Some(Kind::Codes) || header.list != list.number {
-                let reason = format!("it is not a code page of list {}", list.number);
-                return Err(Error::corrupted(place, reason));
+                return wrong();
             }
             self.store.commit(&mut [page, &mut codes], &mut |bodies| {
                 write(bodies, place);
             });
             return Ok(());
         }
-        let new = self.allocate()?;
+        let new = self.allocate(at)?;
         let block = new.block;
         self.commit_with(page, new, &mut |bodies| {
             Header::new(Kind::Codes, list.number, NO_BLOCK, at).write(bodies[1]);
@@ -369,7 +376,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         if link.room != NO_BLOCK {
             return Ok(link.room);
         }
-        let new = self.allocate()?;
+        let new = self.allocate(list.place.block)?;
         let block = new.block;
         self.commit_with(&mut own, new, &mut |bodies| {
             set_target(layout, bodies[0], list.place, &|link| {
@@ -385,7 +392,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
 
     /// Adds an empty page behind the last one of a list, which is locked.
     fn next_page(&self, list: List, last: &mut S::Write<'s>) -> Result<Block, Error> {
-        let new = self.allocate()?;
+        let new = self.allocate(self.store.block_of(last))?;
         let block = new.block;
         self.commit_with(last, new, &mut |bodies| {
             let mut header = Header::of(bodies[0]);
@@ -396,17 +403,22 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         Ok(block)
     }
 
-    /// A page that belongs to nobody: a free one, or a new one at the end.
-    fn allocate(&self) -> Result<Allocated<S::Write<'s>>, Error> {
+    /// A page that belongs to nobody: a free one, or a new one at the end. The
+    /// caller has locked the page `held`.
+    fn allocate(&self, held: Block) -> Result<Allocated<S::Write<'s>>, Error> {
         if self.meta()?.free_head != NO_BLOCK {
             let meta_page = self.store.lock(METAPAGE)?;
             let mut meta = Meta::parse(&meta_page)?;
             let block = meta.free_head;
             if block != NO_BLOCK {
+                let wrong = || Err(Error::corrupted(block, "it is in use but counts as free"));
+                if block == held || block == METAPAGE {
+                    return wrong();
+                }
                 let page = self.store.lock(block)?;
                 let header = Header::of(&page);
                 if header.kind() != Some(Kind::Free) {
-                    return Err(Error::corrupted(block, "it is in use but counts as free"));
+                    return wrong();
                 }
                 meta.free_head = header.next;
                 return Ok(Allocated {

@@ -1,3 +1,7 @@
 //! Tests of a whole index in memory.
 
+mod concurrency;
+mod damage;
+mod fixture;
+mod replay;
 mod search;

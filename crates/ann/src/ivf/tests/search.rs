@@ -1,82 +1,20 @@
+//! What scans return.
+
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::ivf::build::Builder;
+use super::fixture::*;
 use crate::ivf::codec::Codec;
 use crate::ivf::index::{Index, create};
 use crate::ivf::kmeans::{Alone, cluster};
-use crate::ivf::layout::Options;
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
+use crate::page::PageStore;
+use crate::quantize::bound::tests::operator;
 use crate::quantize::extended::Bits;
-use crate::{AnyVector, HeapTid, Metric};
-
-type MemIndex<'s> = Index<'s, MemPages, Arc<Codec>>;
-
-fn clustered(rng: &mut SmallRng, rows: usize, dimension: usize) -> Vec<Vec<f32>> {
-    let centres: Vec<Vec<f32>> = (0..20)
-        .map(|_| (0..dimension).map(|_| rng.random_range(-1.0..1.0)).collect())
-        .collect();
-    (0..rows)
-        .map(|_| {
-            let centre = &centres[rng.random_range(0..centres.len())];
-            centre.iter().map(|c| c + rng.random_range(-0.8..0.8)).collect()
-        })
-        .collect()
-}
-
-fn options(metric: Metric, dimension: usize, bits: Bits) -> Options {
-    Options {
-        dimension: dimension as u32,
-        metric,
-        bits,
-        seed: 7,
-    }
-}
-
-fn built<'s>(store: &'s MemPages, options: &Options, rows: &[Vec<f32>], lists: usize) -> MemIndex<'s> {
-    let codec = Arc::new(Codec::new(options).unwrap());
-    let mut rng = SmallRng::seed_from_u64(5);
-    let prepared = rows.iter().flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap());
-    let sample: Vec<f32> = prepared.collect();
-    let padded = codec.padded();
-    let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});
-    create(store, options, &codec, &centroids.values).unwrap();
-    let index = Index::open(store, codec);
-    let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();
-    for (i, row) in rows.iter().enumerate() {
-        assert!(builder.add(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap());
-    }
-    builder.finish().unwrap();
-    index
-}
-
-fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
-    let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
-    let dot: f64 = pairs().map(|(a, b)| a * b).sum();
-    match metric {
-        Metric::L2 => pairs().map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt(),
-        Metric::InnerProduct => -dot,
-        _ => {
-            let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-            1.0 - dot / (norm(a) * norm(b))
-        }
-    }
-}
-
-/// All rows that a scan of so many lists returns.
-fn all_rows(index: &MemIndex<'_>, query: &[f32], lists: usize, by_bound: bool) -> Vec<(f64, u64)> {
-    let query = index.codec().prepare(AnyVector::Components(query)).unwrap();
-    let mut scan = Scan::new(index.codec().query(query), by_bound);
-    assert!(scan.take_lists(index, lists).unwrap());
-    let mut rows = Vec::new();
-    while let Some(row) = scan.next_row(index).unwrap() {
-        rows.push((row.distance, row.tid.0));
-    }
-    rows
-}
+use crate::{AnyVector, HeapTid, Metric, simd};
 
 const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 
@@ -131,7 +69,7 @@ fn rows_are_inserted_removed_and_found() {
     for (i, row) in rows.iter().enumerate().skip(2000) {
         index.insert(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap();
     }
-    let blocks = crate::page::PageStore::block_count(&store);
+    let blocks = store.block_count();
     let removed = index.remove(&mut |tid| tid.0 % 3 == 0).unwrap();
     assert_eq!((removed.removed, removed.remaining), (1333, 2667));
     let report = index.check(&mut |tid, list, entry| {
@@ -153,9 +91,105 @@ fn rows_are_inserted_removed_and_found() {
     let report = index.check(&mut |_, _, _| {}).unwrap();
     assert_eq!(report.problems, []);
     assert_eq!((report.rows, report.free), (4000, 0));
-    assert_eq!(crate::page::PageStore::block_count(&store), blocks);
+    assert_eq!(store.block_count(), blocks);
     let statistics = index.statistics().unwrap();
     assert_eq!((statistics.rows, statistics.built_rows, statistics.lists), (4000, 2000, 12));
     let growth = statistics.spread / statistics.built_spread;
     assert!((0.95..1.1).contains(&growth), "{statistics:?}");
+}
+
+#[test]
+fn bits_are_found_in_their_exact_order() {
+    let mut rng = SmallRng::seed_from_u64(8);
+    // More bits than a short code has.
+    for bits in [24_u32, 100, 3000] {
+        let random = |rng: &mut SmallRng| -> Vec<u8> {
+            (0..(bits as usize).div_ceil(8)).map(|_| rng.random()).collect()
+        };
+        let rows: Vec<Vec<u8>> = (0..500).map(|_| random(&mut rng)).collect();
+        let options = options(Metric::Hamming, bits as usize, Bits::Eight);
+        let store = MemPages::new();
+        let codec = Arc::new(Codec::new(&options).unwrap());
+        let prepared = rows.iter().map(|row| codec.prepare(AnyVector::Bits(row)).unwrap());
+        let sample: Vec<f32> = prepared.flatten().collect();
+        let padded = codec.padded();
+        let centroids = cluster(&Alone, &sample, padded, 8, &mut rng, &mut |_| {});
+        create(&store, &options, &codec, &centroids.values).unwrap();
+        let index = Index::open(&store, codec);
+        for (tid, row) in (1..).zip(&rows) {
+            index.insert(AnyVector::Bits(row), HeapTid(tid)).unwrap();
+        }
+        let report = index.check(&mut |_, _, _| {}).unwrap();
+        assert_eq!((report.problems, report.rows), (vec![], 500));
+        let query = random(&mut rng);
+        let differing = |row: &[u8]| -> u32 {
+            row.iter().zip(&query).map(|(a, b)| (a ^ b).count_ones()).sum()
+        };
+        let prepared = index.codec().prepare(AnyVector::Bits(&query)).unwrap();
+        let mut scan = Scan::new(index.codec().query(prepared), true);
+        assert!(scan.take_lists(&index, 100).unwrap());
+        let mut found = Vec::new();
+        while let Some(row) = scan.next_row(&index).unwrap() {
+            assert_eq!(row.distance, f64::from(differing(&rows[row.tid.0 as usize - 1])));
+            found.push(row.distance);
+        }
+        assert_eq!(found.len(), 500);
+        assert!(found.is_sorted(), "{bits}");
+    }
+}
+
+#[test]
+fn further_lists_follow_the_first_ones() {
+    let mut rng = SmallRng::seed_from_u64(9);
+    let rows = clustered(&mut rng, 1000, 32);
+    let store = MemPages::new();
+    let index = built(&store, &options(Metric::L2, 32, Bits::Eight), &rows, 10);
+    let query = index.codec().prepare(AnyVector::Components(&rows[3])).unwrap();
+    let mut scan = Scan::new(index.codec().query(query), true);
+    let mut found = Vec::new();
+    let mut rounds = 0;
+    while scan.take_lists(&index, 3).unwrap() {
+        rounds += 1;
+        while let Some(row) = scan.next_row(&index).unwrap() {
+            found.push(row.tid.0);
+        }
+    }
+    assert_eq!((rounds, scan.taken()), (4, 10));
+    assert_eq!(found[0], 4);
+    found.sort_unstable();
+    assert_eq!(found, (1..=1000).collect::<Vec<u64>>());
+}
+
+#[test]
+fn extreme_vectors_are_kept_and_found_by_a_true_bound() {
+    for metric in METRICS {
+        let mut rng = SmallRng::seed_from_u64(4);
+        let rows: Vec<Vec<f32>> = [0.0, 1e-45, 1e-39, 1e-30, 1e-10, 1.0, 1e10, 1e19, 1e25, 3e38]
+            .into_iter()
+            .flat_map(|scale: f32| {
+                let mut one = vec![0.0; 70];
+                one[5] = scale;
+                let noise = (0..70).map(|_| scale * rng.random_range(-1.0..1.0));
+                [vec![scale; 70], vec![-scale; 70], one, noise.collect()]
+            })
+            .filter(|row| metric != Metric::Cosine || row.iter().any(|&x| x != 0.0))
+            .collect();
+        for lists in [1, 5] {
+            let store = MemPages::new();
+            let index = built(&store, &options(metric, 70, Bits::Eight), &rows, lists);
+            assert_eq!(index.check(&mut |_, _, _| {}).unwrap().problems, []);
+            for query in &rows {
+                let found = all_rows(&index, query, 5, true);
+                assert_eq!(found.len(), rows.len(), "{metric:?} {}", query[0]);
+                for (bound, tid) in found {
+                    let row = &rows[tid as usize - 1];
+                    for kernels in simd::available() {
+                        let exact = operator(&kernels, metric, query, row);
+                        let fine = exact.is_nan() || bound <= exact;
+                        assert!(fine, "{metric:?} {} {}: {bound} {exact}", query[0], row[0]);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,147 @@
+//! Damaged pages: the checker sees what matters, and nothing ever panics.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::fixture::*;
+use crate::ivf::codec::Codec;
+use crate::ivf::index::{Index, read_meta};
+use crate::ivf::layout::HEADER;
+use crate::ivf::scan::Scan;
+use crate::mem_pages::MemPages;
+use crate::page::{BODY_LEN, PageStore};
+use crate::quantize::extended::Bits;
+use crate::{AnyVector, HeapTid, Metric};
+
+fn sample() -> MemPages {
+    let mut rng = SmallRng::seed_from_u64(61);
+    let rows = clustered(&mut rng, 300, 6);
+    let store = MemPages::new();
+    built(&store, &options(Metric::L2, 6, Bits::Eight), &rows, 4);
+    store
+}
+
+/// Does everything one can do with an index. Errors are fine, panics are not.
+fn exercise(store: &MemPages) {
+    let Ok(meta) = read_meta(store) else { return };
+    let Ok(options) = meta.options() else { return };
+    if options.dimension != 6 {
+        return;
+    }
+    let Some(codec) = Codec::new(&options) else {
+        return;
+    };
+    let index: Index<'_, MemPages, Arc<Codec>> = Index::open(store, Arc::new(codec));
+    let _ = index.check(&mut |_, _, _| ());
+    let _ = index.statistics();
+    let vector = [0.5_f32; 6];
+    let vector = AnyVector::Components(&vector);
+    if let Some(prepared) = index.codec().prepare(vector) {
+        let mut scan = Scan::new(index.codec().query(prepared), true);
+        while let Ok(true) = scan.take_lists(&index, 2) {
+            while let Ok(Some(_)) = scan.next_row(&index) {}
+        }
+    }
+    let _ = index.insert(vector, HeapTid(999));
+    let _ = index.remove(&mut |tid| tid.0.is_multiple_of(2));
+    let _ = index.insert(vector, HeapTid(998));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn damaged_bytes_never_panic(
+        damage in prop::collection::vec((0..100_u32, 0..BODY_LEN, any::<u8>()), 1..20),
+        near_the_beginning: bool,
+    ) {
+        let store = sample();
+        let blocks = store.block_count();
+        for (block, at, byte) in damage {
+            let at = if near_the_beginning { at % 128 } else { at };
+            store.damage(block % blocks, |body| body.0[at] = byte);
+        }
+        exercise(&store);
+    }
+}
+
+#[test]
+fn pages_of_noise_never_panic() {
+    let mut rng = SmallRng::seed_from_u64(5);
+    for round in 0..200 {
+        let store = sample();
+        let block = rng.random_range(0..store.block_count());
+        store.damage(block, |body| {
+            let from = if round % 2 == 0 { 0 } else { HEADER };
+            rng.fill(&mut body.0[from..]);
+        });
+        exercise(&store);
+    }
+}
+
+#[test]
+fn pages_that_point_to_each_other_never_hang() {
+    for block in 0..sample().block_count() {
+        for target in [0_u32, 1, block, block ^ 1] {
+            for at in (0..64).step_by(4) {
+                let store = sample();
+                store.damage(block, |body| {
+                    body.0[at..at + 4].copy_from_slice(&target.to_ne_bytes());
+                });
+                exercise(&store);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_checker_sees_each_kind_of_damage() {
+    let store = sample();
+    let index = open(&store);
+    // The first list's page and its first code page.
+    let mut first = None;
+    index
+        .for_each_list(&mut |list, link| {
+            first = first.or(Some((list, link)));
+            Ok(())
+        })
+        .unwrap();
+    let (list, link) = first.unwrap();
+    let mut codes = 0;
+    index
+        .walk(list, link, &mut |_, directory| {
+            codes = directory[0];
+            Ok(())
+        })
+        .unwrap();
+    let layout = *index.layout_of(list.number);
+    let entry = layout.entry_at(0);
+    // (what, page, byte, new byte)
+    for (what, block, at, byte) in [
+        ("another kind of page", link.head, 0, 9_u8),
+        ("a page of another list", link.head, 4, 77),
+        ("fewer members than there are", link.head, 2, 1),
+        ("a next page that is another list's", link.head, 8, 1),
+        ("a code page that is not one", link.head, HEADER, 0),
+        ("codes of another list", codes, 4, 77),
+        ("codes of another page", codes, 12, 77),
+        ("a row that another member is", codes, entry, 2),
+        ("a value that the short code contradicts", codes, entry + 24, 128),
+    ] {
+        let store = sample();
+        let index = open(&store);
+        let check = || index.check(&mut |_, _, _| ());
+        assert_eq!(check().unwrap().problems, []);
+        store.damage(block, |body| {
+            body.0[at] = match what {
+                "a value that the short code contradicts" => body.0[at] ^ byte,
+                "a row that another member is" => body.0[entry + layout.entry_len],
+                _ => byte,
+            };
+        });
+        let seen = check().map_or(true, |report| !report.problems.is_empty());
+        assert!(seen, "{what} was not seen");
+    }
+}

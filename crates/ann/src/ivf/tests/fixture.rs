@@ -1,0 +1,95 @@
+//! Indexes for tests.
+
+use std::sync::Arc;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::ivf::build::Builder;
+use crate::ivf::codec::Codec;
+use crate::ivf::index::{Index, create, read_meta};
+use crate::ivf::kmeans::{Alone, cluster};
+use crate::ivf::layout::Options;
+use crate::ivf::scan::Scan;
+use crate::mem_pages::MemPages;
+use crate::quantize::extended::Bits;
+use crate::{AnyVector, HeapTid, Metric};
+
+pub type MemIndex<'s> = Index<'s, MemPages, Arc<Codec>>;
+
+pub fn clustered(rng: &mut SmallRng, rows: usize, dimension: usize) -> Vec<Vec<f32>> {
+    let centres: Vec<Vec<f32>> = (0..20)
+        .map(|_| (0..dimension).map(|_| rng.random_range(-1.0..1.0)).collect())
+        .collect();
+    (0..rows)
+        .map(|_| {
+            let centre = &centres[rng.random_range(0..centres.len())];
+            centre.iter().map(|c| c + rng.random_range(-0.8..0.8)).collect()
+        })
+        .collect()
+}
+
+pub fn options(metric: Metric, dimension: usize, bits: Bits) -> Options {
+    Options {
+        dimension: dimension as u32,
+        metric,
+        bits,
+        seed: 7,
+    }
+}
+
+pub fn built<'s>(store: &'s MemPages, options: &Options, rows: &[Vec<f32>], lists: usize) -> MemIndex<'s> {
+    let codec = Arc::new(Codec::new(options).unwrap());
+    let mut rng = SmallRng::seed_from_u64(5);
+    let prepared = rows.iter().flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap());
+    let sample: Vec<f32> = prepared.collect();
+    let padded = codec.padded();
+    let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});
+    create(store, options, &codec, &centroids.values).unwrap();
+    let index = Index::open(store, codec);
+    let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();
+    for (i, row) in rows.iter().enumerate() {
+        assert!(builder.add(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap());
+    }
+    builder.finish().unwrap();
+    index
+}
+
+pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    let dot: f64 = pairs().map(|(a, b)| a * b).sum();
+    match metric {
+        Metric::L2 => pairs().map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt(),
+        Metric::InnerProduct => -dot,
+        _ => {
+            let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            1.0 - dot / (norm(a) * norm(b))
+        }
+    }
+}
+
+/// Opens the index of a store.
+pub fn open(store: &MemPages) -> MemIndex<'_> {
+    let options = read_meta(store).unwrap().options().unwrap();
+    Index::open(store, Arc::new(Codec::new(&options).unwrap()))
+}
+
+/// Adds rows, numbered from `first` on.
+pub fn insert_all(index: &MemIndex<'_>, rows: &[Vec<f32>], first: u64) {
+    for (tid, row) in (first..).zip(rows) {
+        let inserted = index.insert(AnyVector::Components(row), HeapTid(tid));
+        assert!(inserted.unwrap());
+    }
+}
+
+/// All rows that a scan of so many lists returns.
+pub fn all_rows(index: &MemIndex<'_>, query: &[f32], lists: usize, by_bound: bool) -> Vec<(f64, u64)> {
+    let query = index.codec().prepare(AnyVector::Components(query)).unwrap();
+    let mut scan = Scan::new(index.codec().query(query), by_bound);
+    assert!(scan.take_lists(index, lists).unwrap());
+    let mut rows = Vec::new();
+    while let Some(row) = scan.next_row(index).unwrap() {
+        rows.push((row.distance, row.tid.0));
+    }
+    rows
+}
