@@ -181,8 +181,8 @@ unsafe extern "C-unwind" fn on_sampled_row(
         let context = sampling.row_context;
         context.run_and_reset(|| {
             let value = sampling.plan.reader.read(datum);
-            if let Some(vector) = sampling.plan.codec.prepare(value.as_vector()) {
-                sampling.sample.show(&vector, &mut sampling.rng);
+            if let Some(prepared) = sampling.plan.codec.prepare(value.as_vector()) {
+                sampling.sample.show(&prepared.vector, &mut sampling.rng);
             }
         });
     }
@@ -390,8 +390,8 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
                 };
                 context.run_and_reset(|| {
                     let value = plan.reader.read(vector.datum());
-                    if let Some(vector) = plan.codec.prepare(value.as_vector()) {
-                        values.extend(vector);
+                    if let Some(prepared) = plan.codec.prepare(value.as_vector()) {
+                        values.extend(prepared.vector);
                     }
                 });
             }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use ann::ivf::codec::Prepared;
 use ann::ivf::{Codec, Index, Scan};
 use pgrx::prelude::*;
 
@@ -121,19 +122,22 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
         let name = open::name(relation);
         let index = open_index(pages, &name);
         let codec = index.codec();
-        let vector = query.and_then(|query| {
+        let prepared = query.and_then(|query| {
             let value = reader(relation, &index).read(query);
             codec.prepare(value.as_vector())
         });
-        let by_bound = vector.is_some() && common::has_cheap_key(relation);
+        let by_bound = prepared.is_some() && common::has_cheap_key(relation);
         // Nothing is nearer than anything else to NULL, or by its angle to
         // zero: any query will do.
-        let vector = vector.unwrap_or_else(|| vec![0.0; codec.padded()]);
+        let prepared = prepared.unwrap_or_else(|| Prepared {
+            vector: vec![0.0; codec.padded()],
+            is_exact: true,
+        });
         let meta = unwrap_index(index.meta(), &name);
         let settings = settings(relation);
         let probes = settings.probes(meta.lists);
         Search {
-            scan: Scan::new(codec.query(vector), by_bound),
+            scan: Scan::new(codec.query(prepared), by_bound),
             codec: index.shared_codec().clone(),
             by_bound,
             probes,

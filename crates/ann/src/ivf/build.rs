@@ -35,9 +35,10 @@ pub struct Builder<'i, 's, S, C> {
     /// The same, prepared for assigning.
     centroids: Centroids,
     budget: usize,
-    /// Loaded vectors and their rows.
+    /// Loaded vectors.
     pending: Vec<f32>,
-    pending_tids: Vec<HeapTid>,
+    /// Their rows, and whether products with them lose nothing.
+    pending_rows: Vec<(HeapTid, bool)>,
     pending_limit: usize,
     encoded: Vec<Encoded>,
     /// Members, aligned.
@@ -72,7 +73,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
             centroids: Centroids::new(values, padded),
             budget,
             pending: Vec::new(),
-            pending_tids: Vec::new(),
+            pending_rows: Vec::new(),
             pending_limit: (PENDING_BYTES / (padded * 4)).clamp(PART, PENDING),
             encoded: Vec::new(),
             members: Vec::new(),
@@ -86,12 +87,12 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         let padded = self.index.codec.padded();
         let at = self.pending.len();
         self.pending.resize(at + padded, 0.0);
-        if !self.index.codec.load(vector, &mut self.pending[at..]) {
+        let Some(is_exact) = self.index.codec.load(vector, &mut self.pending[at..]) else {
             self.pending.truncate(at);
             return Ok(false);
-        }
-        self.pending_tids.push(tid);
-        if self.pending_tids.len() >= self.pending_limit {
+        };
+        self.pending_rows.push((tid, is_exact));
+        if self.pending_rows.len() >= self.pending_limit {
             self.encode();
             let held = self.members.len() * 8 + self.encoded.len() * size_of::<Encoded>();
             // The next batch doubles what a growing vector has room for.
@@ -111,7 +112,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
     fn encode(&mut self) {
         let codec = &*self.index.codec;
         let padded = codec.padded();
-        let rows = self.pending_tids.len();
+        let rows = self.pending_rows.len();
         let words = codec.layout(Level::Rows).member_len() / 8;
         let at = self.members.len();
         self.members.resize(at + rows * words, 0);
@@ -123,7 +124,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
             let vectors: Vec<_> = vectors.collect();
             let members: Vec<_> = members.collect();
             let lists: Vec<_> = lists.collect();
-            let tids: Vec<&[HeapTid]> = self.pending_tids.chunks(PART).collect();
+            let rows: Vec<&[(HeapTid, bool)]> = self.pending_rows.chunks(PART).collect();
             self.team.run(lists.len(), &|part| {
                 let (mut vectors, mut lists) = (vectors[part].lock(), lists[part].lock());
                 for vector in vectors.chunks_exact_mut(padded) {
@@ -132,10 +133,12 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
                 self.centroids.nearest(&vectors, &mut lists);
                 let mut members = members[part].lock();
                 let members = members.chunks_exact_mut(words);
-                let rows = vectors.chunks_exact(padded).zip(members).zip(tids[part]);
-                for (((vector, member), tid), list) in rows.zip(lists.iter_mut()) {
+                let vectors = vectors.chunks_exact(padded).zip(members);
+                let rows = vectors.zip(rows[part]).zip(lists.iter_mut());
+                for (((vector, member), &(tid, is_exact)), list) in rows {
                     let centre = &self.centres[list.0 as usize];
                     let member = bytemuck::cast_slice_mut(member);
+                    let vector = (vector, is_exact);
                     list.1 = codec.encode(Level::Rows, vector, centre, tid.0, member);
                 }
             });
@@ -151,7 +154,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         }
         self.rows += rows as u64;
         self.pending.clear();
-        self.pending_tids.clear();
+        self.pending_rows.clear();
     }
 
     /// Writes the rows in memory into their lists.
@@ -196,14 +199,17 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
 impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     /// Adds a row; false if the index leaves its vector out.
     pub fn insert(&self, vector: AnyVector<'_>, tid: HeapTid) -> Result<bool, Error> {
-        let Some(vector) = self.codec.prepare(vector) else {
+        let Some(prepared) = self.codec.prepare(vector) else {
             return Ok(false);
         };
-        let (list, centre) = self.nearest_list(&vector)?;
+        let (vector, is_exact) = (prepared.vector.clone(), prepared.is_exact);
+        let query = self.codec.query(prepared);
+        let (list, centre) = self.nearest_list(&query)?;
         let layout = self.codec.layout(Level::Rows);
         let mut member = aligned(layout.member_len());
         let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
-        self.codec.encode(Level::Rows, &vector, &centre, tid.0, member);
+        let vector = (&vector[..], is_exact);
+        self.codec.encode(Level::Rows, vector, &centre, tid.0, member);
         self.append(list, &[member])?;
         Ok(true)
     }

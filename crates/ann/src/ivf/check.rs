@@ -114,14 +114,15 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
 
     /// The entry that a row of a list has; `None` if the index leaves it out.
     pub fn encode_row(&self, list: List, vector: AnyVector<'_>, tid: HeapTid) -> Result<Option<Vec<u8>>, Error> {
-        let Some(vector) = self.codec.prepare(vector) else {
+        let Some(prepared) = self.codec.prepare(vector) else {
             return Ok(None);
         };
         let centre: Centre = self.centre(list)?;
         let layout = self.codec.layout(Level::Rows);
         let mut member = aligned(layout.member_len());
         let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
-        self.codec.encode(Level::Rows, &vector, &centre, tid.0, member);
+        let vector = (&prepared.vector[..], prepared.is_exact);
+        self.codec.encode(Level::Rows, vector, &centre, tid.0, member);
         Ok(Some(Member::of(layout, member).entry.to_vec()))
     }
 

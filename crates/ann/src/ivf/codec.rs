@@ -84,6 +84,8 @@ pub struct Query {
     tables: (Table, Option<Table>),
     half_sum: f32,
     norm: f32,
+    /// The same for bounds: infinite if products lose too much.
+    bound_norm: f32,
 }
 
 impl Query {
@@ -103,6 +105,14 @@ pub struct Base {
     pub key: f32,
     /// The squared distance between the two.
     pub squared: f32,
+}
+
+/// A vector, prepared for encoding and as a query.
+pub struct Prepared {
+    /// Its rotated components, of its normalized direction under cosine.
+    pub vector: Vec<f32>,
+    /// Whether products with it lose nothing.
+    pub is_exact: bool,
 }
 
 /// A centroid, as the members of its list are coded relative to it.
@@ -176,24 +186,27 @@ impl Codec {
         self.rotation.is_some()
     }
 
-    /// Copies a vector, normalized under cosine. False if the index leaves it
-    /// out: it is zero then.
-    pub fn load(&self, vector: AnyVector<'_>, out: &mut [f32]) -> bool {
+    /// Copies a vector, normalized under cosine, and tells whether products with
+    /// it lose nothing. `None` if the index leaves it out: it is zero then.
+    pub fn load(&self, vector: AnyVector<'_>, out: &mut [f32]) -> Option<bool> {
         match vector {
             AnyVector::Components(values) => {
                 let (head, rest) = out.split_at_mut(values.len());
                 head.copy_from_slice(values);
                 rest.fill(0.0);
-                self.options.metric != Metric::Cosine || normalize(head)
+                let is_exact = has_exact_norm(values);
+                let is_placed = self.options.metric != Metric::Cosine || normalize(head);
+                shorten(head);
+                is_placed.then_some(is_exact)
             }
             AnyVector::Bits(bytes) => {
                 for (i, out) in out.iter_mut().enumerate() {
                     let byte = bytes.get(i / 8).copied().unwrap_or(0);
                     *out = if byte >> (i % 8) & 1 != 0 { 0.5 } else { -0.5 };
                 }
-                true
+                Some(true)
             }
-            AnyVector::Sparse(_) => false,
+            AnyVector::Sparse(_) => None,
         }
     }
 
@@ -206,21 +219,23 @@ impl Codec {
     }
 
     /// Loads and rotates a vector; `None` as for [`Codec::load`].
-    pub fn prepare(&self, vector: AnyVector<'_>) -> Option<Vec<f32>> {
+    pub fn prepare(&self, vector: AnyVector<'_>) -> Option<Prepared> {
         let mut out = vec![0.0; self.padded];
-        if !self.load(vector, &mut out) {
-            return None;
-        }
+        let is_exact = self.load(vector, &mut out)?;
         self.rotate(&mut out);
-        Some(out)
+        Some(Prepared {
+            vector: out,
+            is_exact,
+        })
     }
 
-    /// Encodes a prepared vector as a member of a list with this centroid. Gives
-    /// its squared distance from the centroid.
+    /// Encodes a prepared vector, with whether products with it lose nothing, as a
+    /// member of a list with this centroid. Gives its squared distance from the
+    /// centroid.
     pub fn encode(
         &self,
         level: Level,
-        vector: &[f32],
+        (vector, is_exact): (&[f32], bool),
         centre: &Centre,
         target: u64,
         member: &mut [u8],
@@ -256,7 +271,7 @@ impl Codec {
         write_signs(&values[..layout.coded], signs);
 
         let step = f64::from(grid.step);
-        let error = if has_exact_norm(vector) && has_exact_norm(centroid) {
+        let error = if is_exact && has_exact_norm(centroid) {
             grid.error
         } else {
             f32::INFINITY
@@ -322,7 +337,8 @@ impl Codec {
     }
 
     /// Prepares a prepared vector as a query.
-    pub fn query(&self, vector: Vec<f32>) -> Query {
+    pub fn query(&self, prepared: Prepared) -> Query {
+        let Prepared { vector, is_exact } = prepared;
         let mut bits = Vec::new();
         if !self.is_relative() {
             bits.resize(self.padded / 8, 0);
@@ -336,6 +352,11 @@ impl Codec {
             tables: (table(centroids), (rows != centroids).then(|| table(rows))),
             half_sum: (sum / 2.0) as f32,
             norm: norm.sqrt() as f32,
+            bound_norm: if is_exact {
+                norm.sqrt() as f32
+            } else {
+                f32::INFINITY
+            },
             bits,
             vector,
         }
@@ -404,12 +425,12 @@ impl Codec {
         match self.options.metric {
             Metric::Hamming => f64::from(key),
             Metric::Cosine => {
-                let bound = lower_bound(Metric::L2, query.norm, key, error, norm, dimension);
+                let bound = lower_bound(Metric::L2, query.bound_norm, key, error, norm, dimension);
                 // What the operator's own sums and quotient may round away.
                 let rounding = (dimension as f64 / 4.0 + 16.0) * f64::powi(2.0, -23);
                 (bound.max(0.0) * bound.max(0.0) / 2.0 - rounding).max(0.0)
             }
-            metric => lower_bound(metric, query.norm, key, error, norm, dimension),
+            metric => lower_bound(metric, query.bound_norm, key, error, norm, dimension),
         }
     }
 
@@ -449,6 +470,19 @@ impl Codec {
     pub fn is_plausible(entry: Entry<'_>) -> bool {
         let head = entry.head;
         head.target != DEAD && head.step.is_finite() && !head.error.is_nan() && head.norm >= 0.0
+    }
+}
+
+/// Shortens a vector so long that products with it lose too much, to a length
+/// with which nothing overflows. Its bounds tell nothing either way.
+fn shorten(vector: &mut [f32]) {
+    const LONGEST: f64 = 1e14;
+    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    if squares > LONGEST * LONGEST {
+        let scale = LONGEST / squares.sqrt();
+        for x in vector {
+            *x = (f64::from(*x) * scale) as f32;
+        }
     }
 }
 

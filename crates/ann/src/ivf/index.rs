@@ -69,7 +69,7 @@ pub fn create<S: PageStore>(
     }
     let mean: Vec<f32> = mean.into_iter().map(|c| c as f32).collect();
     let mut centre = codec.origin();
-    codec.encode(Level::Centroids, &mean, &centre, Link::EMPTY.target(), member);
+    codec.encode(Level::Centroids, (&mean, true), &centre, Link::EMPTY.target(), member);
     let apex = Member::of(layout, member).entry.to_vec();
     codec.descend(Entry::new(&apex), &mut centre);
 
@@ -77,7 +77,7 @@ pub fn create<S: PageStore>(
     let mut members = Vec::new();
     let mut known = FxHashSet::default();
     for centroid in centroids {
-        codec.encode(Level::Centroids, centroid, &centre, Link::EMPTY.target(), member);
+        codec.encode(Level::Centroids, (centroid, true), &centre, Link::EMPTY.target(), member);
         if known.insert(member.to_vec()) {
             members.push(Code::copied(member));
         }
@@ -187,13 +187,12 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         entered.ok_or_else(|| Error::corrupted(root.place.block, "the list of lists is lost"))
     }
 
-    /// The list whose centroid is nearest to a prepared vector, and that centroid.
-    pub(super) fn nearest_list(&self, vector: &[f32]) -> Result<(List, Centre), Error> {
-        let query = self.codec.query(vector.to_vec());
+    /// The list whose centroid is nearest to a query, and that centroid.
+    pub(super) fn nearest_list(&self, query: &Query) -> Result<(List, Centre), Error> {
         let mut stream = Stream::by_distance(&self.codec);
-        let (base, link) = self.enter(&query)?;
+        let (base, link) = self.enter(query)?;
         stream.open(ROOT, link.head, base);
-        let Some(hit) = stream.next(self, &query)? else {
+        let Some(hit) = stream.next(self, query)? else {
             return Err(Error::corrupted(METAPAGE, "the index has no lists"));
         };
         let list = List {

@@ -181,6 +181,7 @@ impl Stream {
     /// been returned.
     pub fn restart(&mut self, window: usize) {
         self.open.clear();
+        self.queue.clear();
         self.limit = None;
         self.window = window;
     }

@@ -41,7 +41,7 @@ pub fn options(metric: Metric, dimension: usize, bits: Bits) -> Options {
 pub fn built<'s>(store: &'s MemPages, options: &Options, rows: &[Vec<f32>], lists: usize) -> MemIndex<'s> {
     let codec = Arc::new(Codec::new(options).unwrap());
     let mut rng = SmallRng::seed_from_u64(5);
-    let prepared = rows.iter().flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap());
+    let prepared = rows.iter().flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap().vector);
     let sample: Vec<f32> = prepared.collect();
     let padded = codec.padded();
     let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});

@@ -110,7 +110,7 @@ fn bits_are_found_in_their_exact_order() {
         let options = options(Metric::Hamming, bits as usize, Bits::Eight);
         let store = MemPages::new();
         let codec = Arc::new(Codec::new(&options).unwrap());
-        let prepared = rows.iter().map(|row| codec.prepare(AnyVector::Bits(row)).unwrap());
+        let prepared = rows.iter().map(|row| codec.prepare(AnyVector::Bits(row)).unwrap().vector);
         let sample: Vec<f32> = prepared.flatten().collect();
         let padded = codec.padded();
         let centroids = cluster(&Alone, &sample, padded, 8, &mut rng, &mut |_| {});
