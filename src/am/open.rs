@@ -57,7 +57,12 @@ pub unsafe fn table_and_index(
     let wrong_kind = || -> ! {
         raise(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-            format!("{function} takes an index of {}", methods.join(" or ")),
+            match methods.split_last() {
+                Some((last, others)) => {
+                    format!("{function} takes an index of {} or {last}", others.join(", "))
+                }
+                None => format!("{function} takes no index"),
+            },
         )
     };
     // SAFETY: reads the catalog, and opens what it names.
