@@ -38,6 +38,12 @@ METRICS = {
 }
 
 
+# Searches of every kind of index that look far.
+WIDE = "SET hnsw.ef_search = 100; SET ivf.probes = 60"
+# And that find everything, in order.
+EVERYTHING = "SET hnsw.iterative_scan = strict_order; SET ivf.probes = 10000"
+
+
 @dataclasses.dataclass(frozen=True)
 class Database:
     """One database of a running cluster."""
@@ -145,7 +151,7 @@ def recall(conn, table, metric, queries, k=10, where="true", index=None):
 
 
 def verify(conn, index):
-    """Runs the index checker; returns its counts (vertices, heap_tids, levels, free_slots, unreachable)."""
+    """Runs the index checker; returns its counts (vertices, heap_tids, levels, free_slots, unreachable, lists)."""
     cur = conn.cursor(row_factory=psycopg.rows.namedtuple_row)
     return cur.execute("SELECT * FROM insitu.verify_index(%s::text::regclass)", [index]).fetchone()
 

@@ -108,6 +108,13 @@ def conn(database):
         yield conn
 
 
+@pytest.fixture(params=["hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf (emb vector_l2_ops)"],
+                ids=["hnsw", "ivf"])
+def index(request):
+    """Each kind of index on items, as CREATE INDEX items_emb ON items USING takes it."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def corpus(cluster, template_minilm, request):
     """The path of the embedded corpus (see corpus.py)."""

@@ -7,7 +7,7 @@ import time
 import psycopg
 import pytest
 
-from checks import (assert_index_scan, background, clustered, copy_rows, create_items, execute, nearest_sql, recall,
+from checks import (EVERYTHING, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute, nearest_sql, recall,
                     verify, wait_for)
 
 DIMS = 24
@@ -17,12 +17,12 @@ QUERIES = clustered(40_050, DIMS, seed=40)[40_000:]
 
 
 @pytest.fixture
-def items(conn):
+def items(conn, index):
     """An indexed table of 4,000 rows with a column `side` that tells whether the id is odd."""
     conn.execute("DROP TABLE IF EXISTS items")
     create_items(conn, DATA[:4000])
     conn.execute("ALTER TABLE items ADD side int GENERATED ALWAYS AS (id % 2) STORED")
-    conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)")
+    conn.execute(f"CREATE INDEX items_emb ON items USING {index}")
     return conn
 
 
@@ -81,7 +81,7 @@ class Worker:
 
     def _work(self, database, rng, action, deadline):
         with database.connect() as conn:
-            conn.execute("SET enable_seqscan = off; SET hnsw.iterative_scan = strict_order")
+            conn.execute(f"SET enable_seqscan = off; {EVERYTHING}")
             while time.monotonic() < deadline:
                 action(conn, rng, self)
                 self.actions += 1
@@ -98,7 +98,7 @@ def test_all_at_once(database, items, maintenance):
             worker.future.result()
     assert all(worker.actions > 0 for worker in workers), {worker.name: worker.actions for worker in workers}
     verify(items, "items_emb")
-    items.execute("SET hnsw.ef_search = 100")
+    items.execute(WIDE)
     assert recall(items, "items", "l2", QUERIES) >= 0.95
     vacuum_all(items)
     live, = items.execute("SELECT count(*) FROM items").fetchone()
@@ -106,11 +106,11 @@ def test_all_at_once(database, items, maintenance):
     assert recall(items, "items", "l2", QUERIES) >= 0.95
 
 
-def test_first_inserts_race_for_the_entry_point(database, conn):
+def test_first_inserts_race(database, conn, index):
     """Many sessions insert into an empty index in the same moment."""
     conn.execute("DROP TABLE IF EXISTS items")
     create_items(conn, DATA[:0])
-    conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops)")
+    conn.execute(f"CREATE INDEX items_emb ON items USING {index}")
     for round in range(5):
         ready = threading.Barrier(8)
 
@@ -143,7 +143,7 @@ def test_an_open_transaction_blocks_nobody(database, items):
 
 
 def test_vacuum_of_almost_everything_against_inserts(database, items):
-    """The entry point is deleted again and again while new rows look for it."""
+    """The entry point of a graph is deleted again and again while new rows look for it."""
     with background() as pool:
         deadline = time.monotonic() + SECONDS / 2
         inserts = [Worker(database, pool, number, insert, deadline) for number in range(3)]
@@ -153,7 +153,7 @@ def test_vacuum_of_almost_everything_against_inserts(database, items):
         for worker in inserts:
             worker.future.result()
     verify(items, "items_emb")
-    items.execute("SET hnsw.ef_search = 100; SET hnsw.iterative_scan = strict_order")
+    items.execute(f"{WIDE}; {EVERYTHING}")
     assert recall(items, "items", "l2", QUERIES) >= 0.95
 
 
@@ -177,10 +177,13 @@ def interrupted(database, statement, delay, by_timeout):
     return error is not None
 
 
-def test_cancelled_builds_leave_nothing(database, items):
+def test_cancelled_builds_leave_nothing(database, items, index):
+    if index.startswith("ivf"):
+        # Many lists, so that the build takes long enough.
+        index += " WITH (lists = 3000)"
     copy_rows(items, "items", ((id, DATA[id]) for id in range(4000, 15_000)))
     items.execute("DROP INDEX items_emb")
-    build = "CREATE INDEX {} items_emb ON items USING hnsw (emb vector_l2_ops) WITH (storage = fused)"
+    build = "CREATE INDEX {} items_emb ON items USING " + index
     start = time.monotonic()
     items.execute(build.format(""))
     duration = time.monotonic() - start
@@ -214,7 +217,7 @@ def test_cancelled_vacuums_leave_a_sound_index(database, items):
         interrupted(database, "VACUUM items", rng.random() * 0.3, by_timeout=round % 2)
         verify(items, "items_emb")
         copy_rows(items, "items", ((id, DATA[id]) for id in range(12_000 + 200 * round, 12_200 + 200 * round)))
-    items.execute("SET hnsw.ef_search = 100; SET hnsw.iterative_scan = strict_order")
+    items.execute(f"{WIDE}; {EVERYTHING}")
     assert recall(items, "items", "l2", QUERIES) >= 0.95
     vacuum_all(items)
     live, = items.execute("SELECT count(*) FROM items").fetchone()
@@ -228,11 +231,11 @@ def test_cancelled_inserts_and_scans(database, items):
     for round in range(1, 7):
         interrupted(database, statement.format(round), rng.random() * 0.5, by_timeout=round % 2)
         verify(items, "items_emb")
-    scan = ("SET enable_seqscan = off; SET hnsw.ef_search = 1000;"
+    scan = ("SET enable_seqscan = off; SET hnsw.ef_search = 1000; SET ivf.probes = 10000;"
             " SELECT count(*) FROM items a, LATERAL (SELECT id FROM items b ORDER BY b.emb <-> a.emb LIMIT 1000) n")
     assert interrupted(database, scan, 0.5, by_timeout=False)
     assert_index_scan(items, nearest_sql("items", "l2"), [QUERIES[0]], "items_emb")
-    items.execute("SET hnsw.ef_search = 200; SET hnsw.iterative_scan = strict_order")
+    items.execute(f"SET hnsw.ef_search = 200; {EVERYTHING}")
     assert recall(items, "items", "l2", QUERIES) >= 0.95
     items.execute("VACUUM items")
     verify(items, "items_emb")

@@ -102,8 +102,11 @@ def grow_page_pointers(pages, rng):
 ALWAYS_TOLD = [zero_page, zero_first_page, zero_contents, random_page, random_contents, random_first_contents, all_ones,
                swap_pages, duplicate_page, stale_first_page, cut_last_page, cut_half, cut_all]
 MOSTLY_TOLD = [flip_bit, flip_metapage_byte, flip_any_bytes, grow_page_pointers]
-DAMAGES = [(damage, n) for damage in ALWAYS_TOLD for n in range(2)] + [(damage, n) for damage in MOSTLY_TOLD for n in range(8)]
-NAMES = [f"{damage.__name__}_{n}" for damage, n in DAMAGES]
+# Each damage comes to each kind of index.
+METHODS = ["hnsw", "ivf"]
+DAMAGES = [(damage, method) for method in METHODS
+           for damage in [*(damage for damage in ALWAYS_TOLD for _ in range(2)), *(damage for damage in MOSTLY_TOLD for _ in range(8))]]
+NAMES = [f"{damage.__name__}_{method}_{n}" for n, (damage, method) in enumerate(DAMAGES)]
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +117,11 @@ def wreck(settings):
         with database.connect() as conn:
             create_items(conn, DATA[:ROWS], "whole")
             paths = {}
-            for name in ["whole", *NAMES]:
+            for name, (_, method) in zip(["whole", *NAMES], [(None, "hnsw"), *DAMAGES], strict=True):
                 if name != "whole":
                     conn.execute(f"CREATE TABLE {name} AS TABLE whole")
                     conn.execute(f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
-                conn.execute(f"CREATE INDEX {name}_emb ON {name} USING hnsw (emb vector_l2_ops)")
+                conn.execute(f"CREATE INDEX {name}_emb ON {name} USING {method} (emb vector_l2_ops)")
                 # Some vertices have been vacuumed and some inserted, as in an index that has lived.
                 conn.execute(f"DELETE FROM {name} WHERE id % 10 = 3")
             conn.execute("VACUUM")
@@ -175,10 +178,11 @@ def test_the_checker_tells(conn, name):
     assert complains(conn, name)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("damage", MOSTLY_TOLD)
-def test_the_checker_tells_most_of_the_small_ones(conn, damage):
+def test_the_checker_tells_most_of_the_small_ones(conn, damage, method):
     """A flip may hit a byte that nothing reads, so some may pass."""
-    told = {name: complains(conn, name) for name, (kind, _) in zip(NAMES, DAMAGES, strict=True) if kind is damage}
+    told = {name: complains(conn, name) for name, kind in zip(NAMES, DAMAGES, strict=True) if kind == (damage, method)}
     assert sum(told.values()) >= len(told) / 2, told
 
 
@@ -199,6 +203,7 @@ def test_nothing_crashes_on_a_damaged_index(conn, name):
     rng = np.random.default_rng(91)
     for mode in ("off", "relaxed_order", "strict_order"):
         conn.execute(f"SET hnsw.iterative_scan = {mode}")
+        conn.execute(f"SET ivf.iterative_scan = {mode.replace('strict', 'relaxed')}")
         for query in DATA[ROWS:]:
             rows = attempt(conn, nearest_sql(name, "l2", k=200), [query])
             if rows is not None:

@@ -5,13 +5,13 @@ import threading
 import psycopg
 import pytest
 
-from checks import (Database, assert_index_scan, clustered, copy_rows, create_items, install, nearest_sql, recall,
+from checks import (WIDE, Database, assert_index_scan, clustered, copy_rows, create_items, install, nearest_sql, recall,
                     verify, wait_for)
 
 DIMS = 32
 DATA = clustered(12_000, DIMS, seed=30)
 QUERIES = clustered(12_030, DIMS, seed=30)[12_000:]
-OPCLASSES = {"l2": "vector_l2_ops", "cosine": "vector_cosine_ops"}
+INDEXES = {"l2": "hnsw (emb vector_l2_ops)", "cosine": "hnsw (emb vector_cosine_ops)", "ip": "ivf (emb vector_ip_ops)"}
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def answers(database):
     with database.connect() as conn:
         conn.execute("SET enable_seqscan = off")
         result = {}
-        for metric in OPCLASSES:
+        for metric in INDEXES:
             sql = nearest_sql("items", metric, k=30)
             assert_index_scan(conn, sql, [QUERIES[0]], f"items_{metric}")
             result[metric] = [[row[0] for row in conn.execute(sql, [query])] for query in QUERIES]
@@ -65,9 +65,11 @@ class Readers:
     def _read(self):
         try:
             with self._database.connect() as conn:
-                conn.execute("SET enable_seqscan = off; SET hnsw.iterative_scan = relaxed_order")
+                conn.execute("SET enable_seqscan = off; SET hnsw.iterative_scan = relaxed_order;"
+                             " SET ivf.iterative_scan = relaxed_order")
                 while not self._stop.is_set():
-                    sql = nearest_sql("items", "l2", k=20, where="mod(id, 2) = 0")
+                    metric = list(INDEXES)[self.queries % len(INDEXES)]
+                    sql = nearest_sql("items", metric, k=20, where="mod(id, 2) = 0")
                     found = [row[0] for row in conn.execute(sql, [QUERIES[self.queries % len(QUERIES)]])]
                     assert len(found) == len(set(found)) == 20 and not any(id % 2 for id in found), found
                     self.queries += 1
@@ -88,9 +90,8 @@ class Readers:
 def test_standby_answers_like_its_primary(primary, standby):
     with primary.connect() as conn:
         create_items(conn, DATA[:3000])
-        for metric, opclass in OPCLASSES.items():
-            conn.execute(f"CREATE INDEX items_{metric} ON items USING hnsw (emb {opclass})"
-                         f" WITH (storage = {'plain' if metric == 'l1' else 'fused'})")
+        for metric, index in INDEXES.items():
+            conn.execute(f"CREATE INDEX items_{metric} ON items USING {index}")
         replayed(primary, standby)
         assert answers(standby) == answers(primary)
 
@@ -106,13 +107,14 @@ def test_standby_answers_like_its_primary(primary, standby):
                 conn.execute("VACUUM items")
                 compare(primary, standby, f"vacuum of cycle {cycle}")
             conn.execute("REINDEX INDEX items_l2")
+            conn.execute("REINDEX INDEX items_ip")
             compare(primary, standby, "reindex")
         assert readers.failure is None
         assert readers.queries > 50
 
     with standby.connect() as conn:
-        conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
-        for metric in OPCLASSES:
+        conn.execute(f"SET enable_seqscan = off; {WIDE}")
+        for metric in INDEXES:
             assert recall(conn, "items", metric, QUERIES, index=f"items_{metric}") >= 0.95
     log = standby.cluster.log_path.read_text(errors="replace")
     assert "inconsistent page found" not in log
@@ -124,8 +126,8 @@ def compare(primary, standby, stage):
     counts = {}
     for database in (primary, standby):
         with database.connect() as conn:
-            counts[database.cluster.name] = [tuple(verify(conn, f"items_{metric}")) for metric in OPCLASSES]
-    assert len(set(map(str, counts.values()))) == 1, f"different graphs after {stage}: {counts}"
+            counts[database.cluster.name] = [tuple(verify(conn, f"items_{metric}")) for metric in INDEXES]
+    assert len(set(map(str, counts.values()))) == 1, f"different indexes after {stage}: {counts}"
 
 
 def test_promoted_standby_goes_on(primary, standby):
@@ -137,7 +139,7 @@ def test_promoted_standby_goes_on(primary, standby):
         copy_rows(conn, "scratch", enumerate(DATA[:100]))
     replayed(primary, standby)
     with standby.connect() as conn:
-        conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
+        conn.execute(f"SET enable_seqscan = off; {WIDE}")
         with pytest.raises(psycopg.Error, match="temporary or unlogged relations"):
             conn.execute(nearest_sql("scratch", "l2"), [QUERIES[0]]).fetchall()
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
