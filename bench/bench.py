@@ -19,7 +19,7 @@ import report
 import search
 import writes
 from cluster import Cluster
-from engines import EF_CONSTRUCTION, ENGINES, M, installed
+from engines import FAMILIES, installed
 
 DEFAULT_ROWS = {"packages": 20_000, "sentences": 200_000}
 # In the order in which they run.
@@ -29,16 +29,17 @@ PARTS = ["search", "growth", "concurrency", "cold", "inserts", "vacuum"]
 def main():
     arguments = parse()
     notes = []
-    engines = present(arguments, notes)
+    family = FAMILIES[arguments.index]
+    engines = present(family, arguments, notes)
     parts = [part for part in PARTS if part in arguments.parts]
     with Cluster(settings=settings(engines), name="insitu-bench") as cluster:
         data = read(cluster, arguments)
-        bench = search.Bench(cluster, engines, data.vectors, data.queries, arguments.rounds, arguments.seconds, say)
+        bench = search.Bench(cluster, family, engines, data.vectors, data.queries, arguments.rounds, arguments.seconds, say)
         results = {
             "date": datetime.date.today().isoformat(), "machine": machine(),
             "postgresql": cluster.psql("SHOW server_version").split()[0], "dataset": arguments.dataset,
-            "rows": len(data.vectors), "dimensions": data.vectors.shape[1], "queries": len(data.queries), "m": M,
-            "ef_construction": EF_CONSTRUCTION, "clients": search.CLIENTS, "repetitions": arguments.rounds,
+            "rows": len(data.vectors), "dimensions": data.vectors.shape[1], "queries": len(data.queries),
+            "knob": family.knob, "parameters": family.parameters, "clients": search.CLIENTS, "repetitions": arguments.rounds,
             "seconds": arguments.seconds, "threads": embedding.THREADS, "notes": notes,
             "versions": {engine.name: cluster.psql("SELECT default_version FROM pg_available_extensions "
                                                    f"WHERE name = '{engine.extension}'") for engine in engines},
@@ -50,7 +51,8 @@ def main():
             if part == "search":
                 say("queries/s and recall")
                 results["curves"] = search.curves(bench, served)
-                if arguments.engines is None or inmemory.NAME in arguments.engines:
+                # A graph beside graphs.
+                if arguments.index == "hnsw" and (arguments.engines is None or inmemory.NAME in arguments.engines):
                     if inmemory.importable():
                         results["in_memory"] = inmemory.measure(bench, served)
                     else:
@@ -75,7 +77,9 @@ def parse():
     parser.add_argument("--dataset", choices=["packages", "sentences", "synthetic"], default="packages")
     parser.add_argument("--dimensions", type=int, help="of the synthetic vectors (384)")
     parser.add_argument("--parts", default="search", help=f"`all`, or some of {','.join(PARTS)} (search)")
-    parser.add_argument("--engines", nargs="+", choices=[engine.name for engine in ENGINES] + [inmemory.NAME])
+    parser.add_argument("--index", choices=list(FAMILIES), default="hnsw")
+    names = [engine.name for engine in FAMILIES["hnsw"].engines]
+    parser.add_argument("--engines", nargs="+", choices=[*names, inmemory.NAME])
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each point, of which the median counts")
     parser.add_argument("--seconds", type=int, default=3, help="length of a pgbench run")
     parser.add_argument("--builds", type=int, default=1, help="index builds, of which the median counts")
@@ -99,10 +103,10 @@ def parse():
     return arguments
 
 
-def present(arguments, notes):
+def present(family, arguments, notes):
     """The engines to measure; a note for each that is not there."""
     engines = []
-    for engine in ENGINES:
+    for engine in family.engines:
         if arguments.engines and engine.name not in arguments.engines:
             continue
         if installed(engine):
@@ -128,7 +132,7 @@ def settings(engines):
         "max_wal_size": "16GB",
         "autovacuum": "off",
         "jit": "off",
-        # For a small table and a large ef_search the planner would rather sort: here the index is what is measured.
+        # For a small table and a large beam the planner would rather sort: here the index is what is measured.
         "enable_seqscan": "off",
     }
     preload = [engine.preload for engine in engines if engine.preload]

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 
 from datasets import Truth
-from search import CLIENTS, EF_DEFAULT, QUERIES, Served, curves, in_turns
+from search import CLIENTS, QUERIES, Served, curves, in_turns
 
 # The small table of `growth` has one of so many rows.
 GROWTH = 10
@@ -36,14 +36,14 @@ def growth(bench, served):
 def concurrency(bench, served):
     """{engine: {recall, queries_per_second: [with 2 clients, with 16]}}, in turns."""
     bench.say(f"{CLIENTS} and {MANY_CLIENTS} clients")
-    results = {database.name: {"recall": database.recall(EF_DEFAULT)} for database in served}
+    results = {database.name: {"recall": database.recall(bench.family.default)} for database in served}
     rounds = in_turns(bench.rounds, served, lambda database: [
-        database.rate(EF_DEFAULT, bench.seconds, clients) for clients in (CLIENTS, MANY_CLIENTS)])
+        database.rate(bench.family.default, bench.seconds, clients) for clients in (CLIENTS, MANY_CLIENTS)])
     for name, rates in rounds.items():
         results[name] |= {"queries_per_second": [statistics.median(column) for column in zip(*rates)], "rounds": rates}
         bench.say(f"  {name:<12} " + ", ".join(f"{rate:,.0f}" for rate in results[name]["queries_per_second"])
                   + " queries/s")
-    return {"clients": [CLIENTS, MANY_CLIENTS], "ef_search": EF_DEFAULT, "engines": results}
+    return {"clients": [CLIENTS, MANY_CLIENTS], bench.family.knob: bench.family.default, "engines": results}
 
 
 def cold(bench, served):
@@ -55,7 +55,7 @@ def cold(bench, served):
         bench.cluster.stop()
         dropped.append(drop_os_cache())
         bench.cluster.start()
-        answers, milliseconds = database.answers(EF_DEFAULT, min(COLD_QUERIES, QUERIES))
+        answers, milliseconds = database.answers(bench.family.default, min(COLD_QUERIES, QUERIES))
         return database.truth.recall(answers), milliseconds
 
     results = {}
@@ -65,7 +65,7 @@ def cold(bench, served):
         results[name] = {"recall": rounds[0][0], "milliseconds": milliseconds}
         bench.say(f"  {name:<12} {milliseconds[0]:.1f} ms for the first query, "
                   f"{statistics.mean(milliseconds):.2f} ms on average")
-    return {"os_cache_dropped": all(dropped), "ef_search": EF_DEFAULT, "engines": results}
+    return {"os_cache_dropped": all(dropped), bench.family.knob: bench.family.default, "engines": results}
 
 
 def drop_os_cache():

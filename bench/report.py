@@ -35,7 +35,7 @@ def markdown(results, name):
     lines = [f"# {results['rows']:,} rows of {results['dimensions']} dimensions, {results['dataset']}", "",
              f"{results['machine']}, PostgreSQL {results['postgresql']}, {results['date']}. "
              + ", ".join(f"{engine} {results['versions'][engine]}" for engine in engines) + ". "
-             f"m = {results['m']}, ef_construction = {results['ef_construction']}, cosine, k = 10, "
+             f"{results['parameters']}, cosine, k = 10, "
              f"{results['clients']} clients, prepared statements, median of {results['repetitions']} rounds of "
              f"{results['seconds']} s."]
     lines += _goals(results)
@@ -66,8 +66,9 @@ def _goals(results):
         for recall in GOAL_RECALLS:
             add(f"queries/s at recall {recall}, {clients} clients",
                 {engine: rate_at(points, recall) for engine, points in results["curves"].items()}, "more")
-        add("recall at ef_search 40",
-            {e: next(p["recall"] for p in points if p["ef_search"] == 40) for e, points in results["curves"].items()},
+        knob = results["knob"]
+        add(f"recall at {knob} 40",
+            {e: next(p["recall"] for p in points if p[knob] == 40) for e, points in results["curves"].items()},
             "difference", "{:.4f}")
     if "in_memory" in results:
         for what, curves in _one_thread(results["in_memory"], engines[0]):
@@ -129,7 +130,7 @@ def _builds(results, _name):
 
 def _search(results, name):
     return [f"![recall and queries per second]({name}.svg)", "",
-            f"## Recall@10 and queries/s, {results['clients']} clients", "", *_curves(results["curves"])]
+            f"## Recall@10 and queries/s, {results['clients']} clients", "", *_curves(results["curves"], results["knob"])]
 
 
 def _in_memory(results, name):
@@ -137,7 +138,7 @@ def _in_memory(results, name):
     other = list(part["curves"])[-1]
     return [f"## {other} in memory, one thread each", "", f"![one thread]({name}.memory.svg)", "",
             f"{other} {part['version']} built its graph in {part['build_seconds']:.1f} s with {results['threads']} "
-            f"threads.", "", *_curves(part["curves"])]
+            f"threads.", "", *_curves(part["curves"], results["knob"])]
 
 
 def _one_thread(part, engine):
@@ -147,16 +148,16 @@ def _one_thread(part, engine):
         yield what, {engine: part["curves"][name], other: part["curves"][other]}
 
 
-def _curves(curves):
-    """Two tables: by ef_search, and at equal recall."""
+def _curves(curves, knob):
+    """Two tables: by the knob's value, and at equal recall."""
     engines = list(curves)
     # Ratios compare the first engine with each of the others.
     first, others = engines[0], engines[1:]
     ratios = [f"{first} / {other}" for other in others]
-    header = ["ef_search"] + [f"{engine} {what}" for engine in engines for what in ("recall", "queries/s")]
+    header = [knob] + [f"{engine} {what}" for engine in engines for what in ("recall", "queries/s")]
     rows = []
     for points in zip(*curves.values()):
-        row = [str(points[0]["ef_search"])]
+        row = [str(points[0][knob])]
         for point in points:
             row += [f"{point['recall']:.4f}", f"{point['queries_per_second']:,.0f}"]
         row += [f"{points[0]['queries_per_second'] / p['queries_per_second']:.2f}x" for p in points[1:]]
@@ -187,39 +188,39 @@ def _growth_rates(part):
 
 
 def _concurrency(results, _name):
-    part = results["concurrency"]
+    part, knob = results["concurrency"], results["knob"]
     rows = [[engine, f"{v['recall']:.4f}", *(f"{rate:,.0f}" for rate in v["queries_per_second"]),
              f"{100 * v['queries_per_second'][1] / v['queries_per_second'][0]:.0f}%"]
             for engine, v in part["engines"].items()]
-    return [f"## Concurrency: queries/s at ef_search = {part['ef_search']}", "",
+    return [f"## Concurrency: queries/s at {knob} = {part[knob]}", "",
             *_table(["engine", "recall@10", *(f"{count} clients" for count in part["clients"]), "kept"], rows)]
 
 
 def _cold(results, _name):
-    part = results["cold"]
+    part, knob = results["cold"], results["knob"]
     rows = [[engine, f"{v['recall']:.4f}", f"{v['milliseconds'][0]:.1f}",
              *(f"{statistics.mean(v['milliseconds'][:count]):.2f}" for count in COLD_FIRST)]
             for engine, v in part["engines"].items()]
     caches = ("The server was restarted and the operating system's cache dropped." if part["os_cache_dropped"] else
               "The server was restarted; the operating system's cache could not be dropped, so it was warm.")
-    return [f"## Cold caches: ms a query at ef_search = {part['ef_search']}", "", caches, "",
+    return [f"## Cold caches: ms a query at {knob} = {part[knob]}", "", caches, "",
             *_table(["engine", "recall@10", "first query", *(f"mean of first {n}" for n in COLD_FIRST)], rows)]
 
 
 def _inserts(results, _name):
-    part = results["inserts"]
+    part, knob = results["inserts"], results["knob"]
     rows = [[engine, f"{v['inserts_per_second']:,.0f}", f"{v['inserted']:,}", f"{v['wal_bytes_per_row'] / 1024:.1f}",
              f"{v['recall']:.4f}"] for engine, v in part["engines"].items()]
     return [f"## Inserts into {part['rows']:,} rows, {results['clients']} clients", "",
             *_table(["engine", "inserts/s", "inserted", "WAL, KiB a row",
-                     f"recall@10 afterwards, ef_search = {part['ef_search']}"], rows)]
+                     f"recall@10 afterwards, {knob} = {part[knob]}"], rows)]
 
 
 def _vacuum(results, _name):
-    part = results["vacuum"]
+    part, knob = results["vacuum"], results["knob"]
     rows = [[engine, f"{v['vacuum_seconds']:.1f}", f"{v['recall']:.4f}"] for engine, v in part["engines"].items()]
     return [f"## Vacuum of {part['rows']:,} rows, a third of them deleted", "",
-            *_table(["engine", "seconds", f"recall@10 afterwards, ef_search = {part['ef_search']}"], rows)]
+            *_table(["engine", "seconds", f"recall@10 afterwards, {knob} = {part[knob]}"], rows)]
 
 
 def _embedding(results, _name):

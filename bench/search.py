@@ -12,11 +12,9 @@ import numpy as np
 
 from cluster import Cluster, pg_config
 from datasets import NEIGHBOURS, QUERIES, Truth
-from engines import EF_SEARCH, Engine
+from engines import Engine, Family
 
 CLIENTS = 2
-# The ef_search of everything that is not measured along the whole curve: the default of pgvector and insitu.
-EF_DEFAULT = 40
 QUERY = f"SELECT id FROM docs ORDER BY emb <=> (SELECT v FROM queries WHERE id = {{id}}) LIMIT {NEIGHBOURS}"
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
@@ -27,6 +25,7 @@ class Bench:
     """What all parts of the benchmark need."""
 
     cluster: Cluster
+    family: Family
     engines: list
     vectors: np.ndarray
     queries: np.ndarray
@@ -67,18 +66,20 @@ class Served:
         """Builds the index, anew where there is one: seconds and bytes."""
         with self.connect() as connection:
             connection.execute("DROP INDEX IF EXISTS docs_emb")
+            rows, = connection.execute("SELECT count(*) FROM docs").fetchone()
+            index = self.engine.index.replace("{lists}", str(max(1, round(rows ** 0.5))))
             started = time.monotonic()
-            connection.execute(f"CREATE INDEX docs_emb ON docs {self.engine.index}")
+            connection.execute(f"CREATE INDEX docs_emb ON docs {index}")
             seconds = time.monotonic() - started
             size, = connection.execute("SELECT pg_relation_size('docs_emb')").fetchone()
             connection.execute("CHECKPOINT")
         return seconds, size
 
-    def answers(self, ef_search, count=QUERIES):
+    def answers(self, value, count=QUERIES):
         """The ids that the index returns for the first queries, and the milliseconds that each of them took."""
         answers, milliseconds = [], []
         with self.connect(prepare_threshold=0) as connection:
-            connection.execute(f"SET {self.engine.knob} = {ef_search}")
+            connection.execute(f"SET {self.engine.knob} = {value}")
             for number in range(count):
                 started = time.perf_counter()
                 rows = connection.execute(QUERY.format(id="%s"), [number]).fetchall()
@@ -90,14 +91,14 @@ class Served:
             raise RuntimeError(f"{self.name} does not answer from its index:\n{plan}")
         return answers, milliseconds
 
-    def recall(self, ef_search):
+    def recall(self, value):
         """Recall@10 over all queries; it also brings table and index into the buffers."""
-        return self.truth.recall(self.answers(ef_search)[0])
+        return self.truth.recall(self.answers(value)[0])
 
-    def rate(self, ef_search, seconds, clients=CLIENTS):
+    def rate(self, value, seconds, clients=CLIENTS):
         """Queries/s of one pgbench run."""
         script = f"\\set q random(0, {QUERIES - 1})\n{QUERY.format(id=':q')};\n"
-        return pgbench(self, script, seconds, clients, f"-c {self.engine.knob}={ef_search}")
+        return pgbench(self, script, seconds, clients, f"-c {self.engine.knob}={value}")
 
 
 def copy_rows(connection, table, first, vectors):
@@ -157,19 +158,19 @@ def in_turns(rounds, contestants, measure):
 
 
 def curves(bench, contestants, clients=CLIENTS, until=None):
-    """{name: points}. For each ef_search, each contestant's recall, then their queries/s in turns.
+    """{name: points}. For each value of the knob, each contestant's recall, then their queries/s in turns.
 
     until: a recall that ends a contestant's curve once it is reached.
     """
     results = {contestant.name: [] for contestant in contestants}
     width = max(map(len, results))
-    for ef_search in EF_SEARCH:
-        recalls = {contestant.name: contestant.recall(ef_search) for contestant in contestants}
-        rates = in_turns(bench.rounds, contestants, lambda c: c.rate(ef_search, bench.seconds, clients))
+    for value in bench.family.values:
+        recalls = {contestant.name: contestant.recall(value) for contestant in contestants}
+        rates = in_turns(bench.rounds, contestants, lambda c: c.rate(value, bench.seconds, clients))
         for name, recall in recalls.items():
             rate = statistics.median(rates[name])
-            results[name].append({"ef_search": ef_search, "recall": recall, "queries_per_second": rate,
+            results[name].append({bench.family.knob: value, "recall": recall, "queries_per_second": rate,
                                   "rounds": rates[name]})
-            bench.say(f"  ef_search {ef_search:3}  {name:<{width}}  recall {recall:.4f}  {rate:8,.0f} queries/s")
+            bench.say(f"  {bench.family.knob} {value:3}  {name:<{width}}  recall {recall:.4f}  {rate:8,.0f} queries/s")
         contestants = [c for c in contestants if until is None or recalls[c.name] < until]
     return results

@@ -8,7 +8,7 @@ import statistics
 import time
 
 from datasets import Truth
-from search import EF_DEFAULT, Served, in_turns, pgbench
+from search import Served, in_turns, pgbench
 
 INSERT_INTO = 50_000
 INSERT_AT_MOST = 100_000
@@ -27,14 +27,14 @@ def inserts(bench):
     bases = _bases(bench, rows, spare=vectors[rows:])
 
     def insert(base):
-        served = _copy(base)
+        served = _copy(bench, base)
         with served.connect() as connection:
             connection.execute(f"CREATE SEQUENCE next_spare AS int START {rows}")
             start, = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
             rate = pgbench(served, INSERT, INSERT_SECONDS, may_end_early=True)
             written, = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)", [start]).fetchone()
             present = [number for number, in connection.execute("SELECT id FROM docs")]
-        return rate, float(written) / max(1, len(present) - rows), present, served.answers(EF_DEFAULT)[0]
+        return rate, float(written) / max(1, len(present) - rows), present, served.answers(bench.family.default)[0]
 
     results = {}
     for name, rounds in in_turns(bench.rounds, bases, insert).items():
@@ -46,7 +46,7 @@ def inserts(bench):
         bench.say(f"  {name:<12} {results[name]['inserts_per_second']:,.0f} inserts/s, "
                   f"recall {results[name]['recall']:.4f} afterwards")
     _remove(bases)
-    return {"rows": rows, "seconds": INSERT_SECONDS, "ef_search": EF_DEFAULT, "engines": results}
+    return {"rows": rows, "seconds": INSERT_SECONDS, bench.family.knob: bench.family.default, "engines": results}
 
 
 def vacuum(bench):
@@ -57,14 +57,14 @@ def vacuum(bench):
     bases = _bases(bench, rows)
 
     def clean(base):
-        served = _copy(base)
+        served = _copy(bench, base)
         with served.connect() as connection:
             connection.execute("DELETE FROM docs WHERE id % 3 = 0")
             connection.execute("CHECKPOINT")
             started = time.monotonic()
             connection.execute("VACUUM (INDEX_CLEANUP ON) docs")
             seconds = time.monotonic() - started
-        return seconds, served.answers(EF_DEFAULT)[0]
+        return seconds, served.answers(bench.family.default)[0]
 
     truth = Truth(vectors, bench.queries, [number for number in range(rows) if number % 3 != 0])
     results = {}
@@ -75,7 +75,7 @@ def vacuum(bench):
         bench.say(f"  {name:<12} {results[name]['vacuum_seconds']:.1f} s, "
                   f"recall {results[name]['recall']:.4f} afterwards")
     _remove(bases)
-    return {"rows": rows, "ef_search": EF_DEFAULT, "engines": results}
+    return {"rows": rows, bench.family.knob: bench.family.default, "engines": results}
 
 
 def _bases(bench, rows, spare=None):
@@ -86,12 +86,12 @@ def _bases(bench, rows, spare=None):
     return bases
 
 
-def _copy(base):
+def _copy(bench, base):
     """A new copy of the database, warm."""
     copy = Served(base.cluster, base.engine, f"{base.engine.database}_copy", base.name)
     base.cluster.psql(f"DROP DATABASE IF EXISTS {copy.database}")
     base.cluster.psql(f"CREATE DATABASE {copy.database} TEMPLATE {base.database} STRATEGY file_copy")
-    copy.answers(EF_DEFAULT)
+    copy.answers(bench.family.default)
     return copy
 
 

@@ -22,16 +22,19 @@ pub const APEX: u32 = u32::MAX - 2;
 /// An index has at most so many lists, as in pgvector.
 pub const MAX_LISTS: u32 = 32_768;
 
-/// Lists that are good for an index of so many rows.
+/// Lists that are good for an index of so many rows. On 200,000 sentences in 384
+/// dimensions, twice as many lists gave as many queries a second at the same
+/// recall, and took longer to build; four times as many gave fewer.
 pub fn default_lists(rows: f64) -> u32 {
     let few = rows / 64.0;
-    let many = 4.0 * rows.sqrt();
-    (few.min(many) as u32).clamp(1, MAX_LISTS)
+    (few.min(rows.sqrt()) as u32).clamp(1, MAX_LISTS)
 }
 
-/// Lists that a scan of an index of so many takes, if nobody says how many.
+/// Lists that a scan of an index of so many takes, if nobody says how many: for
+/// the same sentences, those that nineteen of twenty nearest rows are in.
 pub fn default_probes(lists: u32) -> u32 {
-    lists.div_ceil(16).max(lists.min(8))
+    let probes = 2.75 * f64::from(lists).sqrt();
+    (probes.ceil() as u32).min(lists)
 }
 
 const MAGIC: u32 = 0x4956_5349; // "ISVI"
