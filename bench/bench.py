@@ -23,7 +23,9 @@ from engines import FAMILIES, installed
 
 DEFAULT_ROWS = {"packages": 20_000, "sentences": 200_000}
 # In the order in which they run.
-PARTS = ["search", "growth", "concurrency", "cold", "inserts", "vacuum"]
+PARTS = ["search", "growth", "concurrency", "cold", "inserts", "vacuum", "drift"]
+# These make tables of their own.
+WRITES = ["inserts", "vacuum", "drift"]
 
 
 def main():
@@ -46,7 +48,7 @@ def main():
         }
         served = None
         for part in parts:
-            if served is None and part not in ("inserts", "vacuum"):
+            if served is None and part not in WRITES:
                 served, results["builds"] = search.prepare(bench, arguments.builds)
             if part == "search":
                 say("queries/s and recall")
@@ -60,7 +62,7 @@ def main():
                         say(notes[-1])
                 if data.embedded_per_second:
                     results |= embedded(bench, data)
-            elif part in ("inserts", "vacuum"):
+            elif part in WRITES:
                 results[part] = getattr(writes, part)(bench)
             else:
                 results[part] = getattr(conditions, part)(bench, served)

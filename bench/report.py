@@ -41,7 +41,7 @@ def markdown(results, name):
     lines += _goals(results)
     for part, section in [("builds", _builds), ("curves", _search), ("in_memory", _in_memory), ("growth", _growth),
                           ("concurrency", _concurrency), ("cold", _cold), ("inserts", _inserts), ("vacuum", _vacuum),
-                          ("embedding", _embedding)]:
+                          ("drift", _drift), ("embedding", _embedding)]:
         if results.get(part):
             lines += ["", *section(results, name)]
     for note in results["notes"]:
@@ -221,6 +221,16 @@ def _vacuum(results, _name):
     rows = [[engine, f"{v['vacuum_seconds']:.1f}", f"{v['recall']:.4f}"] for engine, v in part["engines"].items()]
     return [f"## Vacuum of {part['rows']:,} rows, a third of them deleted", "",
             *_table(["engine", "seconds", f"recall@10 afterwards, {knob} = {part[knob]}"], rows)]
+
+
+def _drift(results, _name):
+    part, knob = results["drift"], results["knob"]
+    rows = [[engine, *(cell for state in states for cell in (
+        f"{state['recall']:.4f}", f"{state['queries_per_second']:,.0f}",
+        f"{state['drift']:.3f}" if state["drift"] else "-"))] for engine, states in part["engines"].items()]
+    return [f"## The last {100 * part['share']:.0f} % of the rows of another kind, inserted after the build, "
+            f"{knob} = {part[knob]}", "",
+            *_table(["engine", "recall@10", "queries/s", "drift", "after REINDEX: recall@10", "queries/s", "drift"], rows)]
 
 
 def _embedding(results, _name):

@@ -7,6 +7,8 @@ on a larger index in the next round.
 import statistics
 import time
 
+import numpy as np
+
 from datasets import Truth
 from search import Served, in_turns, pgbench
 
@@ -14,6 +16,7 @@ INSERT_INTO = 50_000
 INSERT_AT_MOST = 100_000
 INSERT_SECONDS = 10
 VACUUM_ROWS = 54_000
+DRIFT_SHARE = 0.3
 # The row after the last one of spare has no vector, which ends the client.
 INSERT = ("INSERT INTO docs SELECT n::int, (SELECT emb FROM spare WHERE id = n::int) "
           "FROM nextval('next_spare') AS n;\n")
@@ -76,6 +79,43 @@ def vacuum(bench):
                   f"recall {results[name]['recall']:.4f} afterwards")
     _remove(bases)
     return {"rows": rows, bench.family.knob: bench.family.default, "engines": results}
+
+
+def drift(bench):
+    """{share, engines: {name: {recall, queries_per_second, drift: of the index, then of a new one}}}.
+
+    The rows that lie farthest along the direction in which all differ most are inserted after the index was built.
+    """
+    centred = bench.vectors - bench.vectors.mean(axis=0)
+    direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    order = np.argsort(centred @ direction)
+    vectors = bench.vectors[order]
+    first = round(len(vectors) * (1 - DRIFT_SHARE))
+    bench.say(f"{len(vectors) - first:,} rows of another kind inserted into {first:,}")
+    truth = Truth(vectors, bench.queries)
+    results = {}
+    for engine in bench.engines:
+        served = Served(bench.cluster, engine, f"{engine.database}_drift", engine.name, truth)
+        served.load(vectors[:first], bench.queries, spare=vectors[first:])
+        served.build()
+        with served.connect() as connection:
+            connection.execute("INSERT INTO docs SELECT * FROM spare")
+            connection.execute("VACUUM ANALYZE docs")
+        states = []
+        for statement in (None, "REINDEX INDEX docs_emb"):
+            with served.connect() as connection:
+                if statement:
+                    connection.execute(statement)
+                value = None
+                if engine.name == "insitu":
+                    value, = connection.execute("SELECT drift FROM insitu.index_stats('docs_emb')").fetchone()
+            states.append({"recall": served.recall(bench.family.default), "drift": value,
+                           "queries_per_second": served.rate(bench.family.default, bench.seconds)})
+            bench.say(f"  {engine.name:<12} {'anew' if statement else 'drifted':<8} recall {states[-1]['recall']:.4f}  "
+                      f"{states[-1]['queries_per_second']:8,.0f} queries/s")
+        results[engine.name] = states
+        bench.cluster.psql(f"DROP DATABASE {served.database}")
+    return {"share": DRIFT_SHARE, bench.family.knob: bench.family.default, "engines": results}
 
 
 def _bases(bench, rows, spare=None):

@@ -17,7 +17,7 @@ pub struct Report {
     pub lists: u64,
     /// Rows.
     pub rows: u64,
-    /// Places that removed rows have left, and pages that no list has.
+    /// Places that removed rows have left.
     pub free: u64,
     /// Contradictions.
     pub problems: Vec<Error>,
@@ -65,7 +65,6 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             check.report.lists += 1;
             check.list(list, link.head, visit)
         })?;
-        check.free_pages(meta.free_head)?;
         Ok(check.report)
     }
 
@@ -81,7 +80,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         self.for_each_list(&mut |list, link| {
             let centre = self.centre(list)?;
             let mut rows = 0;
-            self.walk(list, link, &mut |block, directory| {
+            self.walk(list, link, &mut |directory| {
                 for &codes in directory.iter().filter(|&&codes| codes != 0) {
                     self.store.pause();
                     let page = self.store.read(codes)?;
@@ -99,7 +98,6 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                         }
                     }
                 }
-                let _ = block;
                 Ok(())
             })?;
             statistics.lists += 1;
@@ -126,12 +124,12 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         Ok(Some(Member::of(layout, member).entry.to_vec()))
     }
 
-    /// Calls `each` with the blocks of a list's pages and their directories.
+    /// Calls `each` with the directories of a list's pages.
     pub(super) fn walk(
         &self,
         list: List,
         link: Link,
-        each: &mut dyn FnMut(Block, &[Block]) -> Result<(), Error>,
+        each: &mut dyn FnMut(&[Block]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let layout = self.codec.layout(list.level());
         let mut at = link.head;
@@ -141,7 +139,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                 let page = self.list_page(at, list.number)?;
                 (Header::of(&page).next, layout.directory(&page).to_vec())
             };
-            each(at, &directory)?;
+            each(&directory)?;
             steps += 1;
             if steps > self.store.block_count() {
                 let reason = format!("list {} has no end", list.number);
@@ -268,20 +266,5 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             visit(HeapTid(target), list, bytes);
         }
         debug_assert!(is_row || list.number == ROOT || list.number == APEX);
-    }
-
-    /// Checks the chain of free pages, and counts the pages that nobody has.
-    fn free_pages(&mut self, head: Block) -> Result<(), Error> {
-        let mut at = head;
-        while at != NO_BLOCK {
-            let header = Header::of(&*self.index.store.read(at)?);
-            if header.kind() != Some(Kind::Free) || !self.seen.insert(at) {
-                self.problem(at, "it is in use but counts as free".into());
-                return Ok(());
-            }
-            self.report.free += 1;
-            at = header.next;
-        }
-        Ok(())
     }
 }

@@ -357,9 +357,9 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             });
             return Ok(());
         }
-        let new = self.allocate(at)?;
-        let block = new.block;
-        self.commit_with(page, new, &mut |bodies| {
+        let mut new = self.allocate(at)?;
+        let block = self.store.block_of(&new);
+        self.store.commit(&mut [page, &mut new], &mut |bodies| {
             Header::new(Kind::Codes, list.number, NO_BLOCK, at).write(bodies[1]);
             write(bodies, block);
         });
@@ -375,9 +375,9 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         if link.room != NO_BLOCK {
             return Ok(link.room);
         }
-        let new = self.allocate(list.place.block)?;
-        let block = new.block;
-        self.commit_with(&mut own, new, &mut |bodies| {
+        let mut new = self.allocate(list.place.block)?;
+        let block = self.store.block_of(&new);
+        self.store.commit(&mut [&mut own, &mut new], &mut |bodies| {
             set_target(layout, bodies[0], list.place, &|link| {
                 *link = Link {
                     head: block,
@@ -391,9 +391,9 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
 
     /// Adds an empty page behind the last one of a list, which is locked.
     fn next_page(&self, list: List, last: &mut S::Write<'s>) -> Result<Block, Error> {
-        let new = self.allocate(self.store.block_of(last))?;
-        let block = new.block;
-        self.commit_with(last, new, &mut |bodies| {
+        let mut new = self.allocate(self.store.block_of(last))?;
+        let block = self.store.block_of(&new);
+        self.store.commit(&mut [last, &mut new], &mut |bodies| {
             let mut header = Header::of(bodies[0]);
             header.next = block;
             header.write(bodies[0]);
@@ -402,75 +402,19 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         Ok(block)
     }
 
-    /// A page that belongs to nobody: a free one, or a new one at the end. The
-    /// caller has locked the page `held`.
-    fn allocate(&self, held: Block) -> Result<Allocated<S::Write<'s>>, Error> {
-        if self.meta()?.free_head != NO_BLOCK {
-            let meta_page = self.store.lock(METAPAGE)?;
-            let mut meta = Meta::parse(&meta_page)?;
-            let block = meta.free_head;
-            if block != NO_BLOCK {
-                let wrong = || Err(Error::corrupted(block, "it is in use but counts as free"));
-                if block == held || block == METAPAGE {
-                    return wrong();
-                }
-                let page = self.store.lock(block)?;
-                let header = Header::of(&page);
-                if header.kind() != Some(Kind::Free) {
-                    return wrong();
-                }
-                meta.free_head = header.next;
-                return Ok(Allocated {
-                    block,
-                    page,
-                    meta: Some((meta_page, meta)),
-                });
+    /// Locks a page that nobody has yet, at the end of the file. The caller has
+    /// locked the page `held`; pages are locked in ascending order here.
+    fn allocate(&self, held: Block) -> Result<S::Write<'s>, Error> {
+        // A crash may have left the last page as it was added.
+        let last = self.store.block_count().saturating_sub(1);
+        if last > held {
+            let page = self.store.lock(last)?;
+            if Header::of(&page).kind() == Some(Kind::New) {
+                return Ok(page);
             }
         }
-        let page = self.store.extend()?;
-        Ok(Allocated {
-            block: self.store.block_of(&page),
-            page,
-            meta: None,
-        })
+        self.store.extend()
     }
-
-    /// Changes a page and an allocated one, which is given as zeros, in one
-    /// record.
-    fn commit_with(
-        &self,
-        page: &mut S::Write<'s>,
-        new: Allocated<S::Write<'s>>,
-        edit: &mut dyn FnMut(&mut [&mut Body]),
-    ) {
-        let Allocated {
-            page: mut second,
-            meta,
-            ..
-        } = new;
-        let mut edit = |bodies: &mut [&mut Body]| {
-            *bodies[1] = Body::ZERO;
-            edit(bodies);
-        };
-        match meta {
-            None => self.store.commit(&mut [page, &mut second], &mut edit),
-            Some((mut meta_page, meta)) => {
-                let pages = &mut [page, &mut second, &mut meta_page];
-                self.store.commit(pages, &mut |bodies| {
-                    edit(bodies);
-                    meta.write(bodies[2]);
-                });
-            }
-        }
-    }
-}
-
-/// A locked page that nobody has yet.
-struct Allocated<W> {
-    block: Block,
-    page: W,
-    /// If it was free, the metapage, and its content without the page.
-    meta: Option<(W, Meta)>,
 }
 
 /// Changes the link in a centroid's entry.

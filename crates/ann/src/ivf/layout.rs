@@ -67,15 +67,13 @@ pub struct Meta {
     pub lists: u32,
     /// The code page of [`APEX`].
     pub apex: Block,
-    /// First page of the chain of free pages.
-    pub free_head: Block,
+    page_len: u32,
     seed: u64,
     /// Rows that the index was built with.
     pub built_rows: u64,
     /// The sum of their squared distances from their lists' centroids.
     pub built_spread: f64,
-    page_len: u32,
-    reserved: u32,
+    reserved: u64,
 }
 
 const _: () = assert!(size_of::<Meta>() == 64);
@@ -91,11 +89,10 @@ impl Meta {
             bits: options.bits.count(),
             lists,
             apex: NO_BLOCK,
-            free_head: NO_BLOCK,
+            page_len: BODY_LEN as u32,
             seed: options.seed,
             built_rows: 0,
             built_spread: 0.0,
-            page_len: BODY_LEN as u32,
             reserved: 0,
         }
     }
@@ -155,16 +152,13 @@ pub enum Kind {
     List,
     /// Codes of members.
     Codes,
-    /// Nothing any more.
-    Free,
 }
 
 impl Kind {
-    const TAGS: [(Kind, u16); 4] = [
+    const TAGS: [(Kind, u16); 3] = [
         (Kind::New, 0),
         (Kind::List, 0x4c49),
         (Kind::Codes, 0x434f),
-        (Kind::Free, 0x4652),
     ];
 
     fn tag(self) -> u16 {
@@ -181,7 +175,7 @@ pub struct Header {
     pub count: u16,
     /// The list that the page belongs to.
     pub list: u32,
-    /// Of a list page or a free page: the next one.
+    /// Of a list page: the next one.
     pub next: Block,
     /// Of a code page: the list page whose members' codes it has.
     pub owner: Block,

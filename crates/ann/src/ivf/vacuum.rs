@@ -22,8 +22,7 @@ pub struct Removed {
 }
 
 impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
-    /// Removes the rows for which `is_dead` says so, and hands out anew the pages
-    /// that a crash left to nobody.
+    /// Removes the rows for which `is_dead` says so.
     ///
     /// The inserts of these rows must have ended before this call. (Those that
     /// PostgreSQL's vacuum names were collected from the table before it.)

@@ -111,7 +111,7 @@ fn the_checker_sees_each_kind_of_damage() {
     let (list, link) = first.unwrap();
     let mut codes = 0;
     index
-        .walk(list, link, &mut |_, directory| {
+        .walk(list, link, &mut |directory| {
             codes = directory[0];
             Ok(())
         })

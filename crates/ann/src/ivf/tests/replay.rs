@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use super::fixture::*;
 use crate::Metric;
 use crate::mem_pages::MemPages;
+use crate::page::PageStore;
 use crate::quantize::extended::Bits;
 
 /// The rows that the index holds; it must be valid, and a scan of all lists must
@@ -61,4 +62,18 @@ fn every_prefix_of_inserts_and_vacuums_is_a_valid_index() {
             assert_eq!(rows_of(&crashed, &vectors[0]), living.collect::<Vec<u64>>());
         }
     }
+}
+
+#[test]
+fn a_page_that_a_crash_left_unused_is_used() {
+    let mut rng = SmallRng::seed_from_u64(22);
+    let vectors = clustered(&mut rng, 400, 1500);
+    let store = MemPages::new();
+    let index = built(&store, &options(Metric::L2, 1500, Bits::Eight), &vectors[..20], 2);
+    drop(store.extend().unwrap());
+    let blocks = store.block_count();
+    insert_all(&index, &vectors[20..30], 21);
+    assert_eq!(store.block_count(), blocks);
+    insert_all(&index, &vectors[30..], 31);
+    assert_eq!(rows_of(&store, &vectors[0]), (1..=400).collect::<Vec<u64>>());
 }
