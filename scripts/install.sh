@@ -27,6 +27,8 @@ fi
 package=target/release/insitu-$PG_FEATURE
 rm -rf "$package"
 cargo pgrx package --no-default-features --features "$PG_FEATURE" --pg-config "$PG_CONFIG"
+# Functions of a pgvector that is taken over keep their identity (see sql/bootstrap.sql).
+sed -i -E 's/^CREATE +FUNCTION /CREATE OR REPLACE FUNCTION /' "$package$extensiondir"/insitu--*.sql
 # Overwriting the library in place would crash a server that has it loaded; a removed file stays as it is for that.
 "${sudo[@]}" rm -f "$libdir/insitu.so"
 "${sudo[@]}" install -m 755 "$package$libdir/insitu.so" "$libdir"

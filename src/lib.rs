@@ -29,8 +29,34 @@ pgrx::pg_module_magic!(name, version);
 #[pg_guard]
 #[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
+    refuse_beside_pgvector();
     settings::init();
     am::init();
+}
+
+/// Raises an ERROR where the session has loaded pgvector's library: both define
+/// the same settings.
+#[allow(unsafe_code)]
+fn refuse_beside_pgvector() {
+    // SAFETY: looks a symbol of pgvector's up among the loaded libraries.
+    let is_there = unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"hnsw_ef_search".as_ptr()).is_null() };
+    if is_there {
+        errors::raise_with_hint(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "insitu cannot be loaded into a session that has loaded pgvector",
+            "Begin a new session.",
+        );
+    }
+}
+
+/// Stands for functions of pgvector's that nothing calls any more, in a database
+/// where insitu has taken its place.
+#[pg_extern(sql = false)]
+fn replaced(_fcinfo: pg_sys::FunctionCallInfo) {
+    errors::raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "this function of pgvector has no meaning in insitu",
+    );
 }
 
 /// The schema of everything about models, and of functions that inspect.

@@ -75,6 +75,8 @@ pub static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(20_000);
 pub static SCAN_MEM_MULTIPLIER: GucSetting<f64> = GucSetting::<f64>::new(1.0);
 pub static ONNXRUNTIME_PATH: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"$libdir/insitu-onnxruntime.so"));
+/// Read by the script of CREATE EXTENSION.
+static REPLACE_PGVECTOR: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(1);
 
 /// Registers the settings.
@@ -161,6 +163,14 @@ pub fn init() {
         c"Sets the ONNX Runtime shared library that runs models",
         c"$libdir stands for the server's library directory.",
         &ONNXRUNTIME_PATH,
+        GucContext::Suset,
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_bool_guc(
+        c"insitu.replace_pgvector",
+        c"Makes CREATE EXTENSION insitu take the place of pgvector",
+        c"Its types and operators stay, its functions are replaced and its indexes rebuilt.",
+        &REPLACE_PGVECTOR,
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,
     );

@@ -1,5 +1,7 @@
 """Dump and restore, and life beside pgvector's own extension."""
 
+import pathlib
+import re
 import subprocess
 
 import psycopg
@@ -201,3 +203,107 @@ def test_the_stand_in_for_pgvector(cluster, empty_database):
         assert conn.execute("SELECT '[1,2]'::vector <-> '[1,4]'").fetchone() == (2,)
         names = {row[0] for row in conn.execute("SELECT extname FROM pg_extension")}
         assert {"insitu", "vector"} <= names
+
+
+# What pg_dump 15 wrote of a database with pgvector 0.8.6: all its types and index methods, and what refers to them.
+PGVECTOR_DUMP = pathlib.Path(__file__).parent / "data" / "pgvector-0.8.6.sql"
+PGVECTOR_INDEXES = ["documents_hnsw", "documents_lists", "documents_half", "documents_sparse", "documents_flags",
+                    "documents_flag_lists", "documents_part", "parts_1_emb_idx"]
+PGVECTOR_ANSWERS = [
+    "SELECT * FROM documents ORDER BY id", "SELECT * FROM parts ORDER BY id", "SELECT * FROM means ORDER BY author",
+    "SELECT * FROM near ORDER BY distance, id LIMIT 20", "SELECT similar('[1,2,3,40]') ORDER BY 1",
+    "SELECT id FROM documents ORDER BY emb, id", "SELECT pg_get_viewdef('near'), pg_get_functiondef('similar'::regproc)",
+    "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexname",
+    "SELECT obj_description('documents_hnsw'::regclass)"]
+
+
+def run_sql(database, sql):
+    done = subprocess.run([f"{pg_config('--bindir')}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", database.dsn()],
+                          input=sql, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def assert_was_pgvectors(database):
+    """The database of PGVECTOR_DUMP is there, and its indexes answer."""
+    with database.cluster.connect(dbname=database.name) as conn:
+        for index in PGVECTOR_INDEXES:
+            conn.execute("SELECT insitu.verify_index(%s::text::regclass)", [index])
+        for table, rows in (("documents", 400), ("parts", 50)):
+            assert conn.execute(f"SELECT count(*) FROM {table}").fetchone() == (rows,)
+        conn.execute("SET enable_seqscan = off; SET ivfflat.probes = 10; SET hnsw.ef_search = 100")
+        for column, operator, query, index in [
+                ("emb", "<=>", "vector '[1,2,3,40]'", "documents_hnsw"), ("emb", "<->", "vector '[1,2,3,40]'", "documents_lists"),
+                ("half", "<#>", "halfvec '[1,2,3,40]'", "documents_half"),
+                ("sparse", "<+>", "sparsevec '{1:100,4:2}/6'", "documents_sparse"),
+                ("flags", "<%>", "B'00101100'", "documents_flags"), ("flags", "<~>", "B'00101100'", "documents_flag_lists")]:
+            sql = f"SELECT {column} {operator.replace('%', '%%')} {query} FROM documents ORDER BY 1 LIMIT 10"
+            assert_index_scan(conn, sql, [], index)
+            found = conn.execute(sql, []).fetchall()
+            conn.execute("SET enable_indexscan = off")
+            exact = conn.execute(sql, []).fetchall()
+            conn.execute("SET enable_indexscan = on")
+            assert [row[0] for row in found] == pytest.approx([row[0] for row in exact], abs=1e-5), index
+        conn.execute("INSERT INTO documents (author, emb, flags) VALUES (1, '[9,9,9,9000]', B'11111111')")
+        assert conn.execute("SELECT id FROM near ORDER BY distance DESC LIMIT 1").fetchone() == (401,)
+
+
+def test_a_dump_of_pgvector_is_restored(empty_database):
+    copy = empty_database("from_pgvector")
+    with copy.cluster.connect(dbname=copy.name) as conn:
+        conn.execute("CREATE EXTENSION insitu")
+    lines = PGVECTOR_DUMP.read_text().splitlines()
+    run_sql(copy, "\n".join(line for line in lines if not re.search(" EXTENSION .*vector", line)))
+    assert_was_pgvectors(copy)
+
+
+def test_pgvector_is_replaced_in_place(cluster, empty_database):
+    """With pgvector itself, where that is installed beside insitu."""
+    with cluster.connect() as conn:
+        versions = conn.execute("SELECT default_version, comment FROM pg_available_extensions WHERE name = 'vector'").fetchall()
+    if not versions or not versions[0][0].startswith("0.8.") or "stands for insitu" in versions[0][1]:
+        pytest.skip("pgvector 0.8 is not installed")
+    database = empty_database("has_pgvector_itself")
+    run_sql(database, PGVECTOR_DUMP.read_text())
+
+    def state():
+        with database.cluster.connect(dbname=database.name) as conn:
+            return [conn.execute(sql).fetchall() for sql in PGVECTOR_ANSWERS]
+
+    def replace(more=""):
+        with database.cluster.connect(dbname=database.name) as conn:
+            conn.execute(f"{more} SET insitu.replace_pgvector = on; CREATE EXTENSION insitu")
+
+    before = state()
+    # Not while others are there, nor where pgvector's library is; then nothing has changed.
+    with database.cluster.connect(dbname=database.name):
+        with pytest.raises(psycopg.errors.ObjectInUse, match="while other sessions use the database"):
+            replace()
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="session that has loaded pgvector"):
+        replace("SELECT '[1]'::vector <-> '[2]';")
+    with database.cluster.connect(dbname=database.name) as conn:
+        assert conn.execute("SELECT extname FROM pg_extension ORDER BY 1").fetchall() == [("plpgsql",), ("vector",)]
+    assert state() == before
+
+    replace()
+    with database.cluster.connect(dbname=database.name) as conn:
+        assert conn.execute("SELECT extname FROM pg_extension ORDER BY 1").fetchall() == [("insitu",), ("plpgsql",)]
+        libraries = conn.execute("SELECT DISTINCT probin FROM pg_proc WHERE probin LIKE '%vector%' OR probin LIKE '%insitu%'")
+        assert libraries.fetchall() == [("$libdir/insitu",)]
+    assert state() == before
+    assert_was_pgvectors(database)
+    # What it is made of is what a new one is made of, but for functions that pgvector alone has.
+    with empty_database("new_insitu").cluster.connect(dbname="new_insitu") as conn:
+        conn.execute("CREATE EXTENSION insitu")
+        new = members(conn)
+    with database.cluster.connect(dbname=database.name) as conn:
+        assert new - members(conn) == set()
+        assert {kind for kind, _ in members(conn) - new} <= {"function", "operator"}
+        conn.execute("DROP EXTENSION insitu CASCADE")
+
+
+def members(conn):
+    """The objects of the extension."""
+    return set(conn.execute(
+        "SELECT o.type, o.identity FROM pg_depend d, pg_identify_object(d.classid, d.objid, 0) o"
+        " WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
+        " AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'insitu')").fetchall())
