@@ -75,7 +75,7 @@ pub fn index<'s, 'r>(pages: &'s RelationPages<'r>, name: &str) -> RelationIndex<
         let reason = "its codes cannot serve its metric".into();
         raise_index(ann::Error::Corrupted { block: 0, reason }, name)
     };
-    Index::open(pages, codec)
+    Index::open(pages, codec, &meta)
 }
 
 /// The codec of an index with these options, if there is one. The codecs that the

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ann::ivf::codec::Prepared;
 use ann::ivf::{Codec, Index, Scan};
+use ann::page::Block;
 use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
@@ -25,6 +26,7 @@ struct State {
 struct Search {
     scan: Scan,
     codec: Arc<Codec>,
+    apex: Block,
     /// Rows are returned in the order of a lower bound of their distance, and
     /// the executor puts them into the exact order.
     by_bound: bool,
@@ -98,7 +100,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             Some(search) => search,
             None => state.search.insert(begin(scan, &pages)),
         };
-        let index = Index::open(&pages, search.codec.clone());
+        let index = Index::reopen(&pages, search.codec.clone(), search.apex);
         loop {
             if let Some(row) = unwrap_index(search.scan.next_row(&index), &name) {
                 common::return_row(scan, row.tid, row.distance, search.by_bound);
@@ -139,6 +141,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
         Search {
             scan: Scan::new(codec.query(prepared), by_bound),
             codec: index.shared_codec().clone(),
+            apex: index.apex(),
             by_bound,
             probes,
             most_probes: settings.most_probes(probes),
@@ -162,7 +165,7 @@ pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters))
         let search = begin(scan, &pages);
         let search = common::state::<State>(scan).search.insert(search);
         look(search.counters());
-        let index = Index::open(&pages, search.codec.clone());
+        let index = Index::reopen(&pages, search.codec.clone(), search.apex);
         let taken = search.scan.take_lists(&index, search.probes as usize);
         unwrap_index(taken, &name);
         look(search.counters());

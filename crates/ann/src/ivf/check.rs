@@ -49,15 +49,14 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         &self,
         visit: &mut dyn FnMut(HeapTid, List, &[u8]),
     ) -> Result<Report, Error> {
-        let meta = self.meta()?;
         let mut check = Check {
             index: self,
             report: Report::default(),
             seen: FxHashSet::default(),
             tids: FxHashSet::default(),
         };
-        check.seen.extend([METAPAGE, meta.apex]);
-        let root = self.root(&meta);
+        check.seen.extend([METAPAGE, self.apex()]);
+        let root = self.root();
         let link = self.link(root)?;
         check.list(root, link.head, &mut |_, _, _| {})?;
         self.for_each_list(&mut |list, link| {

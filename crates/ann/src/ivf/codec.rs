@@ -196,7 +196,9 @@ impl Codec {
                 rest.fill(0.0);
                 let is_exact = has_exact_norm(values);
                 let is_placed = self.options.metric != Metric::Cosine || normalize(head);
-                shorten(head);
+                if !is_exact {
+                    shorten(head);
+                }
                 is_placed.then_some(is_exact)
             }
             AnyVector::Bits(bytes) => {
@@ -252,18 +254,14 @@ impl Codec {
         let mut values = vec![0_i8; self.padded];
         let grid = extended::encode(bits, &residual, &mut values);
 
-        let (mut norm, mut along, mut absolute, mut centre_code) = (0.0, 0.0, 0.0, 0.0);
-        let mut product = 0.0_f64;
-        for (i, ((&r, &c), &value)) in residual.iter().zip(centroid).zip(&values).enumerate() {
-            let (r, c) = (f64::from(r), f64::from(c));
-            norm += r * r;
-            along += r * c;
-            product += c * (f64::from(value) + 0.5);
-            if i < layout.coded {
-                absolute += r.abs();
-                centre_code += if value >= 0 { 0.5 * c } else { -0.5 * c };
-            }
-        }
+        let [norm, along, product] = extended::sums(self.padded, |i| {
+            let (r, c) = (f64::from(residual[i]), f64::from(centroid[i]));
+            [r * r, r * c, c * (f64::from(values[i]) + 0.5)]
+        });
+        let [absolute, centre_code] = extended::sums(layout.coded, |i| {
+            let half = if values[i] >= 0 { 0.5 } else { -0.5 };
+            [f64::from(residual[i].abs()), half * f64::from(centroid[i])]
+        });
         let factors = rabitq::factors(self.form, [norm, along, absolute, centre_code]);
         let deviation =
             rabitq::deviation(self.form, norm, absolute, layout.coded, vector.len());

@@ -19,6 +19,8 @@ pub const METAPAGE: Block = 0;
 pub struct Index<'s, S, C> {
     pub(super) store: &'s S,
     pub(super) codec: C,
+    /// The code page of the apex, which never changes.
+    apex: Block,
 }
 
 /// A list: its number, and where its own entry is.
@@ -95,9 +97,9 @@ pub fn create<S: PageStore>(
             }
         });
     }
-    let index = Index { store, codec };
+    let index = Index::open(store, codec, &meta);
     let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
-    index.append(index.root(&meta), &members)
+    index.append(index.root(), &members)
 }
 
 /// Zeros, aligned as members are.
@@ -106,9 +108,23 @@ pub(super) fn aligned(len: usize) -> Vec<u64> {
 }
 
 impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
-    /// Opens the index whose codec is given.
-    pub fn open(store: &'s S, codec: C) -> Self {
-        Index { store, codec }
+    /// Opens the index with a metapage, whose codec is given.
+    pub fn open(store: &'s S, codec: C, meta: &Meta) -> Self {
+        Index {
+            store,
+            codec,
+            apex: meta.apex,
+        }
+    }
+
+    /// The same index on the same pages, of which another handle is given.
+    pub fn reopen(store: &'s S, codec: C, apex: Block) -> Self {
+        Index { store, codec, apex }
+    }
+
+    /// What [`Index::reopen`] takes.
+    pub fn apex(&self) -> Block {
+        self.apex
     }
 
     /// The index's codec.
@@ -127,12 +143,12 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     }
 
     /// The list of lists.
-    pub(super) fn root(&self, meta: &Meta) -> List {
+    pub(super) fn root(&self) -> List {
         List {
             parent: APEX,
             number: ROOT,
             place: Place {
-                block: meta.apex,
+                block: self.apex,
                 slot: 0,
             },
         }
@@ -178,7 +194,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
 
     /// What the query has in common with the list of lists, and its link.
     pub(super) fn enter(&self, query: &Query) -> Result<(Base, Link), Error> {
-        let root = self.root(&self.meta()?);
+        let root = self.root();
         let origin = self.codec.base_of_origin(query);
         let entered = self.with_entry(Level::Centroids, APEX, root.place, |entry| {
             let base = self.codec.base(query, origin, entry);
@@ -207,7 +223,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// The centroid of a list, as its members are relative to it.
     pub(super) fn centre(&self, list: List) -> Result<Centre, Error> {
         let mut centre = self.codec.origin();
-        let root = self.root(&self.meta()?);
+        let root = self.root();
         for list in [root, list] {
             let found = self.with_entry(Level::Centroids, list.parent, list.place, |entry| {
                 self.codec.descend(entry, &mut centre);
@@ -226,7 +242,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         each: &mut dyn FnMut(List, Link) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let meta = self.meta()?;
-        let root = self.root(&meta);
+        let root = self.root();
         let layout = self.codec.layout(Level::Centroids);
         let mut number = 0;
         let mut at = self.link(root)?.head;

@@ -34,7 +34,7 @@ fn exercise(store: &MemPages) {
     let Some(codec) = Codec::new(&options) else {
         return;
     };
-    let index: Index<'_, MemPages, Arc<Codec>> = Index::open(store, Arc::new(codec));
+    let index: Index<'_, MemPages, Arc<Codec>> = Index::open(store, Arc::new(codec), &meta);
     let _ = index.check(&mut |_, _, _| ());
     let _ = index.statistics();
     let vector = [0.5_f32; 6];

@@ -46,7 +46,7 @@ pub fn built<'s>(store: &'s MemPages, options: &Options, rows: &[Vec<f32>], list
     let padded = codec.padded();
     let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});
     create(store, options, &codec, &centroids.values).unwrap();
-    let index = Index::open(store, codec);
+    let index = Index::open(store, codec, &read_meta(store).unwrap());
     let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();
     for (i, row) in rows.iter().enumerate() {
         assert!(builder.add(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap());
@@ -70,8 +70,9 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
 
 /// Opens the index of a store.
 pub fn open(store: &MemPages) -> MemIndex<'_> {
-    let options = read_meta(store).unwrap().options().unwrap();
-    Index::open(store, Arc::new(Codec::new(&options).unwrap()))
+    let meta = read_meta(store).unwrap();
+    let codec = Codec::new(&meta.options().unwrap()).unwrap();
+    Index::open(store, Arc::new(codec), &meta)
 }
 
 /// Adds rows, numbered from `first` on.

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
 use crate::ivf::codec::Codec;
-use crate::ivf::index::{Index, create};
+use crate::ivf::index::{Index, create, read_meta};
 use crate::ivf::kmeans::{Alone, cluster};
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
@@ -115,7 +115,7 @@ fn bits_are_found_in_their_exact_order() {
         let padded = codec.padded();
         let centroids = cluster(&Alone, &sample, padded, 8, &mut rng, &mut |_| {});
         create(&store, &options, &codec, &centroids.values).unwrap();
-        let index = Index::open(&store, codec);
+        let index = Index::open(&store, codec, &read_meta(&store).unwrap());
         for (tid, row) in (1..).zip(&rows) {
             index.insert(AnyVector::Bits(row), HeapTid(tid)).unwrap();
         }
