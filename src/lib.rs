@@ -39,7 +39,8 @@ pub extern "C-unwind" fn _PG_init() {
 #[allow(unsafe_code)]
 fn refuse_beside_pgvector() {
     // SAFETY: looks a symbol of pgvector's up among the loaded libraries.
-    let is_there = unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"hnsw_ef_search".as_ptr()).is_null() };
+    let is_there =
+        unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"hnsw_ef_search".as_ptr()).is_null() };
     if is_there {
         errors::raise_with_hint(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

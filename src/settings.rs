@@ -121,7 +121,11 @@ pub fn init() {
     );
     let names = [
         (c"ivf.probes", c"ivf.iterative_scan", c"ivf.max_probes"),
-        (c"ivfflat.probes", c"ivfflat.iterative_scan", c"ivfflat.max_probes"),
+        (
+            c"ivfflat.probes",
+            c"ivfflat.iterative_scan",
+            c"ivfflat.max_probes",
+        ),
     ];
     for ((probes, iterative_scan, max_probes), (settings, least)) in
         names.into_iter().zip([(&IVF, 0), (&IVFFLAT, 1)])

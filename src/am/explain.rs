@@ -151,8 +151,7 @@ fn explain_search(
     let lines = unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let wanted = ("insitu.explain_search", &["hnsw", "ivf", "ivfflat"][..]);
-        let (heap, index) =
-            open::table_and_index(oid, lock, wanted, check_privilege);
+        let (heap, index) = open::table_and_index(oid, lock, wanted, check_privilege);
         let wanted = *(*index).rd_opcintype;
         if query.oid() != wanted {
             raise_with_hint(

@@ -59,7 +59,10 @@ pub unsafe fn table_and_index(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             match methods.split_last() {
                 Some((last, others)) => {
-                    format!("{function} takes an index of {} or {last}", others.join(", "))
+                    format!(
+                        "{function} takes an index of {} or {last}",
+                        others.join(", ")
+                    )
                 }
                 None => format!("{function} takes no index"),
             },
@@ -77,9 +80,7 @@ pub unsafe fn table_and_index(
         check(heap_oid);
         let index = pg_sys::index_open(oid, lock);
         let class = &*(*index).rd_rel;
-        if class.relkind as u8 != pg_sys::RELKIND_INDEX
-            || !methods.contains(&&*method(index))
-        {
+        if class.relkind as u8 != pg_sys::RELKIND_INDEX || !methods.contains(&&*method(index)) {
             wrong_kind();
         }
         if !(*(*index).rd_index).indisvalid {

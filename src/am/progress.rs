@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use ann::ivf::kmeans::{Parts, Team};
+use ann::team::{Parts, Team};
 use pgrx::prelude::*;
 
 use crate::threads::with_workers;

@@ -149,12 +149,7 @@ pub unsafe fn has_cheap_key(index: pg_sys::Relation) -> bool {
 /// # Safety
 ///
 /// [`begin`] made the scan.
-pub unsafe fn return_row(
-    scan: pg_sys::IndexScanDesc,
-    tid: HeapTid,
-    distance: f64,
-    by_bound: bool,
-) {
+pub unsafe fn return_row(scan: pg_sys::IndexScanDesc, tid: HeapTid, distance: f64, by_bound: bool) {
     // SAFETY: as the caller says.
     unsafe {
         (*scan).xs_heaptid = open::item_pointer(tid);

@@ -19,9 +19,10 @@ pub mod metric;
 pub mod page;
 pub mod quantize;
 pub mod simd;
+pub mod team;
 mod vector;
 
 pub use error::Error;
 pub use heap_tid::HeapTid;
-pub use vector::{AnyVector, SparseVector};
 pub use metric::Metric;
+pub use vector::{AnyVector, SparseVector};

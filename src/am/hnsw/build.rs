@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use ann::{HeapTid, Metric};
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
 use ann::hnsw::{AnyCodec, Code, Options};
+use ann::{HeapTid, Metric};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 

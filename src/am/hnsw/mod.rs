@@ -12,9 +12,9 @@ mod vacuum;
 use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
+use ann::Metric;
 use ann::hnsw::index::read_meta;
 use ann::hnsw::{AnyCodec, Code, Codec, Index, Options, Storage};
-use ann::Metric;
 use lru::LruCache;
 use pgrx::prelude::*;
 

@@ -132,8 +132,9 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             let reader = reader(index, &graph);
             graph.codec().query(reader.read(query).as_vector())
         });
-        let by_bound =
-            query.is_some() && graph.options().storage != Storage::Plain && common::has_cheap_key(index);
+        let by_bound = query.is_some()
+            && graph.options().storage != Storage::Plain
+            && common::has_cheap_key(index);
         // Nothing is nearer than anything else to NULL, or by its angle to
         // zero: any query will do.
         let query = query.unwrap_or_else(|| {

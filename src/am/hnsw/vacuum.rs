@@ -5,8 +5,8 @@
 use ann::page::PageStore;
 use pgrx::prelude::*;
 
-use super::insert::BARRIER;
 use super::index as open_index;
+use super::insert::BARRIER;
 use crate::am::open;
 use crate::errors::unwrap_index;
 use crate::storage::RelationPages;

@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use ann::ivf::kmeans::{Centroids, Sample, cluster};
+use std::ffi::CString;
+use std::sync::{Arc, LazyLock};
+
+use ann::ivf::kmeans::{Centroids, ROUNDS, Sample, cluster};
 use ann::ivf::layout::{MAX_LISTS, default_lists};
 use ann::ivf::{Builder, Codec, Options, index::create};
 use ann::quantize::extended::Bits;
@@ -11,7 +14,6 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use std::sync::Arc;
 
 use super::{codec, index as open_index, options};
 use crate::am::open::{self, Reader, RowContext};
@@ -38,22 +40,15 @@ mod phase {
     pub const CLUSTERING: i64 = 5;
 }
 
-/// The names of the rounds of k-means.
-const ROUNDS: [&core::ffi::CStr; 13] = [
-    c"performing k-means",
-    c"performing k-means, iteration 1",
-    c"performing k-means, iteration 2",
-    c"performing k-means, iteration 3",
-    c"performing k-means, iteration 4",
-    c"performing k-means, iteration 5",
-    c"performing k-means, iteration 6",
-    c"performing k-means, iteration 7",
-    c"performing k-means, iteration 8",
-    c"performing k-means, iteration 9",
-    c"performing k-means, iteration 10",
-    c"performing k-means, iteration 11",
-    c"performing k-means, iteration 12",
-];
+/// The names of the rounds of k-means, the first one that of its beginning.
+static ROUND_NAMES: LazyLock<Vec<CString>> = LazyLock::new(|| {
+    let named = |round| match round {
+        0 => "performing k-means".to_owned(),
+        _ => format!("performing k-means, iteration {round}"),
+    };
+    let names = (0..=ROUNDS).map(|round| CString::new(named(round)));
+    names.map(Result::unwrap_or_default).collect()
+});
 
 /// The name of a subphase.
 #[pg_guard]
@@ -64,7 +59,7 @@ pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::
         phase::SAMPLING => c"sampling table",
         phase::ASSIGNING => c"assigning tuples",
         phase::WRITING => c"loading tuples",
-        _ => match round.and_then(|round| ROUNDS.get(round)) {
+        _ => match round.and_then(|round| ROUND_NAMES.get(round)) {
             Some(name) => name,
             None => return std::ptr::null_mut(),
         },
@@ -125,12 +120,16 @@ unsafe fn plan(index: pg_sys::Relation) -> Plan {
             if matches!(metric, Metric::L1 | Metric::Jaccard) {
                 raise(
                     PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                    format!("the distance of the operator class is not supported for {method} index"),
+                    format!(
+                        "the distance of the operator class is not supported for {method} index"
+                    ),
                 );
             }
             raise_with_hint(
                 PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                format!("a vector of {dimension} dimensions does not fit into a page with bits = 8"),
+                format!(
+                    "a vector of {dimension} dimensions does not fit into a page with bits = 8"
+                ),
                 "Use bits = 4.",
             );
         };
@@ -398,7 +397,10 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
             Ok::<(), spi::Error>(())
         });
         if let Err(error) = result {
-            wrong(format!("centroids cannot be read from {table}: {error}"), "Name a table.");
+            wrong(
+                format!("centroids cannot be read from {table}: {error}"),
+                "Name a table.",
+            );
         }
         let lists = values.len() / plan.codec.padded();
         if lists == 0 || lists > MAX_LISTS as usize {

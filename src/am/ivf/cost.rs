@@ -7,8 +7,8 @@
 
 use pgrx::prelude::*;
 
-use super::scan::settings;
 use super::index as open_index;
+use super::scan::settings;
 use crate::am::cost::{Estimate, Search, estimate};
 use crate::am::open;
 use crate::errors::unwrap_index;
@@ -46,21 +46,27 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     // SAFETY: the planner gives a path over an index of this access method,
     // which it has locked.
     unsafe {
-        estimate(root, path, loop_count, &out, |relation, rows, index_pages| {
-            let pages = RelationPages::new(relation);
-            let name = open::name(relation);
-            let meta = unwrap_index(open_index(&pages, &name).meta(), &name);
-            let settings = settings(relation);
-            let lists = f64::from(meta.lists);
-            let probes = settings.probes(meta.lists);
-            let most = f64::from(settings.most_probes(probes)).min(lists);
-            let part = f64::from(probes).min(lists) / lists;
-            let looked_up = LOOKED_UP.min(part * rows);
-            Search {
-                pages: part * LIST_PAGES * index_pages + looked_up,
-                visits: (part * rows + lists) / AT_ONCE + looked_up,
-                later_visits: most / lists * rows,
-            }
-        });
+        estimate(
+            root,
+            path,
+            loop_count,
+            &out,
+            |relation, rows, index_pages| {
+                let pages = RelationPages::new(relation);
+                let name = open::name(relation);
+                let meta = unwrap_index(open_index(&pages, &name).meta(), &name);
+                let settings = settings(relation);
+                let lists = f64::from(meta.lists);
+                let probes = settings.probes(meta.lists);
+                let most = f64::from(settings.most_probes(probes)).min(lists);
+                let part = f64::from(probes).min(lists) / lists;
+                let looked_up = LOOKED_UP.min(part * rows);
+                Search {
+                    pages: part * LIST_PAGES * index_pages + looked_up,
+                    visits: (part * rows + lists) / AT_ONCE + looked_up,
+                    later_visits: most / lists * rows,
+                }
+            },
+        );
     }
 }

@@ -124,7 +124,11 @@ unsafe fn parse(
     let elements = [
         element(c"lists", RELOPT_TYPE_INT, offset_of!(Stored, lists)),
         element(c"bits", RELOPT_TYPE_ENUM, offset_of!(Stored, bits)),
-        element(c"centroids", RELOPT_TYPE_STRING, offset_of!(Stored, centroids)),
+        element(
+            c"centroids",
+            RELOPT_TYPE_STRING,
+            offset_of!(Stored, centroids),
+        ),
     ];
     // SAFETY: the offsets are those of `Stored`, whose size is given.
     unsafe {
@@ -150,7 +154,11 @@ pub unsafe fn of_index(index: pg_sys::Relation, method: &str) -> IvfOptions {
     unsafe {
         let stored = (*index).rd_options.cast::<Stored>();
         let (lists, bits, centroids) = if stored.is_null() {
-            let lists = if method == "ivfflat" { DEFAULT_LISTS } else { AUTOMATIC };
+            let lists = if method == "ivfflat" {
+                DEFAULT_LISTS
+            } else {
+                AUTOMATIC
+            };
             (lists, 0, 0)
         } else {
             ((*stored).lists, (*stored).bits, (*stored).centroids)

@@ -14,8 +14,8 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::codec::Codec;
-use crate::page::{BODY_LEN, Block, Body};
 pub use crate::HeapTid;
+use crate::page::{BODY_LEN, Block, Body};
 use crate::{Error, Metric};
 
 /// The number of a vertex: its place in the array of slots.

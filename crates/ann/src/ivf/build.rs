@@ -5,8 +5,9 @@ use parking_lot::Mutex;
 
 use super::codec::{Centre, Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned};
-use super::kmeans::{Centroids, Team};
+use super::kmeans::Centroids;
 use crate::page::PageStore;
+use crate::team::Team;
 use crate::{AnyVector, Error, HeapTid};
 
 /// Rows that a thread assigns and encodes at a time.
@@ -209,7 +210,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let mut member = aligned(layout.member_len());
         let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
         let vector = (&vector[..], is_exact);
-        self.codec.encode(Level::Rows, vector, &centre, tid.0, member);
+        self.codec
+            .encode(Level::Rows, vector, &centre, tid.0, member);
         self.append(list, &[member])?;
         Ok(true)
     }

@@ -45,10 +45,7 @@ pub struct Statistics {
 
 impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     /// Checks all pages, and calls `visit` with each row, its list and its entry.
-    pub fn check(
-        &self,
-        visit: &mut dyn FnMut(HeapTid, List, &[u8]),
-    ) -> Result<Report, Error> {
+    pub fn check(&self, visit: &mut dyn FnMut(HeapTid, List, &[u8])) -> Result<Report, Error> {
         let mut check = Check {
             index: self,
             report: Report::default(),
@@ -110,7 +107,12 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     }
 
     /// The entry that a row of a list has; `None` if the index leaves it out.
-    pub fn encode_row(&self, list: List, vector: AnyVector<'_>, tid: HeapTid) -> Result<Option<Vec<u8>>, Error> {
+    pub fn encode_row(
+        &self,
+        list: List,
+        vector: AnyVector<'_>,
+        tid: HeapTid,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let Some(prepared) = self.codec.prepare(vector) else {
             return Ok(None);
         };
@@ -119,7 +121,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let mut member = aligned(layout.member_len());
         let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
         let vector = (&prepared.vector[..], prepared.is_exact);
-        self.codec.encode(Level::Rows, vector, &centre, tid.0, member);
+        self.codec
+            .encode(Level::Rows, vector, &centre, tid.0, member);
         Ok(Some(Member::of(layout, member).entry.to_vec()))
     }
 
@@ -173,7 +176,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         let mut at = head;
         while at != NO_BLOCK {
             if !self.seen.insert(at) {
-                self.problem(at, format!("list {} has a page of another list", list.number));
+                self.problem(
+                    at,
+                    format!("list {} has a page of another list", list.number),
+                );
                 return Ok(());
             }
             // A copy, so that no two pages are locked at a time.
@@ -198,7 +204,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 let code_page = Box::new(*self.index.store.read(codes)?);
                 let own = Header::of(&code_page);
                 if own.kind() != Some(Kind::Codes) || own.list != list.number || own.owner != at {
-                    self.problem(codes, format!("it is not a code page of list {}", list.number));
+                    self.problem(
+                        codes,
+                        format!("it is not a code page of list {}", list.number),
+                    );
                     continue;
                 }
                 for column in columns {
@@ -231,7 +240,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         let target = entry.head.target;
         let Some(columns) = columns else {
             if is_row && target != DEAD && target != 0 {
-                self.problem(codes, format!("member {column} of page {at} counts as removed"));
+                self.problem(
+                    codes,
+                    format!("member {column} of page {at} counts as removed"),
+                );
             }
             self.report.free += u64::from(is_row && column < count);
             return;
@@ -240,7 +252,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         let is_sound = head.step.is_finite() && !head.error.is_nan() && head.norm >= 0.0;
         let has_target = !is_row || target != DEAD && target != 0;
         if !is_sound || !has_target {
-            self.problem(codes, format!("member {column} of page {at} has no sound entry"));
+            self.problem(
+                codes,
+                format!("member {column} of page {at} has no sound entry"),
+            );
             return;
         }
         let column_of = column % BLOCK;
@@ -254,7 +269,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         let factors = [add, rescale, deviation];
         let is_number = factors.iter().all(|f| f[column_of].is_finite());
         if !is_number || !self.index.codec.signs_match(list.level(), entry, &signs) {
-            self.problem(at, format!("the short code of member {column} is not that of its entry"));
+            self.problem(
+                at,
+                format!("the short code of member {column} is not that of its entry"),
+            );
         }
         if is_row {
             self.report.rows += 1;

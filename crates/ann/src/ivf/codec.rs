@@ -13,7 +13,7 @@
 //! Cosine is squared L2 on normalized vectors. What is said of keys below is
 //! said of these two forms ([`Form`]): squared L2, and negative inner product.
 
-use super::layout::{DEAD, ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options};
+use super::layout::{ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options};
 use crate::metric::normalize;
 use crate::quantize::bound::{has_exact_norm, lower_bound};
 use crate::quantize::extended::{self, Bits};
@@ -254,17 +254,10 @@ impl Codec {
         let mut values = vec![0_i8; self.padded];
         let grid = extended::encode(bits, &residual, &mut values);
 
-        let [norm, along, product] = extended::sums(self.padded, |i| {
-            let (r, c) = (f64::from(residual[i]), f64::from(centroid[i]));
-            [r * r, r * c, c * (f64::from(values[i]) + 0.5)]
-        });
-        let [absolute, centre_code] = extended::sums(layout.coded, |i| {
-            let half = if values[i] >= 0 { 0.5 } else { -0.5 };
-            [f64::from(residual[i].abs()), half * f64::from(centroid[i])]
-        });
+        let [norm, along, product, absolute, centre_code] =
+            extended::relate(&residual, centroid, &values, layout.coded);
         let factors = rabitq::factors(self.form, [norm, along, absolute, centre_code]);
-        let deviation =
-            rabitq::deviation(self.form, norm, absolute, layout.coded, vector.len());
+        let deviation = rabitq::deviation(self.form, norm, absolute, layout.coded, vector.len());
         let (signs, entry) = Member::parts(layout, member, factors, deviation);
         write_signs(&values[..layout.coded], signs);
 
@@ -292,8 +285,7 @@ impl Codec {
         let squares = vector.len() as f64 / 4.0;
         let absolute = layout.coded as f64 / 2.0;
         let factors = rabitq::factors(Form::L2, [squares, 0.0, absolute, 0.0]);
-        let deviation =
-            rabitq::deviation(Form::L2, squares, absolute, layout.coded, vector.len());
+        let deviation = rabitq::deviation(Form::L2, squares, absolute, layout.coded, vector.len());
         let (signs, entry) = Member::parts(layout, member, factors, deviation);
         let (head, bits) = entry.split_at_mut(ENTRY_HEAD);
         let zero = EntryHead {
@@ -440,7 +432,11 @@ impl Codec {
                 extended::add_decoded(bits, entry.head.step, entry.values, &mut residual);
                 let norm: f64 = residual.iter().map(|&r| f64::from(r) * f64::from(r)).sum();
                 let error = f64::from(entry.head.error);
-                norm + if error.is_finite() { error * error } else { 0.0 }
+                norm + if error.is_finite() {
+                    error * error
+                } else {
+                    0.0
+                }
             }
             Values::Whole => {
                 let mut bits = vec![0; self.padded / 8];
@@ -462,12 +458,6 @@ impl Codec {
             }
             Values::Whole => entry.values[..signs.len()] == *signs,
         }
-    }
-
-    /// Whether an entry may be that of a member.
-    pub fn is_plausible(entry: Entry<'_>) -> bool {
-        let head = entry.head;
-        head.target != DEAD && head.step.is_finite() && !head.error.is_nan() && head.norm >= 0.0
     }
 }
 

@@ -71,7 +71,13 @@ pub fn create<S: PageStore>(
     }
     let mean: Vec<f32> = mean.into_iter().map(|c| c as f32).collect();
     let mut centre = codec.origin();
-    codec.encode(Level::Centroids, (&mean, true), &centre, Link::EMPTY.target(), member);
+    codec.encode(
+        Level::Centroids,
+        (&mean, true),
+        &centre,
+        Link::EMPTY.target(),
+        member,
+    );
     let apex = Member::of(layout, member).entry.to_vec();
     codec.descend(Entry::new(&apex), &mut centre);
 
@@ -79,7 +85,13 @@ pub fn create<S: PageStore>(
     let mut members = Vec::new();
     let mut known = FxHashSet::default();
     for centroid in centroids {
-        codec.encode(Level::Centroids, (centroid, true), &centre, Link::EMPTY.target(), member);
+        codec.encode(
+            Level::Centroids,
+            (centroid, true),
+            &centre,
+            Link::EMPTY.target(),
+            member,
+        );
         if known.insert(member.to_vec()) {
             members.push(Code::copied(member));
         }
@@ -345,7 +357,9 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
                 let member = Member::of(layout, bytes);
                 layout.set_column(bodies[0], column, &member);
                 let slot = column % layout.per_page;
-                layout.entry_mut(bodies[1], slot).copy_from_slice(member.entry);
+                layout
+                    .entry_mut(bodies[1], slot)
+                    .copy_from_slice(member.entry);
             }
             let mut header = Header::of(bodies[0]);
             let last = columns.last().map_or(0, |&last| last as u16 + 1);
@@ -434,12 +448,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
 }
 
 /// Changes the link in a centroid's entry.
-fn set_target(
-    layout: &Layout,
-    body: &mut Body,
-    place: Place,
-    change: &dyn Fn(&mut Link),
-) {
+fn set_target(layout: &Layout, body: &mut Body, place: Place, change: &dyn Fn(&mut Link)) {
     let entry = layout.entry_mut(body, place.slot.into());
     let target: &mut [u8; 8] = entry.first_chunk_mut().expect("an entry begins with it");
     let mut link = Link::of(u64::from_ne_bytes(*target));

@@ -6,8 +6,6 @@
 //! assigning. A centroid that has lost all members begins anew as one of those
 //! that are farthest from theirs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use parking_lot::Mutex;
@@ -15,18 +13,13 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::index::sample;
 
-/// Threads that do work together.
-pub trait Team {
-    /// Does all parts of a piece of work, numbered from 0, and returns when they
-    /// are done.
-    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
-}
+use crate::team::Team;
 
 /// Vectors that are compared with all centroids at once.
 const BLOCK: usize = 256;
 
-/// A round moves the centroids of a sample so often at most.
-const ROUNDS: usize = 12;
+/// The centroids of a sample move so often at most.
+pub const ROUNDS: usize = 24;
 
 /// When fewer than one member in so many changes its list, centroids stay.
 const SETTLED: usize = 200;
@@ -135,7 +128,10 @@ pub fn cluster(
     for round in 0..ROUNDS {
         progress(round + 1);
         assign(team, vectors, &centroids, &mut nearest);
-        let changed = nearest.iter().zip(&before).filter(|(now, before)| now.0 != **before);
+        let changed = nearest
+            .iter()
+            .zip(&before)
+            .filter(|(now, before)| now.0 != **before);
         let changed = changed.count();
         for (before, now) in before.iter_mut().zip(&nearest) {
             *before = now.0;
@@ -180,7 +176,9 @@ fn means(
             }
         });
     }
-    let empty: Vec<usize> = (0..members.len()).filter(|&i| members[i].is_empty()).collect();
+    let empty: Vec<usize> = (0..members.len())
+        .filter(|&i| members[i].is_empty())
+        .collect();
     if !empty.is_empty() {
         // The distance but for ½·‖x‖²; any of the farthest will do.
         let distance = |i: usize| {
@@ -242,65 +240,12 @@ impl Sample {
     }
 }
 
-/// A team of one.
-pub struct Alone;
-
-impl Team for Alone {
-    fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        (0..parts).for_each(work);
-    }
-}
-
-/// The parts of a piece of work, handed out one by one.
-pub struct Parts {
-    next: AtomicUsize,
-    count: usize,
-}
-
-impl Parts {
-    /// So many parts.
-    pub fn new(count: usize) -> Self {
-        Parts {
-            next: AtomicUsize::new(0),
-            count,
-        }
-    }
-
-    /// A part that nobody has taken.
-    pub fn take(&self) -> Option<usize> {
-        let part = self.next.fetch_add(1, Ordering::Relaxed);
-        (part < self.count).then_some(part)
-    }
-
-    /// No more parts are handed out.
-    pub fn stop(&self) {
-        self.next.store(usize::MAX / 2, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
 
     use super::*;
-
-    /// Two threads.
-    struct Pair;
-
-    impl Team for Pair {
-        fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-            let parts = Parts::new(parts);
-            let worker = || {
-                while let Some(part) = parts.take() {
-                    work(part);
-                }
-            };
-            std::thread::scope(|scope| {
-                scope.spawn(worker);
-                worker();
-            });
-        }
-    }
+    use crate::team::{Alone, Pair};
 
     fn clusters(rng: &mut SmallRng, count: usize, rows: usize, dimension: usize) -> Vec<f32> {
         let centres: Vec<f32> = (0..count * dimension)
@@ -319,15 +264,16 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let vectors = clusters(&mut rng, 10, 3000, 64);
         let mut rounds = 0;
-        let centroids = cluster(&Pair, &vectors, 64, 40, &mut rng, &mut |round| rounds = round);
+        let centroids = cluster(&Pair, &vectors, 64, 40, &mut rng, &mut |round| {
+            rounds = round
+        });
         assert_eq!(centroids.len(), 40);
         assert!(rounds > 0);
         let mut nearest = vec![(0, 0.0); 3000];
         assign(&Alone, &vectors, &centroids, &mut nearest);
         for (vector, (number, key)) in vectors.chunks_exact(64).zip(nearest) {
-            let exact = |c: &[f32]| -> f32 {
-                vector.iter().zip(c).map(|(x, c)| (x - c) * (x - c)).sum()
-            };
+            let exact =
+                |c: &[f32]| -> f32 { vector.iter().zip(c).map(|(x, c)| (x - c) * (x - c)).sum() };
             let distances = (0..centroids.len()).map(|i| exact(centroids.get(i)));
             let least = distances.fold(f32::INFINITY, f32::min);
             assert!(exact(centroids.get(number as usize)) < least + 0.01);

@@ -101,7 +101,10 @@ impl Meta {
     pub fn parse(body: &Body) -> Result<Self, Error> {
         let meta: Meta = *bytemuck::from_bytes(&body.0[..size_of::<Meta>()]);
         if meta.magic != MAGIC {
-            return Err(Error::corrupted(0, "the metapage is not one of an ivf index"));
+            return Err(Error::corrupted(
+                0,
+                "the metapage is not one of an ivf index",
+            ));
         }
         if meta.version != FORMAT_VERSION {
             return Err(Error::Version {
@@ -155,14 +158,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    const TAGS: [(Kind, u16); 3] = [
-        (Kind::New, 0),
-        (Kind::List, 0x4c49),
-        (Kind::Codes, 0x434f),
-    ];
+    const TAGS: [(Kind, u16); 3] = [(Kind::New, 0), (Kind::List, 0x4c49), (Kind::Codes, 0x434f)];
 
     fn tag(self) -> u16 {
-        Self::TAGS.into_iter().find(|t| t.0 == self).map_or(0, |t| t.1)
+        Self::TAGS
+            .into_iter()
+            .find(|t| t.0 == self)
+            .map_or(0, |t| t.1)
     }
 }
 
@@ -341,7 +343,7 @@ impl Layout {
         let fit = |coded: usize| {
             let block_len = FACTORS + block_len(coded);
             let most = (BODY_LEN - HEADER) / (block_len + size_of::<u32>());
-            let fits = (1..=most).rev().find_map(|blocks| {
+            (1..=most).rev().find_map(|blocks| {
                 let code_pages = (blocks * BLOCK).div_ceil(per_page);
                 let alive_at = HEADER + code_pages * size_of::<Block>();
                 let blocks_at = (alive_at + blocks * size_of::<u32>()).next_multiple_of(8);
@@ -355,8 +357,7 @@ impl Layout {
                     blocks_at,
                     block_len,
                 })
-            });
-            fits
+            })
         };
         let steps = padded / STEP;
         let few = (steps - steps / 8..=steps).rev();

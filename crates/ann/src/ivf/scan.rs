@@ -103,9 +103,4 @@ impl Scan {
         let centroids = self.centroids.as_ref().map(Stream::counters);
         (centroids.unwrap_or_default(), self.rows.counters())
     }
-
-    /// Bytes of memory that the search holds, roughly.
-    pub fn memory(&self) -> usize {
-        self.rows.memory() + self.centroids.as_ref().map_or(0, Stream::memory)
-    }
 }

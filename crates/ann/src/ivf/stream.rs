@@ -191,12 +191,6 @@ impl Stream {
         self.counters
     }
 
-    /// Bytes of memory that the stream holds, roughly.
-    pub fn memory(&self) -> usize {
-        self.found.capacity() * size_of::<Candidate>()
-            + self.queue.capacity() * size_of::<Waiting>()
-    }
-
     /// The next member; `None` when there are no more.
     pub fn next<S: PageStore, C: std::ops::Deref<Target = Codec>>(
         &mut self,
@@ -329,7 +323,11 @@ impl Stream {
             let rank = self.least_rank(index, candidate.least);
             self.queue.push(Waiting {
                 // What is no number comes first.
-                rank: if rank.is_nan() { f64::NEG_INFINITY } else { rank },
+                rank: if rank.is_nan() {
+                    f64::NEG_INFINITY
+                } else {
+                    rank
+                },
                 candidate,
                 found: None,
             });
@@ -428,7 +426,8 @@ impl Keep {
         let last = last.estimate;
         if last < self.limit {
             self.limit = last;
-            found.retain(|candidate| !(candidate.least > last));
+            // What is no number is kept.
+            found.retain(|candidate| candidate.least <= last || candidate.least.is_nan());
         }
     }
 }

@@ -48,9 +48,17 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             let (next, directory, mut has_room) = {
                 let page = self.list_page(at, list.number)?;
                 let has_room = layout.alive(&page).iter().any(|&alive| alive != u32::MAX);
-                (Header::of(&page).next, layout.directory(&page).to_vec(), has_room)
+                (
+                    Header::of(&page).next,
+                    layout.directory(&page).to_vec(),
+                    has_room,
+                )
             };
-            for (number, &codes) in directory.iter().enumerate().filter(|(_, codes)| **codes != 0) {
+            for (number, &codes) in directory
+                .iter()
+                .enumerate()
+                .filter(|(_, codes)| **codes != 0)
+            {
                 let dead = self.dead_slots(list, codes, is_dead, counts)?;
                 if !dead.is_empty() {
                     self.remove_slots(list, (at, number, codes), &dead)?;

@@ -393,8 +393,9 @@ pub(super) fn bounds(
         let sum = sums[i] as f32 * line.step + line.offset;
         keys[i] = line.key + add[i] + rescale[i] * sum;
         least[i] = keys[i] - line.reach * deviation[i];
-        // Not `least <= limit`: what is no number is kept.
-        mask |= u32::from(!(least[i] > line.limit)) << i;
+        // What is no number is not above the limit.
+        let is_above = least[i] > line.limit;
+        mask |= u32::from(!is_above) << i;
     }
     mask
 }
@@ -405,6 +406,7 @@ pub(super) fn bounds(
 macro_rules! kernels {
     // `$d` is a dollar sign, for the macro inside.
     ($d:tt $name:literal, $lanes:ty, $scan:path $(, $feature:literal)?) => {{
+        use crate::quantize::extended;
         use crate::simd::{Distances, Kernels, generic};
         use half::f16;
 
@@ -455,6 +457,12 @@ macro_rules! kernels {
             sign_code: kernel!(
                 (centre: &[f32], scale: f32, point: &[i8], bits: &mut [u8]) -> [f32; 4],
                 generic::sign_code::<$lanes>(centre, scale, point, bits)),
+            encode_grid: kernel!(
+                (bits: extended::Bits, residual: &[f32], values: &mut [i8]) -> extended::Grid,
+                extended::encode_inline(bits, residual, values)),
+            relate_grid: kernel!(
+                (residual: &[f32], centre: &[f32], values: &[i8], coded: usize) -> [f64; 5],
+                extended::relate_inline(residual, centre, values, coded)),
             hadamard: kernel!((values: &mut [f32]) -> (), generic::hadamard(values)),
             fill_table: kernel!(
                 (query: &[f32], step: f32, table: &mut [u8]) -> (),

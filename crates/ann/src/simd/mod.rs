@@ -26,6 +26,8 @@ use std::sync::LazyLock;
 
 use half::f16;
 
+use crate::quantize::extended::{Bits, Grid};
+
 /// A distance kernel over two slices of the same length.
 ///
 /// Panics if the lengths differ.
@@ -75,8 +77,10 @@ pub struct Line {
 }
 
 /// A kernel that fills keys and lower bounds, see [`Kernels::bounds`].
-pub type BoundsKernel =
-    fn(&[u32; 32], &Terms<'_>, &Line, &mut [f32; 32], &mut [f32; 32]) -> u32;
+pub type BoundsKernel = fn(&[u32; 32], &Terms<'_>, &Line, &mut [f32; 32], &mut [f32; 32]) -> u32;
+
+/// A kernel that returns five sums, see [`Kernels::relate_grid`].
+pub type RelateKernel = fn(&[f32], &[f32], &[i8], usize) -> [f64; 5];
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
@@ -99,6 +103,10 @@ pub struct Kernels {
     /// xᵢ = [rᵢ > 0], which it packs eight to a byte: Σ rᵢ², Σ rᵢ·cᵢ, Σ |rᵢ| and
     /// Σ cᵢ·(xᵢ − ½). The length is a multiple of 64.
     pub sign_code: SignKernel,
+    /// See [`crate::quantize::extended::encode`].
+    pub encode_grid: fn(Bits, &[f32], &mut [i8]) -> Grid,
+    /// See [`crate::quantize::extended::relate`].
+    pub relate_grid: RelateKernel,
     /// The Walsh-Hadamard transform, not scaled, of a power of two of values.
     pub hadamard: fn(&mut [f32]),
     /// The lookup table of a query, see [`crate::quantize::fastscan`].

@@ -14,9 +14,9 @@
 //! | 16 + 4·n | 4·n | the components, `f32`; normalized under cosine |
 
 use super::Codec;
-use crate::{Metric, SparseVector};
 use crate::metric;
 use crate::quantize::bound::{has_exact_norm, lower_bound};
+use crate::{Metric, SparseVector};
 
 const HEAD: usize = 16;
 

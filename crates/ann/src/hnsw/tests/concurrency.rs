@@ -7,8 +7,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
-use crate::Metric;
 use crate::HeapTid;
+use crate::Metric;
 use crate::hnsw::Storage;
 
 /// Rows in the index before everything starts.

@@ -5,9 +5,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
+use crate::HeapTid;
 use crate::Metric;
 use crate::hnsw::index::read_meta;
-use crate::HeapTid;
 use crate::hnsw::{AnyCodec, Code, Codec, Index, Scan, Storage};
 use crate::mem_pages::MemPages;
 use crate::page::{BODY_LEN, PageStore};

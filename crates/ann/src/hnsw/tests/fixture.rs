@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::HeapTid;
 use crate::Metric;
 use crate::hnsw::check::Report;
 use crate::hnsw::index::{create, read_meta};
-use crate::HeapTid;
 use crate::hnsw::{
     AnyCodec, AnyQuery, Builder, Code, Codec, Index, Options, Plain, Scan, Storage, build,
 };

@@ -4,8 +4,8 @@ use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::check::Report;
 use crate::hnsw::{Code, Codec, Scan, Storage};
-use crate::{AnyVector, HeapTid};
 use crate::quantize::bound::tests::operator;
+use crate::{AnyVector, HeapTid};
 
 const BUILT_OR_INSERTED: [(bool, Storage); 4] = [
     (true, Storage::Plain),

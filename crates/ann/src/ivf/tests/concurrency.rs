@@ -17,7 +17,12 @@ fn inserts_scans_and_vacuums_at_once() {
     let mut rng = SmallRng::seed_from_u64(51);
     let vectors = clustered(&mut rng, ROWS, 16);
     let store = MemPages::new();
-    built(&store, &options(Metric::L2, 16, Bits::Eight), &vectors[..FIRST], 7);
+    built(
+        &store,
+        &options(Metric::L2, 16, Bits::Eight),
+        &vectors[..FIRST],
+        7,
+    );
     let next = AtomicU64::new(FIRST as u64);
     let inserting = AtomicBool::new(true);
     // Rows die only after their insert has ended, as in a database.
@@ -32,7 +37,9 @@ fn inserts_scans_and_vacuums_at_once() {
                     let index = open(&store);
                     loop {
                         let row = next.fetch_add(1, Ordering::Relaxed) as usize;
-                        let Some(vector) = vectors.get(row) else { break };
+                        let Some(vector) = vectors.get(row) else {
+                            break;
+                        };
                         insert_all(&index, std::slice::from_ref(vector), row as u64 + 1);
                         done[row].store(true, Ordering::Release);
                     }
@@ -68,7 +75,9 @@ fn inserts_scans_and_vacuums_at_once() {
     });
     let index = open(&store);
     index.remove(&mut |tid| dies(tid.0)).unwrap();
-    let report = index.check(&mut |tid, _, _| assert!(keeps(tid.0 - 1))).unwrap();
+    let report = index
+        .check(&mut |tid, _, _| assert!(keeps(tid.0 - 1)))
+        .unwrap();
     assert_eq!(report.problems, []);
     assert_eq!(report.rows, ROWS as u64 / 4);
 }

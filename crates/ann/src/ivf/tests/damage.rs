@@ -128,7 +128,12 @@ fn the_checker_sees_each_kind_of_damage() {
         ("codes of another list", codes, 4, 77),
         ("codes of another page", codes, 12, 77),
         ("a row that another member is", codes, entry, 2),
-        ("a value that the short code contradicts", codes, entry + 24, 128),
+        (
+            "a value that the short code contradicts",
+            codes,
+            entry + 24,
+            128,
+        ),
     ] {
         let store = sample();
         let index = open(&store);

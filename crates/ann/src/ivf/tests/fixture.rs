@@ -8,23 +8,31 @@ use rand::{Rng, SeedableRng};
 use crate::ivf::build::Builder;
 use crate::ivf::codec::Codec;
 use crate::ivf::index::{Index, create, read_meta};
-use crate::ivf::kmeans::{Alone, cluster};
+use crate::ivf::kmeans::cluster;
 use crate::ivf::layout::Options;
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::quantize::extended::Bits;
+use crate::team::Alone;
 use crate::{AnyVector, HeapTid, Metric};
 
 pub type MemIndex<'s> = Index<'s, MemPages, Arc<Codec>>;
 
 pub fn clustered(rng: &mut SmallRng, rows: usize, dimension: usize) -> Vec<Vec<f32>> {
     let centres: Vec<Vec<f32>> = (0..20)
-        .map(|_| (0..dimension).map(|_| rng.random_range(-1.0..1.0)).collect())
+        .map(|_| {
+            (0..dimension)
+                .map(|_| rng.random_range(-1.0..1.0))
+                .collect()
+        })
         .collect();
     (0..rows)
         .map(|_| {
             let centre = &centres[rng.random_range(0..centres.len())];
-            centre.iter().map(|c| c + rng.random_range(-0.8..0.8)).collect()
+            centre
+                .iter()
+                .map(|c| c + rng.random_range(-0.8..0.8))
+                .collect()
         })
         .collect()
 }
@@ -38,10 +46,17 @@ pub fn options(metric: Metric, dimension: usize, bits: Bits) -> Options {
     }
 }
 
-pub fn built<'s>(store: &'s MemPages, options: &Options, rows: &[Vec<f32>], lists: usize) -> MemIndex<'s> {
+pub fn built<'s>(
+    store: &'s MemPages,
+    options: &Options,
+    rows: &[Vec<f32>],
+    lists: usize,
+) -> MemIndex<'s> {
     let codec = Arc::new(Codec::new(options).unwrap());
     let mut rng = SmallRng::seed_from_u64(5);
-    let prepared = rows.iter().flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap().vector);
+    let prepared = rows
+        .iter()
+        .flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap().vector);
     let sample: Vec<f32> = prepared.collect();
     let padded = codec.padded();
     let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});
@@ -49,7 +64,11 @@ pub fn built<'s>(store: &'s MemPages, options: &Options, rows: &[Vec<f32>], list
     let index = Index::open(store, codec, &read_meta(store).unwrap());
     let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();
     for (i, row) in rows.iter().enumerate() {
-        assert!(builder.add(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap());
+        assert!(
+            builder
+                .add(AnyVector::Components(row), HeapTid(i as u64 + 1))
+                .unwrap()
+        );
     }
     builder.finish().unwrap();
     index
@@ -62,7 +81,12 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
         Metric::L2 => pairs().map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt(),
         Metric::InnerProduct => -dot,
         _ => {
-            let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            let norm = |v: &[f32]| {
+                v.iter()
+                    .map(|&x| f64::from(x) * f64::from(x))
+                    .sum::<f64>()
+                    .sqrt()
+            };
             1.0 - dot / (norm(a) * norm(b))
         }
     }
@@ -84,7 +108,12 @@ pub fn insert_all(index: &MemIndex<'_>, rows: &[Vec<f32>], first: u64) {
 }
 
 /// All rows that a scan of so many lists returns.
-pub fn all_rows(index: &MemIndex<'_>, query: &[f32], lists: usize, by_bound: bool) -> Vec<(f64, u64)> {
+pub fn all_rows(
+    index: &MemIndex<'_>,
+    query: &[f32],
+    lists: usize,
+    by_bound: bool,
+) -> Vec<(f64, u64)> {
     let query = index.codec().prepare(AnyVector::Components(query)).unwrap();
     let mut scan = Scan::new(index.codec().query(query), by_bound);
     assert!(scan.take_lists(index, lists).unwrap());

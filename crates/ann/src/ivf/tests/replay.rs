@@ -18,7 +18,10 @@ fn rows_of(store: &MemPages, query: &[f32]) -> Vec<u64> {
     let report = index.check(&mut |tid, _, _| held.push(tid.0)).unwrap();
     assert_eq!(report.problems, []);
     held.sort_unstable();
-    let mut found: Vec<u64> = all_rows(&index, query, 1000, true).iter().map(|r| r.1).collect();
+    let mut found: Vec<u64> = all_rows(&index, query, 1000, true)
+        .iter()
+        .map(|r| r.1)
+        .collect();
     found.sort_unstable();
     assert_eq!(found, held);
     held
@@ -31,7 +34,12 @@ fn every_prefix_of_inserts_and_vacuums_is_a_valid_index() {
     for (dimension, count) in [(6, 900), (1500, 120)] {
         let vectors = clustered(&mut rng, count, dimension);
         let store = MemPages::new();
-        let index = built(&store, &options(Metric::L2, dimension, Bits::Eight), &vectors[..20], 2);
+        let index = built(
+            &store,
+            &options(Metric::L2, dimension, Bits::Eight),
+            &vectors[..20],
+            2,
+        );
         let mut complete = vec![store.records()];
         for (row, vector) in vectors.iter().enumerate().skip(20) {
             insert_all(&index, std::slice::from_ref(vector), row as u64 + 1);
@@ -54,7 +62,9 @@ fn every_prefix_of_inserts_and_vacuums_is_a_valid_index() {
             assert!(held.iter().all(|&tid| tid <= done + 1));
             // Vacuum, and go on.
             let index = open(&crashed);
-            index.remove(&mut |tid| dies(tid.0) || tid.0 > done).unwrap();
+            index
+                .remove(&mut |tid| dies(tid.0) || tid.0 > done)
+                .unwrap();
             let living: Vec<u64> = (1..=done).filter(|&tid| !dies(tid)).collect();
             assert_eq!(rows_of(&crashed, &vectors[0]), living);
             insert_all(&index, &vectors[done as usize..], done + 1);
@@ -69,11 +79,19 @@ fn a_page_that_a_crash_left_unused_is_used() {
     let mut rng = SmallRng::seed_from_u64(22);
     let vectors = clustered(&mut rng, 400, 1500);
     let store = MemPages::new();
-    let index = built(&store, &options(Metric::L2, 1500, Bits::Eight), &vectors[..20], 2);
+    let index = built(
+        &store,
+        &options(Metric::L2, 1500, Bits::Eight),
+        &vectors[..20],
+        2,
+    );
     drop(store.extend().unwrap());
     let blocks = store.block_count();
     insert_all(&index, &vectors[20..30], 21);
     assert_eq!(store.block_count(), blocks);
     insert_all(&index, &vectors[30..], 31);
-    assert_eq!(rows_of(&store, &vectors[0]), (1..=400).collect::<Vec<u64>>());
+    assert_eq!(
+        rows_of(&store, &vectors[0]),
+        (1..=400).collect::<Vec<u64>>()
+    );
 }

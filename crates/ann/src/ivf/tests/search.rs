@@ -8,12 +8,13 @@ use rand::{Rng, SeedableRng};
 use super::fixture::*;
 use crate::ivf::codec::Codec;
 use crate::ivf::index::{Index, create, read_meta};
-use crate::ivf::kmeans::{Alone, cluster};
+use crate::ivf::kmeans::cluster;
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::page::PageStore;
 use crate::quantize::bound::tests::operator;
 use crate::quantize::extended::Bits;
+use crate::team::Alone;
 use crate::{AnyVector, HeapTid, Metric, simd};
 
 const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
@@ -21,7 +22,10 @@ const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 #[test]
 fn a_scan_of_all_lists_returns_every_row_once_by_a_true_bound() {
     let mut rng = SmallRng::seed_from_u64(1);
-    for (metric, bits) in METRICS.into_iter().flat_map(|m| [(m, Bits::Four), (m, Bits::Eight)]) {
+    for (metric, bits) in METRICS
+        .into_iter()
+        .flat_map(|m| [(m, Bits::Four), (m, Bits::Eight)])
+    {
         let dimension = 100;
         let rows = clustered(&mut rng, 3000, dimension);
         let store = MemPages::new();
@@ -42,7 +46,10 @@ fn a_scan_of_all_lists_returns_every_row_once_by_a_true_bound() {
             let mut late = 0;
             for &(bound, tid) in &found {
                 let exact = distance(metric, &query, &rows[tid as usize - 1]);
-                assert!(bound <= exact + 1e-9, "{metric:?} {bits:?}: {bound} {exact}");
+                assert!(
+                    bound <= exact + 1e-9,
+                    "{metric:?} {bits:?}: {bound} {exact}"
+                );
                 late += usize::from(exact < last);
                 last = last.max(bound);
             }
@@ -54,8 +61,14 @@ fn a_scan_of_all_lists_returns_every_row_once_by_a_true_bound() {
             exact.sort_by(|a, b| key(a).total_cmp(&key(b)));
             let nearest = all_rows(&index, &query, 30, false);
             let nearest: Vec<u64> = nearest.iter().take(10).map(|row| row.1).collect();
-            let hits = nearest.iter().filter(|tid| exact[..10].contains(tid)).count();
-            assert!(hits >= if bits == Bits::Eight { 9 } else { 7 }, "{metric:?} {bits:?}: {hits}");
+            let hits = nearest
+                .iter()
+                .filter(|tid| exact[..10].contains(tid))
+                .count();
+            assert!(
+                hits >= if bits == Bits::Eight { 9 } else { 7 },
+                "{metric:?} {bits:?}: {hits}"
+            );
         }
     }
 }
@@ -65,9 +78,16 @@ fn rows_are_inserted_removed_and_found() {
     let mut rng = SmallRng::seed_from_u64(2);
     let rows = clustered(&mut rng, 4000, 70);
     let store = MemPages::new();
-    let index = built(&store, &options(Metric::L2, 70, Bits::Eight), &rows[..2000], 12);
+    let index = built(
+        &store,
+        &options(Metric::L2, 70, Bits::Eight),
+        &rows[..2000],
+        12,
+    );
     for (i, row) in rows.iter().enumerate().skip(2000) {
-        index.insert(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap();
+        index
+            .insert(AnyVector::Components(row), HeapTid(i as u64 + 1))
+            .unwrap();
     }
     let blocks = store.block_count();
     let removed = index.remove(&mut |tid| tid.0 % 3 == 0).unwrap();
@@ -86,14 +106,19 @@ fn rows_are_inserted_removed_and_found() {
 
     // Places are used again.
     for (i, row) in rows.iter().enumerate().filter(|(i, _)| (i + 1) % 3 == 0) {
-        index.insert(AnyVector::Components(row), HeapTid(i as u64 + 1)).unwrap();
+        index
+            .insert(AnyVector::Components(row), HeapTid(i as u64 + 1))
+            .unwrap();
     }
     let report = index.check(&mut |_, _, _| {}).unwrap();
     assert_eq!(report.problems, []);
     assert_eq!((report.rows, report.free), (4000, 0));
     assert_eq!(store.block_count(), blocks);
     let statistics = index.statistics().unwrap();
-    assert_eq!((statistics.rows, statistics.built_rows, statistics.lists), (4000, 2000, 12));
+    assert_eq!(
+        (statistics.rows, statistics.built_rows, statistics.lists),
+        (4000, 2000, 12)
+    );
     let growth = statistics.spread / statistics.built_spread;
     assert!((0.95..1.1).contains(&growth), "{statistics:?}");
 }
@@ -104,13 +129,17 @@ fn bits_are_found_in_their_exact_order() {
     // More bits than a short code has.
     for bits in [24_u32, 100, 3000] {
         let random = |rng: &mut SmallRng| -> Vec<u8> {
-            (0..(bits as usize).div_ceil(8)).map(|_| rng.random()).collect()
+            (0..(bits as usize).div_ceil(8))
+                .map(|_| rng.random())
+                .collect()
         };
         let rows: Vec<Vec<u8>> = (0..500).map(|_| random(&mut rng)).collect();
         let options = options(Metric::Hamming, bits as usize, Bits::Eight);
         let store = MemPages::new();
         let codec = Arc::new(Codec::new(&options).unwrap());
-        let prepared = rows.iter().map(|row| codec.prepare(AnyVector::Bits(row)).unwrap().vector);
+        let prepared = rows
+            .iter()
+            .map(|row| codec.prepare(AnyVector::Bits(row)).unwrap().vector);
         let sample: Vec<f32> = prepared.flatten().collect();
         let padded = codec.padded();
         let centroids = cluster(&Alone, &sample, padded, 8, &mut rng, &mut |_| {});
@@ -123,14 +152,20 @@ fn bits_are_found_in_their_exact_order() {
         assert_eq!((report.problems, report.rows), (vec![], 500));
         let query = random(&mut rng);
         let differing = |row: &[u8]| -> u32 {
-            row.iter().zip(&query).map(|(a, b)| (a ^ b).count_ones()).sum()
+            row.iter()
+                .zip(&query)
+                .map(|(a, b)| (a ^ b).count_ones())
+                .sum()
         };
         let prepared = index.codec().prepare(AnyVector::Bits(&query)).unwrap();
         let mut scan = Scan::new(index.codec().query(prepared), true);
         assert!(scan.take_lists(&index, 100).unwrap());
         let mut found = Vec::new();
         while let Some(row) = scan.next_row(&index).unwrap() {
-            assert_eq!(row.distance, f64::from(differing(&rows[row.tid.0 as usize - 1])));
+            assert_eq!(
+                row.distance,
+                f64::from(differing(&rows[row.tid.0 as usize - 1]))
+            );
             found.push(row.distance);
         }
         assert_eq!(found.len(), 500);
@@ -144,7 +179,10 @@ fn further_lists_follow_the_first_ones() {
     let rows = clustered(&mut rng, 1000, 32);
     let store = MemPages::new();
     let index = built(&store, &options(Metric::L2, 32, Bits::Eight), &rows, 10);
-    let query = index.codec().prepare(AnyVector::Components(&rows[3])).unwrap();
+    let query = index
+        .codec()
+        .prepare(AnyVector::Components(&rows[3]))
+        .unwrap();
     let mut scan = Scan::new(index.codec().query(query), true);
     let mut found = Vec::new();
     let mut rounds = 0;
