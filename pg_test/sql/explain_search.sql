@@ -30,9 +30,9 @@ FROM insitu.explain_search('fused', (SELECT v FROM query)) AS a,
      LATERAL insitu.explain_search('fused', (SELECT v FROM query WHERE wider IS NOT NULL)) AS b
 WHERE a.step = 'search level 0' AND b.step = 'search level 0';
 RESET hnsw.ef_search;
--- Rows that are gone are fetched but not returned.
+-- Rows that are gone are fetched but not returned. A graph may lose the way to one of those that are left.
 DELETE FROM points WHERE id > 3;
-SELECT step, rows FROM insitu.explain_search('fused', (SELECT v FROM points WHERE id = 1))
+SELECT step, rows BETWEEN 2 AND 3 AS rows FROM insitu.explain_search('fused', (SELECT v FROM points WHERE id = 1))
 WHERE step = 'return rows';
 TRUNCATE points;
 SELECT step, vertices, rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
