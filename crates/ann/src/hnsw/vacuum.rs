@@ -10,8 +10,8 @@
 //!    "FreshDiskANN", 2021 (arXiv:2105.09613), section 4.2, and Xu et al.,
 //!    "In-Place Updates of a Graph Index for Streaming Approximate Nearest
 //!    Neighbor Search", 2025 (arXiv:2502.13826) do so: work bounded by the
-//!    neighbours of the dead. A vertex that loses more than half of its
-//!    neighbours, most of whose neighbours are dead then, searches the graph.
+//!    neighbours of the dead. A vertex that loses many of its neighbours
+//!    ([`searches`]) searches the graph as well.
 //! 4. [`Index::free`] puts the marked slots into the chain of free slots.
 //!
 //! A crash between any two records leaves a valid index in which some vertices
@@ -89,6 +89,18 @@ impl Marked {
     pub fn any(&self) -> bool {
         !self.dead.is_empty()
     }
+}
+
+/// Whether a vertex that loses `dead` of its `neighbours` searches the graph for
+/// others, beside those behind the dead.
+///
+/// Behind most neighbours, most are dead as well. A search of fused vertices
+/// is wide enough to do without; one of plain vertices has exactly `ef`, and
+/// what local repairs lose adds up, most of all where rows that were replaced
+/// are far from the others under inner product.
+fn searches(is_fused: bool, dead: usize, neighbours: usize) -> bool {
+    let share = if is_fused { 2 } else { 8 };
+    share * dead > neighbours
 }
 
 impl<S: PageStore, C: Codec> Index<'_, S, C> {
@@ -316,8 +328,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 .collect();
             let mut candidates = Vec::new();
             let neighbours = list.places.iter().filter(|p| p.number != NONE).count();
-            if 2 * dead.len() > neighbours {
-                // Behind most of them, most are dead as well: search.
+            if searches(self.is_fused(), dead.len(), neighbours) {
                 let (_, found) = self.find(&list.query, level)?;
                 let found = found.get(usize::from(level)).map_or(&[][..], |found| found);
                 let numbers = found.iter().map(|f| f.vertex);

@@ -59,6 +59,27 @@ pub fn clustered(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
         .collect()
 }
 
+/// Points with normal deviates of 0.5 around forty centres with those of 1: the
+/// lengths of the centres differ.
+pub fn normal_clusters(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let centres: Vec<Vec<f32>> = (0..40)
+        .map(|_| (0..dimension).map(|_| normal(&mut rng)).collect())
+        .collect();
+    (0..count)
+        .map(|_| {
+            let centre = &centres[rng.random_range(0..centres.len())];
+            centre.iter().map(|c| c + 0.5 * normal(&mut rng)).collect()
+        })
+        .collect()
+}
+
+/// A normal deviate (Box and Muller).
+fn normal(rng: &mut SmallRng) -> f32 {
+    let (u, v) = (1.0 - rng.random::<f64>(), rng.random::<f64>());
+    ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+}
+
 pub fn empty(options: &Options) -> MemPages {
     let store = MemPages::new();
     create(&store, options, &codec(options)).unwrap();

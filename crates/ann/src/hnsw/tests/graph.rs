@@ -3,7 +3,7 @@
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::check::Report;
-use crate::hnsw::{Code, Codec, Scan, Storage};
+use crate::hnsw::{Code, Codec, Options, Scan, Storage};
 use crate::quantize::bound::tests::operator;
 use crate::{AnyVector, HeapTid};
 
@@ -146,6 +146,45 @@ fn vacuum_of_whole_clusters_keeps_the_graph_together() {
     // Rows of the same cluster are 24 apart.
     for storage in STORAGES {
         vacuum_a_third(storage, |row| row % 3 == 0);
+    }
+}
+
+/// Under inner product, long vectors are everybody's neighbours: those that
+/// come in must be found, and so must the rest once others are gone.
+#[test]
+fn rows_replaced_by_longer_ones_are_found() {
+    for storage in STORAGES {
+        let mut found = 0.0;
+        for seed in 0..4 {
+            let kind = (Metric::InnerProduct, storage);
+            let options = Options {
+                m: 16,
+                ef_construction: 64,
+                seed,
+                ..options(kind, 48)
+            };
+            let vectors = normal_clusters(5100, 48, 4);
+            let (vectors, queries) = vectors.split_at(5000);
+            let store = build_all(&options, &vectors[..2500], 0);
+            insert_all(&store, &vectors[2500..], 2500, seed + 100);
+            vacuum(&store, |row| row % 3 == 0);
+
+            let is_replaced = |row: u64| row < 5000 && row % 5 == 1;
+            let mut rows = numbered(vectors);
+            rows.retain(|(row, _)| row % 3 != 0);
+            let longer: Vec<Vec<f32>> = rows
+                .iter()
+                .filter(|(row, _)| is_replaced(*row))
+                .map(|(_, v)| v.iter().zip(&vectors[1]).map(|(a, b)| a + b).collect())
+                .collect();
+            insert_all(&store, &longer, 5000, seed + 200);
+            vacuum(&store, is_replaced);
+            rows.retain(|(row, _)| !is_replaced(*row));
+            rows.extend((5000..).zip(&longer));
+            assert_valid(&store, rows.iter().map(|r| r.0));
+            found += recall(&store, &rows, queries, 100) / 4.0;
+        }
+        assert!(found >= 0.985, "{storage:?}: {found}");
     }
 }
 
