@@ -11,7 +11,9 @@ use pgrx::prelude::*;
 
 use super::{RelationIndex, codec, encode, index as open_index, options};
 use crate::am::open::{self, Reader, RowContext, Value};
-use crate::am::progress::{SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, budget, report, worker_count};
+use crate::am::progress::{
+    SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
+};
 use crate::errors::{raise, unwrap_index};
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
@@ -160,7 +162,8 @@ impl Build<'_, '_, '_> {
         }
         report(TUPLES_DONE, self.indexed as i64);
         report(SUBPHASE, phase::WRITING);
-        unwrap_index(self.builder.flush(self.index), self.name);
+        let team = Workers(self.workers);
+        unwrap_index(self.builder.flush(self.index, &team), self.name);
         self.flushed = true;
     }
 

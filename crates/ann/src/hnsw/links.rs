@@ -60,6 +60,14 @@ enum Beside {
     Neighbours(Vec<Option<Code>>),
 }
 
+/// How far a newcomer is.
+pub(super) struct Away {
+    /// From the vertex.
+    distance: f32,
+    /// From the neighbours at all places.
+    keys: Vec<f32>,
+}
+
 impl<Q> Neighbourhood<Q> {
     /// Whether there is a link to a vertex.
     pub fn contains(&self, vertex: Vertex) -> bool {
@@ -78,22 +86,32 @@ impl<Q> Neighbourhood<Q> {
         self.added.retain(|(added, _)| *added != position);
     }
 
-    /// Whether a newcomer would be a diverse neighbour.
-    pub fn is_diverse<C: Codec<Query = Q>>(&self, codec: &C, new: &Newcomer<'_, Q>) -> bool {
-        let (positions, links) = self.links();
-        let keys = self.keys(codec, new.query, codec.key(new.query, self.own.bytes()));
-        let distance = codec.distance(self.own.bytes(), new.code.bytes());
-        is_diverse(&links, distance, |i| keys[positions[i]])
+    /// How far a newcomer is from the vertex and from its neighbours.
+    pub fn measure<C: Codec<Query = Q>>(&self, codec: &C, new: &Newcomer<'_, Q>) -> Away {
+        Away {
+            distance: codec.distance(self.own.bytes(), new.code.bytes()),
+            keys: self.keys(codec, new.query, codec.key(new.query, self.own.bytes())),
+        }
     }
 
-    /// Adds a link as the heuristic says, see [`add_link`]; false if it turned
-    /// the newcomer down.
-    pub fn add<C: Codec<Query = Q>>(&mut self, codec: &C, new: &Newcomer<'_, Q>) -> bool {
+    /// Whether a newcomer, measured now, would be a diverse neighbour.
+    pub fn is_diverse(&self, away: &Away) -> bool {
+        let (positions, links) = self.links();
+        is_diverse(&links, away.distance, |i| away.keys[positions[i]])
+    }
+
+    /// Adds a link to a newcomer, measured now, as the heuristic says, see
+    /// [`add_link`]; false if it turned the newcomer down.
+    pub fn add(&mut self, new: &Newcomer<'_, Q>, away: &Away) -> bool {
         let (positions, mut links) = self.links();
-        let keys = self.keys(codec, new.query, codec.key(new.query, self.own.bytes()));
-        let distance = codec.distance(self.own.bytes(), new.code.bytes());
-        let between = |i: usize| keys[positions[i]];
-        let added = add_link(&mut links, distance, new.number, self.capacity, between);
+        let between = |i: usize| away.keys[positions[i]];
+        let added = add_link(
+            &mut links,
+            away.distance,
+            new.number,
+            self.capacity,
+            between,
+        );
         let Some(added) = added else {
             return false;
         };
@@ -108,7 +126,7 @@ impl<Q> Neighbourhood<Q> {
             Some(&position) => position,
             None => self.vacant(),
         };
-        self.put(position, new_place, distance, new.code);
+        self.put(position, new_place, away.distance, new.code);
         true
     }
 
@@ -303,7 +321,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
     ) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             if list.contains(new.number)
-                || !list.add(&self.codec, new)
+                || !list.add(new, &list.measure(&self.codec, new))
                 || self.replace_links(vertex, level, &list)?
             {
                 break;

@@ -382,8 +382,9 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 code: &code,
                 query: &query,
             };
-            if list.is_diverse(&self.codec, &new) {
-                list.add(&self.codec, &new);
+            let away = list.measure(&self.codec, &new);
+            if list.is_diverse(&away) {
+                list.add(&new, &away);
             } else {
                 others.push((number, code, query));
             }
@@ -394,7 +395,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 code,
                 query,
             };
-            list.add(&self.codec, &new);
+            list.add(&new, &list.measure(&self.codec, &new));
         }
         Ok(())
     }

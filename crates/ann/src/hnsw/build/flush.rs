@@ -2,21 +2,34 @@
 
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::{Builder, pack, present, unpack};
 use crate::hnsw::codec::{Code, Codec};
 use crate::hnsw::index::{Index, METAPAGE, NewVertex};
-use crate::hnsw::layout::{HeapTid, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
+use crate::hnsw::layout::{HeapTid, Layout, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
 use crate::hnsw::links::Links;
 use crate::hnsw::neighbours::Link;
 use crate::hnsw::postings::NewPosting;
 use crate::page::{Body, PageStore};
+use crate::team::Team;
 use crate::{Error, simd};
+
+/// Slots that are made before they are written: a few MiB.
+const CHUNK: usize = 1024;
+
+/// Slots that one thread makes at a time.
+const PART: usize = 32;
 
 impl<C: Codec> Builder<C> {
     /// Writes the graph, which must be complete, to the pages of an empty index.
-    pub fn flush<S: PageStore>(&self, index: &Index<'_, S, C>) -> Result<(), Error> {
+    /// The team makes the slots, and this thread writes them.
+    pub fn flush<S: PageStore>(
+        &self,
+        index: &Index<'_, S, C>,
+        team: &dyn Team,
+    ) -> Result<(), Error> {
         let nodes = self.progress.lock().sealed;
         self.connect(nodes, &|| index.store.pause());
         let mut numbers = Numbers::default();
@@ -47,33 +60,23 @@ impl<C: Codec> Builder<C> {
         }
 
         let mut writer = PageWriter::new(index);
-        for upper in [false, true] {
-            for node in (0..nodes).filter(|&n| self.duplicate_of(n) == NONE) {
-                let levels = if upper { 1..=self.level(node) } else { 0..=0 };
-                for level in levels {
-                    let links = self.links(node, level, &numbers);
-                    let (batch, i) = self.batch(node);
-                    let own = [batch.tids[i]];
-                    let all = rows.get(&node).map_or(&own[..], |rows| rows);
-                    let tids = if level == 0 {
-                        &all[..all.len().min(MAX_HEAP_TIDS)]
-                    } else {
-                        &[]
-                    };
-                    let vertex = NewVertex {
-                        level,
-                        below: if level == 0 {
-                            numbers.first_posting(node)
-                        } else {
-                            numbers.vertex(node, level - 1)
-                        },
-                        base: Some(numbers.vertex(node, 0)),
-                        heap_tids: tids,
-                        links: &links,
-                        code: self.code(node),
-                    };
-                    writer.write(|number| vertex.image(&index.layout, number))?;
-                }
+        let elements = || (0..nodes).filter(|&node| self.duplicate_of(node) == NONE);
+        let uppers = elements().flat_map(|node| (1..=self.level(node)).map(move |l| (node, l)));
+        let mut slots = elements().map(|node| (node, 0)).chain(uppers);
+        let layout = &index.layout;
+        loop {
+            let chunk: Vec<(u32, u8)> = slots.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            let parts: Vec<&[(u32, u8)]> = chunk.chunks(PART).collect();
+            let images: Vec<Mutex<Vec<Code>>> = parts.iter().map(|_| Mutex::default()).collect();
+            team.run(parts.len(), &|part| {
+                let image = |&(node, level)| self.image(layout, node, level, &rows, &numbers);
+                *images[part].lock() = parts[part].iter().map(image).collect();
+            });
+            for image in images.into_iter().flat_map(Mutex::into_inner) {
+                writer.write(&image)?;
             }
         }
         for &node in &with_postings {
@@ -88,7 +91,7 @@ impl<C: Codec> Builder<C> {
                     },
                     heap_tids: chunk,
                 };
-                writer.write(|_| posting.image(&index.layout))?;
+                writer.write(&posting.image(layout))?;
             }
         }
         let vertex_count = writer.finish()?;
@@ -104,6 +107,36 @@ impl<C: Codec> Builder<C> {
             .store
             .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
         Ok(())
+    }
+
+    /// The slot of a node's vertex on a level.
+    fn image(
+        &self,
+        layout: &Layout,
+        node: u32,
+        level: u8,
+        rows: &FxHashMap<u32, Vec<HeapTid>>,
+        numbers: &Numbers,
+    ) -> Code {
+        let (batch, i) = self.batch(node);
+        let own = [batch.tids[i]];
+        let heap_tids = match (level, rows.get(&node)) {
+            (0, Some(rows)) => &rows[..rows.len().min(MAX_HEAP_TIDS)],
+            (0, None) => &own,
+            _ => &[],
+        };
+        let vertex = NewVertex {
+            level,
+            below: match level {
+                0 => numbers.first_posting(node),
+                _ => numbers.vertex(node, level - 1),
+            },
+            base: Some(numbers.vertex(node, 0)),
+            heap_tids,
+            links: &self.links(node, level, numbers),
+            code: self.code(node),
+        };
+        vertex.image(layout, numbers.vertex(node, level))
     }
 
     /// The links of a node, as they are stored.
@@ -272,12 +305,11 @@ impl<'w, 's, S: PageStore, C: Codec> PageWriter<'w, 's, S, C> {
         }
     }
 
-    fn write(&mut self, image: impl FnOnce(Vertex) -> Code) -> Result<(), Error> {
+    fn write(&mut self, image: &Code) -> Result<(), Error> {
         let layout = &self.index.layout;
         let (_, at) = layout.locate(self.next).map_err(|_| Error::Full {
             vertices: self.next,
         })?;
-        let image = image(self.next);
         self.next += 1;
         let page_is_full = self.next.is_multiple_of(layout.slots_per_page);
         for (range, from) in layout.pieces(at) {

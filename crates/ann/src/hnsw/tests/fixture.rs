@@ -13,6 +13,7 @@ use crate::hnsw::{
     AnyCodec, AnyQuery, Builder, Code, Codec, Index, Options, Plain, Scan, Storage, build,
 };
 use crate::mem_pages::MemPages;
+use crate::team::Pair;
 
 /// Every metric with every storage that serves it.
 pub const KINDS: [(Metric, Storage); 7] = [
@@ -134,7 +135,7 @@ pub fn build_all(options: &Options, vectors: &[Vec<f32>], threads: usize) -> Mem
         let mut linker = builder.linker();
         while linker.help(0) {}
     });
-    builder.flush(&open(&store)).unwrap();
+    builder.flush(&open(&store), &Pair).unwrap();
     store
 }
 
