@@ -212,16 +212,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Adds values under a name and returns the name.
     fn constant(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
-        self.initializers.push(Tensor {
-            // The sizes were checked: none is above 2^24.
-            dims: shape.iter().map(|&size| size as i64).collect(),
-            data_type: FLOAT,
-            name: name.to_owned(),
-            raw_data: values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        });
+        self.initializers.push(Tensor::floats(name, shape, values));
         name.to_owned()
     }
 

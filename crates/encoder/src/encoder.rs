@@ -14,6 +14,7 @@ use ort::value::{TensorElementType, TensorRef, ValueType};
 
 use crate::compile::INPUTS;
 use crate::error::Error;
+use crate::operators;
 use crate::pooling::pool;
 use crate::runtime;
 use crate::settings::{Pooling, Settings};
@@ -380,6 +381,7 @@ fn open_session(
     threads: usize,
 ) -> ort::Result<Session> {
     let mut builder = Session::builder(environment)?
+        .with_operators(operators::domain(threads)?)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
         .with_inter_threads(1)?

@@ -7,10 +7,17 @@
 
 /// `TensorProto.DataType.FLOAT`.
 pub(crate) const FLOAT: i32 = 1;
+/// `TensorProto.DataType.UINT8`.
+pub(crate) const UINT8: i32 = 2;
+/// `TensorProto.DataType.INT8`.
+pub(crate) const INT8: i32 = 3;
 /// `TensorProto.DataType.INT32`.
 pub(crate) const INT32: i32 = 6;
 /// `TensorProto.DataType.INT64`.
 pub(crate) const INT64: i32 = 7;
+
+/// `TensorProto.DataType.FLOAT16`.
+pub(crate) const FLOAT16: i32 = 10;
 
 /// The domain of ONNX Runtime's fused operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
@@ -19,6 +26,8 @@ pub(crate) const MICROSOFT: &str = "com.microsoft";
 const ATTRIBUTE_FLOAT: i32 = 1;
 /// `AttributeProto.AttributeType.INT`.
 const ATTRIBUTE_INT: i32 = 2;
+/// `AttributeProto.AttributeType.STRING`.
+const ATTRIBUTE_STRING: i32 = 3;
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -74,7 +83,8 @@ pub(crate) struct Node {
     pub(crate) domain: String,
 }
 
-/// `AttributeProto`, of the two kinds that our nodes have.
+/// `AttributeProto`, of the kinds that our nodes have, and with what tells that a
+/// node has a graph inside.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
@@ -83,17 +93,25 @@ pub(crate) struct Attribute {
     pub(crate) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub(crate) i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub(crate) s: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(crate) g: Option<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub(crate) graphs: Vec<Vec<u8>>,
     #[prost(int32, tag = "20")]
     pub(crate) r#type: i32,
 }
 
-/// `TensorProto`, with its values as little-endian bytes.
+/// `TensorProto`, with its values as little-endian bytes or as floats.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub(crate) struct Tensor {
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub(crate) dims: Vec<i64>,
     #[prost(int32, tag = "2")]
     pub(crate) data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    pub(crate) float_data: Vec<f32>,
     #[prost(string, tag = "8")]
     pub(crate) name: String,
     #[prost(bytes = "vec", tag = "9")]
@@ -166,18 +184,65 @@ impl Attribute {
         Attribute {
             name: name.to_owned(),
             f: Some(value),
-            i: None,
             r#type: ATTRIBUTE_FLOAT,
+            ..Attribute::default()
         }
     }
 
     pub(crate) fn int(name: &str, value: i64) -> Self {
         Attribute {
             name: name.to_owned(),
-            f: None,
             i: Some(value),
             r#type: ATTRIBUTE_INT,
+            ..Attribute::default()
         }
+    }
+
+    pub(crate) fn string(name: &str, value: &str) -> Self {
+        Attribute {
+            name: name.to_owned(),
+            s: Some(value.as_bytes().to_vec()),
+            r#type: ATTRIBUTE_STRING,
+            ..Attribute::default()
+        }
+    }
+}
+
+impl Tensor {
+    /// A tensor of little-endian bytes.
+    pub(crate) fn new(name: &str, data_type: i32, shape: &[usize], raw_data: Vec<u8>) -> Self {
+        Tensor {
+            // A size is below 2^63.
+            dims: shape.iter().map(|&size| size as i64).collect(),
+            data_type,
+            name: name.to_owned(),
+            raw_data,
+            float_data: Vec::new(),
+        }
+    }
+
+    /// A tensor of floats.
+    pub(crate) fn floats(name: &str, shape: &[usize], values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        Tensor::new(name, FLOAT, shape, bytes.collect())
+    }
+
+    /// The shape and values of a tensor of finite floats.
+    pub(crate) fn as_floats(&self) -> Option<(Vec<usize>, Vec<f32>)> {
+        if self.data_type != FLOAT {
+            return None;
+        }
+        let shape = self.dims.iter().map(|&size| usize::try_from(size).ok());
+        let shape = shape.collect::<Option<Vec<usize>>>()?;
+        let values: Vec<f32> = if self.float_data.is_empty() {
+            let (values, _) = self.raw_data.as_chunks::<4>();
+            values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+        } else {
+            self.float_data.clone()
+        };
+        let count = shape.iter().try_fold(1_usize, |n, &size| n.checked_mul(size))?;
+        let is_sound = values.len() == count && values.iter().all(|value| value.is_finite());
+        is_sound.then_some((shape, values))
     }
 }
 

@@ -50,6 +50,15 @@ pub(crate) enum Refusal {
     Unsupported(String),
 }
 
+impl Refusal {
+    /// The reason.
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Refusal::Malformed(reason) | Refusal::Unsupported(reason) => reason,
+        }
+    }
+}
+
 fn malformed(reason: impl Into<String>) -> Refusal {
     Refusal::Malformed(reason.into())
 }
@@ -198,20 +207,31 @@ fn value_info(values: &mut Vec<ValueInfo>, bytes: &[u8]) -> Result<(), Refusal> 
 }
 
 /// A field's value, by protobuf's wire type.
-enum Value<'a> {
+pub(crate) enum Value<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     /// Four or eight bytes that are no message.
     Fixed,
 }
 
+impl<'a> Value<'a> {
+    /// The bytes of a message; none of a number.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        match self {
+            Value::Bytes(bytes) => bytes,
+            _ => &[],
+        }
+    }
+}
+
 /// The fields of one message, in file order.
-struct Fields<'a> {
-    rest: &'a [u8],
+pub(crate) struct Fields<'a> {
+    /// What was not read yet.
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, Refusal> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, Refusal> {
         if self.rest.is_empty() {
             return Ok(None);
         }

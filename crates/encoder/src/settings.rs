@@ -33,6 +33,25 @@ pub enum Pooling {
 pub enum Precision {
     /// As in the source, 32-bit floats for a graph of ours.
     Fp32,
+    /// 16-bit floats, computed with as 32-bit ones.
+    Fp16,
+    /// Matrices and tables of 8 bits, and activations with a scale per token.
+    Int8,
+    /// Matrices of 4 bits; else as `Int8`.
+    Int4,
+}
+
+impl Precision {
+    /// By its name in SQL and JSON.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "fp32" => Precision::Fp32,
+            "fp16" => Precision::Fp16,
+            "int8" => Precision::Int8,
+            "int4" => Precision::Int4,
+            _ => return None,
+        })
+    }
 }
 
 /// What has to be known, besides graph and tokenizer, to turn texts into vectors.

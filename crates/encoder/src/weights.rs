@@ -100,7 +100,8 @@ fn widen<const N: usize>(data: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32>
     values.iter().map(|&bytes| read(bytes)).collect()
 }
 
-fn transpose(rows: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+/// The columns of a matrix, given its rows.
+pub(crate) fn transpose(rows: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
     let mut columns = vec![0.0; rows.len()];
     if inputs == 0 {
         return columns;
