@@ -16,7 +16,9 @@ fn main() {
     let short = text(16);
     let mut reference: Vec<f32> = vec![];
     let cases: Vec<(Precision, &str)> = vec![(Precision::Fp32, "{}"), (Precision::Int8, "{}"), (Precision::Int8, "{\"block\":128}"), (Precision::Int4, "{}"), (Precision::Int4, "{\"block\":64}"), (Precision::Int4, "{\"scheme\":\"affine\"}"), (Precision::Int4, "{\"scheme\":\"kmeans\"}"), (Precision::Fp16, "{}")];
-    for (p, o) in cases {
+    let only = std::env::var("ONLY").ok().map(|o| o.parse::<usize>().unwrap());
+    for (i, (p, o)) in cases.into_iter().enumerate() {
+        if only.is_some_and(|o| o != i) { continue; }
         let t = Instant::now();
         let m = if p == Precision::Fp32 { model.clone() } else { quantize(&model, p, &QuantizeOptions::from_json(o).unwrap(), &mut |_, _| true).unwrap() };
         let q = t.elapsed();
@@ -27,7 +29,7 @@ fn main() {
         let mut cos: Vec<f64> = v.chunks(384).zip(reference.chunks(384)).map(|(a, b)| a.iter().zip(b).map(|(x, y)| *x as f64 * *y as f64).sum()).collect();
         cos.sort_by(f64::total_cmp);
         let mut best = f64::MAX;
-        for _ in 0..6 { let t = Instant::now(); e.embed(&long).unwrap(); best = best.min(t.elapsed().as_secs_f64()); }
+        for _ in 0..12 { let t = Instant::now(); e.embed(&long).unwrap(); best = best.min(t.elapsed().as_secs_f64()); }
         let mut one = f64::MAX;
         for _ in 0..200 { let t = Instant::now(); e.embed(&[&short]).unwrap(); one = one.min(t.elapsed().as_secs_f64()); }
         println!("{p:?} {o} bytes {:.3} cos mean {:.5} p1 {:.5} {:.0} tok/s, one {:.3} ms, quantized in {q:?}", m.graph.len() as f64 / model.graph.len() as f64, cos.iter().sum::<f64>() / cos.len() as f64, cos[cos.len() / 100], 4096.0 / best, one * 1e3);

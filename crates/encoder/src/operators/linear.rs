@@ -380,18 +380,22 @@ fn products<const R: usize>(
         let (x, further) = groups.split_at(steps * R);
         weights = rest;
         groups = further;
-        let mut sums = [[0_i32; COLUMNS]; R];
         match isa {
             // SAFETY: an `Isa` is only made for a processor that has it; both
             // slices are of `steps` steps.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::dot::<R>(x, of_block, &mut sums) },
+            Isa::Avx512 => unsafe { avx512::dot::<R>(x, of_block, scales, &mut values) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { avx2::dot::<R>(x, of_block, &mut sums) },
-            Isa::Portable => portable::<R>(x, of_block, &mut sums),
+            Isa::Avx2 => {
+                let sums = unsafe { avx2::dot::<R>(x, of_block) };
+                accumulate::<R>(isa, &sums, scales, &mut values);
+            }
+            Isa::Portable => {
+                let sums = portable::<R>(x, of_block);
+                accumulate::<R>(isa, &sums, scales, &mut values);
+            }
         }
-        accumulate::<R>(isa, &sums, scales, &mut values);
     }
     let row_scales: &[f32; R] = tile.scales.as_chunks().0[0..1].first().unwrap_or(&[0.0; R]);
     let zeros: &[f32; R] = tile.zeros.as_chunks().0[0..1].first().unwrap_or(&[0.0; R]);
@@ -442,7 +446,8 @@ for_each_isa! {
 }
 
 /// Σ q_x·q_w for each row and output.
-fn portable<const R: usize>(x: &[[u8; 4]], weights: &[Line], sums: &mut [[i32; COLUMNS]; R]) {
+fn portable<const R: usize>(x: &[[u8; 4]], weights: &[Line]) -> [[i32; COLUMNS]; R] {
+    let mut sums = [[0_i32; COLUMNS]; R];
     for (x, lines) in x.chunks_exact(R).zip(weights.chunks_exact(2)) {
         for (sums, x) in sums.iter_mut().zip(x) {
             for (half, line) in lines.iter().enumerate() {
@@ -453,6 +458,7 @@ fn portable<const R: usize>(x: &[[u8; 4]], weights: &[Line], sums: &mut [[i32; C
             }
         }
     }
+    sums
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -460,7 +466,7 @@ mod avx512 {
     use super::{COLUMNS, Line};
     use std::arch::x86_64::*;
 
-    /// As [`super::portable`].
+    /// As [`super::portable`] and [`super::accumulate`].
     ///
     /// # Safety
     ///
@@ -469,7 +475,8 @@ mod avx512 {
     pub(super) unsafe fn dot<const R: usize>(
         x: &[[u8; 4]],
         weights: &[Line],
-        sums: &mut [[i32; COLUMNS]; R],
+        scales: &[f32; COLUMNS],
+        values: &mut [[f32; COLUMNS]; R],
     ) {
         let mut low = [_mm512_setzero_si512(); R];
         let mut high = [_mm512_setzero_si512(); R];
@@ -489,11 +496,17 @@ mod avx512 {
                 line = line.add(2);
             }
         }
-        for (sums, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
-            // SAFETY: each half of a row of sums has 64 bytes.
-            unsafe {
-                _mm512_storeu_si512(sums.as_mut_ptr().cast(), low);
-                _mm512_storeu_si512(sums.as_mut_ptr().add(16).cast(), high);
+        // SAFETY: halves of 32 floats.
+        unsafe {
+            let scale_low = _mm512_loadu_ps(scales.as_ptr());
+            let scale_high = _mm512_loadu_ps(scales.as_ptr().add(16));
+            for (values, (low, high)) in values.iter_mut().zip(low.into_iter().zip(high)) {
+                let at = values.as_mut_ptr();
+                let (low, high) = (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high));
+                let low = _mm512_fmadd_ps(low, scale_low, _mm512_loadu_ps(at));
+                let high = _mm512_fmadd_ps(high, scale_high, _mm512_loadu_ps(at.add(16)));
+                _mm512_storeu_ps(at, low);
+                _mm512_storeu_ps(at.add(16), high);
             }
         }
     }
@@ -514,8 +527,8 @@ mod avx2 {
     pub(super) unsafe fn dot<const R: usize>(
         x: &[[u8; 4]],
         weights: &[Line],
-        sums: &mut [[i32; COLUMNS]; R],
-    ) {
+    ) -> [[i32; COLUMNS]; R] {
+        let mut sums = [[0_i32; COLUMNS]; R];
         // Four outputs at a time, two partial sums each.
         for quarter in 0..COLUMNS / 4 {
             let mut partial = [_mm256_setzero_si256(); R];
@@ -542,5 +555,6 @@ mod avx2 {
                 }
             }
         }
+        sums
     }
 }

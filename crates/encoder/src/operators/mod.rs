@@ -42,8 +42,9 @@ use simd::Isa;
 /// The domain of the operators.
 pub(crate) const DOMAIN: &str = "insitu";
 
-/// Products that one thread computes in less time than it takes to wake another.
-const SMALL: usize = 2_000_000;
+/// Products that one thread computes in less time than others, which sleep when
+/// there is nothing to do, need to wake up and to be waited for.
+const SMALL: usize = 24_000_000;
 
 /// The operators for a session with so many threads.
 pub(crate) fn domain(threads: usize) -> Result<OperatorDomain> {
