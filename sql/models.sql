@@ -60,4 +60,5 @@ GRANT SELECT ON insitu.models TO PUBLIC;
 -- Loading a model runs code on its author's data: the administrator says who may.
 REVOKE EXECUTE ON FUNCTION insitu.load_model(text, text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION insitu.load_model(text, text[], bytea[]) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION insitu.quantize_model(text, text, text, jsonb) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION insitu.drop_model(text) FROM PUBLIC;

@@ -94,7 +94,13 @@ extension_sql_file!(
         load_model,
         load_model_files,
         drop_model,
+        quantize_model,
         model_changed
     ]
+);
+extension_sql_file!(
+    "../sql/embedding.sql",
+    name = "embedding",
+    requires = ["models", embed, embed_all]
 );
 extension_sql_file!("../sql/operators.sql", name = "operators", finalize);

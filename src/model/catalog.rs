@@ -22,6 +22,8 @@ const PART_LEN: usize = 8 << 20;
 pub struct Model {
     pub sha256: String,
     pub settings: Settings,
+    /// Of graph and tokenizer.
+    pub bytes: i64,
     pub owner: pg_sys::Oid,
     /// Roles that were granted the model; `InvalidOid` is PUBLIC.
     pub grantees: Vec<pg_sys::Oid>,
@@ -98,7 +100,8 @@ pub fn find(name: &str) -> Option<Model> {
                 let rows = client.select(
                     "SELECT m.sha256, m.settings::pg_catalog.text, m.owner::pg_catalog.oid,
                         ARRAY(SELECT g.grantee::pg_catalog.oid FROM insitu.model_grant g
-                               WHERE g.model OPERATOR(pg_catalog.=) m.name)
+                               WHERE g.model OPERATOR(pg_catalog.=) m.name),
+                        m.bytes
                    FROM insitu.model m WHERE m.name OPERATOR(pg_catalog.=) $1",
                     Some(1),
                     &[name.into()],
@@ -110,11 +113,12 @@ pub fn find(name: &str) -> Option<Model> {
                 let (sha256, settings) = row.get_two::<String, String>()?;
                 let owner = row.get::<pg_sys::Oid>(3)?;
                 let grantees = row.get::<Vec<pg_sys::Oid>>(4)?;
-                Ok::<_, pgrx::spi::Error>(Some((sha256, settings, owner, grantees)))
+                let bytes = row.get::<i64>(5)?;
+                Ok::<_, pgrx::spi::Error>(Some((sha256, settings, owner, grantees, bytes)))
             })
         })
     });
-    let (sha256, settings, owner, grantees) = unwrap(found)?;
+    let (sha256, settings, owner, grantees, bytes) = unwrap(found)?;
     let settings = serde_json::from_str(&settings.unwrap_or_default());
     let Ok(settings) = settings else {
         raise_with_hint(
@@ -126,6 +130,7 @@ pub fn find(name: &str) -> Option<Model> {
     Some(Model {
         sha256: sha256.unwrap_or_default(),
         settings,
+        bytes: bytes.unwrap_or(0),
         owner: owner.unwrap_or(pg_sys::InvalidOid),
         grantees: grantees.unwrap_or_default(),
     })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use encoder::{ModelFiles, compile};
+use encoder::{CompiledModel, ModelFiles, compile};
 use pgrx::prelude::*;
 
 use super::{access, catalog, session, unwrap_model};
@@ -75,7 +75,8 @@ fn drop_model(name: &str) {
     catalog::remove(name);
 }
 
-fn check_name(name: &str) {
+/// Raises an ERROR unless the name is free.
+pub fn check_name(name: &str) {
     if name.is_empty() || name.len() > 255 {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_NAME,
@@ -91,11 +92,16 @@ fn check_name(name: &str) {
     }
 }
 
-/// Compiles, tries out and stores a model.
+/// Compiles and stores a model.
 fn load(name: &str, files: &ModelFiles) {
     let model = unwrap_model(compile(files));
     pgrx::check_for_interrupts!();
-    session::try_out(&model);
+    store(name, &model);
+}
+
+/// Tries a model out and stores it as one of the current role's.
+pub fn store(name: &str, model: &CompiledModel) {
+    session::try_out(model);
     pgrx::check_for_interrupts!();
-    catalog::store(name, &model, access::current_user());
+    catalog::store(name, model, access::current_user());
 }

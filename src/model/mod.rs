@@ -2,12 +2,15 @@
 //!
 //! `catalog` reads and writes the tables, `load` fills them, `access` says who
 //! may use a model, `session` keeps the encoders of this backend, and `embed`
-//! is what queries call.
+//! is what queries call. `quantize` makes smaller models of loaded ones, and
+//! `evaluate` tells what they keep.
 
 mod access;
 mod catalog;
 mod embed;
+mod evaluate;
 mod load;
+mod quantize;
 mod session;
 
 use encoder::ErrorKind;

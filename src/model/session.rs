@@ -145,7 +145,7 @@ fn model_changed(_fcinfo: pg_sys::FunctionCallInfo) -> i64 {
 /// Whether this backend is to stop what it does. ONNX Runtime's watchdog calls
 /// it from its own thread: it only reads. Other interrupts can wait until the
 /// model has run.
-fn interrupted() -> bool {
+pub fn interrupted() -> bool {
     // SAFETY: the flags are plain integers that signal handlers set.
     unsafe {
         let is_set = |flag: *const pg_sys::sig_atomic_t| std::ptr::read_volatile(flag) != 0;
@@ -181,7 +181,7 @@ fn options() -> Options {
 
 /// Runs a model operation again for as long as it was stopped by interrupts
 /// that turn out not to be an ERROR.
-fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, Error>) -> T {
+pub fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, Error>) -> T {
     loop {
         match operation() {
             Err(Error::Interrupted) => {
@@ -239,11 +239,58 @@ fn resolve(name: &str) -> (String, Settings) {
     result
 }
 
+/// What a text is to its model, which may want another prefix before it.
+#[derive(Clone, Copy)]
+pub enum Role {
+    /// Something that is found.
+    Passage,
+    /// Something that is asked.
+    Query,
+}
+
+/// A model as it is stored. The current role must be allowed to use it.
+pub fn stored(name: &str) -> CompiledModel {
+    let (sha256, settings) = resolve(name);
+    let model = CompiledModel {
+        graph: catalog::read_file(name, "graph"),
+        tokenizer: catalog::read_file(name, "tokenizer"),
+        settings,
+    };
+    if model.sha256() != sha256 {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            format!("the stored bytes of model \"{name}\" are not those that were loaded"),
+            "If another session has just loaded it anew, try again; else drop the model and load it again.",
+        );
+    }
+    model
+}
+
+/// Works with the encoder of a model, which is made now if this session has none.
+fn with_encoder<T>(name: &str, mut work: impl FnMut(&mut Loaded) -> Result<T, Error>) -> T {
+    let (sha256, _) = resolve(name);
+    if !with_session(|session| session.loaded.contains_key(&sha256)) {
+        load_runtime();
+        let model = stored(name);
+        let made = Encoder::new(&model.graph, &model.tokenizer, model.settings, options());
+        keep(sha256.clone(), unwrap_model(made));
+    }
+    uninterrupted(|| {
+        with_session(|session| match session.loaded.get_mut(&sha256) {
+            Some(loaded) => work(loaded),
+            None => Err(Error::RuntimeNotLoaded),
+        })
+    })
+}
+
 /// The vectors of texts, in their order: rows of as many components as the
 /// model has dimensions.
-pub fn embed(name: &str, texts: &[&str]) -> Vec<Vec<f32>> {
-    let (sha256, settings) = resolve(name);
-    let prefix = &settings.passage_prefix;
+pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
+    let (_, settings) = resolve(name);
+    let prefix = match role {
+        Role::Passage => &settings.passage_prefix,
+        Role::Query => &settings.query_prefix,
+    };
     let prefixed: Vec<String> = match prefix.as_str() {
         "" => Vec::new(),
         prefix => texts.iter().map(|text| format!("{prefix}{text}")).collect(),
@@ -253,30 +300,31 @@ pub fn embed(name: &str, texts: &[&str]) -> Vec<Vec<f32>> {
     } else {
         prefixed.iter().map(String::as_str).collect()
     };
-    if !with_session(|session| session.loaded.contains_key(&sha256)) {
-        load_runtime();
-        let graph = catalog::read_file(name, "graph");
-        let tokenizer = catalog::read_file(name, "tokenizer");
-        let model = CompiledModel {
-            graph,
-            tokenizer,
-            settings,
-        };
-        if model.sha256() != sha256 {
-            raise_with_hint(
-                PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                format!("the stored bytes of model \"{name}\" are not those that were loaded"),
-                "If another session has just loaded it anew, try again; else drop the model and load it again.",
-            );
-        }
-        let made = Encoder::new(&model.graph, &model.tokenizer, model.settings, options());
-        keep(sha256.clone(), unwrap_model(made));
-    }
-    uninterrupted(|| {
-        with_session(|session| match session.loaded.get_mut(&sha256) {
-            Some(loaded) => loaded.embed(&texts),
-            None => Err(Error::RuntimeNotLoaded),
-        })
+    with_encoder(name, |loaded| loaded.embed(&texts))
+}
+
+/// The pieces of a text: characters before each, its characters, and itself.
+pub fn chunk(
+    name: &str,
+    text: &str,
+    max_tokens: usize,
+    overlap: usize,
+) -> Vec<(usize, usize, String)> {
+    with_encoder(name, |loaded| {
+        let chunks = loaded.encoder.chunk(text, max_tokens, overlap)?;
+        let owned = chunks
+            .iter()
+            .map(|chunk| (chunk.start, chunk.length, chunk.text.to_owned()));
+        Ok(owned.collect())
+    })
+}
+
+/// How many tokens of texts count.
+pub fn count_tokens(name: &str, texts: &[&str]) -> usize {
+    with_encoder(name, |loaded| {
+        let most = loaded.encoder.settings().max_tokens;
+        let counts = texts.iter().map(|text| loaded.encoder.count_tokens(text));
+        counts.map(|count| count.map(|count| count.min(most))).sum()
     })
 }
 

@@ -37,16 +37,8 @@ fn ids(name: &str, element: i32) -> ValueInfo {
     ValueInfo::tensor(name, element, &[Err("batch"), Err("sequence")])
 }
 
-fn floats(name: &str, dims: &[i64], values: &[f32]) -> Tensor {
-    Tensor {
-        dims: dims.to_vec(),
-        data_type: FLOAT,
-        name: name.to_owned(),
-        raw_data: values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect(),
-    }
+fn floats(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor::floats(name, shape, values)
 }
 
 /// One vector per token, under this name.
@@ -73,12 +65,12 @@ fn by_token(output: &str, element: i32) -> Graph {
 /// The same, and the first token's vector as that of the text.
 fn by_text() -> Graph {
     let mut graph = by_token("token_embeddings", INT64);
-    graph.initializer.push(Tensor {
-        dims: Vec::new(),
-        data_type: INT64,
-        name: "first".to_owned(),
-        raw_data: 0_i64.to_le_bytes().to_vec(),
-    });
+    graph.initializer.push(Tensor::new(
+        "first",
+        INT64,
+        &[],
+        0_i64.to_le_bytes().to_vec(),
+    ));
     graph.node.push(Node::new(
         "Gather",
         "",

@@ -12,6 +12,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
 
+use crate::chunk::{self, Chunk};
 use crate::compile::INPUTS;
 use crate::error::Error;
 use crate::operators;
@@ -177,6 +178,43 @@ impl Encoder {
     /// [`Error::Tokenizer`].
     pub fn count_tokens(&self, text: &str) -> Result<usize, Error> {
         self.tokenizer.count(text)
+    }
+
+    /// Cuts a text into pieces of at most `max_tokens` tokens, special ones included,
+    /// at the ends of sentences where it can. Up to `overlap` tokens of each piece
+    /// come again at the beginning of the next one.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] unless 0 ≤ `overlap` < `max_tokens` − special tokens;
+    /// [`Error::Interrupted`]; [`Error::Tokenizer`].
+    pub fn chunk<'t>(
+        &self,
+        text: &'t str,
+        max_tokens: usize,
+        overlap: usize,
+    ) -> Result<Vec<Chunk<'t>>, Error> {
+        let special = self.tokenizer.special_tokens();
+        if max_tokens <= special {
+            return Err(Error::Settings {
+                reason: format!(
+                    "max_tokens is {max_tokens}, but {special} of them are special tokens"
+                ),
+            });
+        }
+        if overlap >= max_tokens - special {
+            return Err(Error::Settings {
+                reason: format!(
+                    "overlap is {overlap}, but must be less than the {} tokens of a piece",
+                    max_tokens - special
+                ),
+            });
+        }
+        chunk::chunks(text, max_tokens - special, overlap, |part| {
+            if (self.options.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            self.tokenizer.places(part)
+        })
     }
 
     /// The vectors of texts, row by row: `texts.len()` times [`Self::dimension`] values.

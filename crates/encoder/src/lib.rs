@@ -45,9 +45,11 @@
 //! the safetensors format description.
 
 mod bert;
+mod chunk;
 mod compile;
 mod encoder;
 mod error;
+mod evaluation;
 mod files;
 mod onnx;
 mod operators;
@@ -62,9 +64,11 @@ mod tokenizer;
 mod watchdog;
 mod weights;
 
+pub use chunk::Chunk;
 pub use compile::{CompiledModel, compile};
 pub use encoder::{Encoder, Options};
 pub use error::{Error, ErrorKind};
+pub use evaluation::{Comparison, compare};
 pub use files::ModelFiles;
 pub use quantize::{QuantizeOptions, Scheme, quantize};
 pub use runtime::{load_runtime, runtime_version};

@@ -236,11 +236,16 @@ impl Tensor {
         let shape = shape.collect::<Option<Vec<usize>>>()?;
         let values: Vec<f32> = if self.float_data.is_empty() {
             let (values, _) = self.raw_data.as_chunks::<4>();
-            values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+            values
+                .iter()
+                .map(|&bytes| f32::from_le_bytes(bytes))
+                .collect()
         } else {
             self.float_data.clone()
         };
-        let count = shape.iter().try_fold(1_usize, |n, &size| n.checked_mul(size))?;
+        let count = shape
+            .iter()
+            .try_fold(1_usize, |n, &size| n.checked_mul(size))?;
         let is_sound = values.len() == count && values.iter().all(|value| value.is_finite());
         is_sound.then_some((shape, values))
     }

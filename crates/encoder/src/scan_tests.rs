@@ -18,12 +18,7 @@ fn model() -> Model {
                 Vec::new(),
             )],
             name: "graph".to_owned(),
-            initializer: vec![Tensor {
-                dims: vec![2, 1],
-                data_type: FLOAT,
-                name: "table".to_owned(),
-                raw_data: vec![0; 8],
-            }],
+            initializer: vec![Tensor::new("table", FLOAT, &[2, 1], vec![0; 8])],
             input: vec![ValueInfo::tensor("input_ids", INT64, &[Err("b"), Err("s")])],
             output: vec![ValueInfo::tensor(
                 "out",

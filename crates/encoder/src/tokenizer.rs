@@ -25,6 +25,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{Encoding, PaddingParams, PostProcessor, Tokenizer, TruncationDirection};
 
+use crate::chunk::Place;
 use crate::error::Error;
 use crate::files::TOKENIZER;
 use crate::settings::Settings;
@@ -152,6 +153,42 @@ impl TextTokenizer {
     pub(crate) fn count(&self, text: &str) -> Result<usize, Error> {
         let encoding = self.encode(&self.prepare(text))?;
         Ok(encoding.len() + self.special_tokens)
+    }
+
+    /// How many special tokens a text gets.
+    pub(crate) fn special_tokens(&self) -> usize {
+        self.special_tokens
+    }
+
+    /// The places of the tokens of a text, special ones left out.
+    pub(crate) fn places(&self, text: &str) -> Result<Vec<Place>, Error> {
+        // Lower case may have other bytes: for each, the byte it came from.
+        let mut lowered = String::new();
+        let mut from = Vec::new();
+        if self.lowercase {
+            for (at, character) in text.char_indices() {
+                lowered.extend(character.to_lowercase());
+                from.resize(lowered.len(), at);
+            }
+        }
+        let tokenized = if self.lowercase { &lowered[..] } else { text };
+        let encoding = no_panic(|| self.tokenizer.encode(tokenized, false))
+            .map_err(|reason| Error::Tokenizer { reason })?;
+        let mut places = Vec::with_capacity(encoding.len());
+        let mut word_before = None;
+        for (&(start, _), &word) in encoding.get_offsets().iter().zip(encoding.get_word_ids()) {
+            let start = from.get(start).copied().unwrap_or(start);
+            let start = text.floor_char_boundary(start);
+            // Some tokens have the white space before a word with them.
+            let blank = text[start..].len() - text[start..].trim_start().len();
+            let is_after_blank = text[..start].ends_with(char::is_whitespace) || blank > 0;
+            places.push(Place {
+                start: start + blank,
+                word: is_after_blank || word != word_before,
+            });
+            word_before = word;
+        }
+        Ok(places)
     }
 
     /// The text as the model's own library would hand it to the tokenizer.

@@ -74,13 +74,25 @@ pub(crate) fn attend(
             }
         }
         let queries = (&scratch.queries[..], size);
-        multiply(isa, queries, size, (&scratch.keys, tokens), &mut scratch.scores);
+        multiply(
+            isa,
+            queries,
+            size,
+            (&scratch.keys, tokens),
+            &mut scratch.scores,
+        );
         let mut sums = [0.0; ROWS];
         for (sum, row) in sums.iter_mut().zip(scratch.scores.chunks_exact_mut(tokens)) {
             *sum = exponentials(isa, row, real);
         }
         let weights = (&scratch.scores[..], tokens);
-        multiply(isa, weights, real, (&scratch.values, width), &mut scratch.context);
+        multiply(
+            isa,
+            weights,
+            real,
+            (&scratch.values, width),
+            &mut scratch.context,
+        );
         let contexts = scratch.context.chunks_exact_mut(width).take(count);
         for ((r, context), sum) in contexts.enumerate().zip(sums) {
             let context = &mut context[..size];
@@ -154,9 +166,22 @@ fn multiply(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe {
                 let b = b.as_ptr().add(column);
-                avx512(a.as_ptr(), a_stride, inner, b, b_stride, out.as_mut_ptr().add(column));
+                avx512(
+                    a.as_ptr(),
+                    a_stride,
+                    inner,
+                    b,
+                    b_stride,
+                    out.as_mut_ptr().add(column),
+                );
             },
-            _ => chunk(isa, (a, a_stride), inner, (&b[column..], b_stride), &mut out[column..]),
+            _ => chunk(
+                isa,
+                (a, a_stride),
+                inner,
+                (&b[column..], b_stride),
+                &mut out[column..],
+            ),
         }
     }
 }
@@ -227,14 +252,22 @@ mod tests {
     use crate::operators::simd::Isa;
 
     fn values(count: usize) -> Vec<f32> {
-        (0..count).map(|i| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * 3.0).collect()
+        (0..count)
+            .map(|i| ((i * 7919 % 1009) as f32 / 1009.0 - 0.5) * 3.0)
+            .collect()
     }
 
     fn run(isa: Isa, qkv: &[f32], head: Head) -> Vec<f32> {
         let mut all = vec![0.0; head.real * head.size];
-        attend(isa, qkv, head, &mut Scratch::default(), &mut |row, context| {
-            all[row * head.size..][..head.size].copy_from_slice(context);
-        });
+        attend(
+            isa,
+            qkv,
+            head,
+            &mut Scratch::default(),
+            &mut |row, context| {
+                all[row * head.size..][..head.size].copy_from_slice(context);
+            },
+        );
         all
     }
 
@@ -273,7 +306,10 @@ mod tests {
             let expected = naive(&qkv, head);
             let first = run(Isa::best(), &qkv, head);
             for (&found, &expected) in first.iter().zip(&expected) {
-                assert!((f64::from(found) - expected).abs() < 1e-5, "{found}, {expected}");
+                assert!(
+                    (f64::from(found) - expected).abs() < 1e-5,
+                    "{found}, {expected}"
+                );
             }
             for isa in Isa::all() {
                 assert_eq!(run(isa, &qkv, head), first, "{isa:?}");

@@ -558,3 +558,176 @@ mod avx2 {
         sums
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{COLUMNS, Finish, Weights};
+    use crate::operators::simd::{Isa, gelu};
+
+    /// Numbers without a pattern, in −1..1.
+    fn noise(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    struct Layer {
+        inputs: usize,
+        outputs: usize,
+        block: usize,
+        quantized: Vec<i8>,
+        scales: Vec<f32>,
+        bias: Vec<f32>,
+    }
+
+    impl Layer {
+        fn new(inputs: usize, outputs: usize, block: usize) -> Self {
+            let levels = noise(inputs * outputs, 1);
+            Layer {
+                inputs,
+                outputs,
+                block,
+                quantized: levels.iter().map(|x| (x * 127.0).round() as i8).collect(),
+                scales: noise(outputs * inputs.div_ceil(block), 2)
+                    .iter()
+                    .map(|x| x.abs() / 100.0)
+                    .collect(),
+                bias: noise(outputs, 3),
+            }
+        }
+
+        fn weights(&self) -> Weights {
+            let shape = (self.outputs, self.inputs);
+            let bias = Some(&self.bias[..]);
+            Weights::pack(shape, self.block, &self.quantized, &self.scales, bias)
+        }
+
+        /// The definition, in `f64`: levels of a row of activations out of its least
+        /// and greatest value, then sums of what levels stand for.
+        fn naive(&self, x: &[f32]) -> Vec<f64> {
+            let least = f64::from(x.iter().copied().fold(0.0, f32::min));
+            let most = f64::from(x.iter().copied().fold(0.0, f32::max));
+            let scale = (most - least) / 255.0;
+            let zero = (-least / scale).round();
+            let level =
+                |x: f32| scale * ((f64::from(x) / scale + zero).round().clamp(0.0, 255.0) - zero);
+            let blocks = self.inputs.div_ceil(self.block);
+            (0..self.outputs)
+                .map(|output| {
+                    let product = |input: usize| {
+                        let weight = f64::from(self.quantized[output * self.inputs + input]);
+                        let scale = f64::from(self.scales[output * blocks + input / self.block]);
+                        level(x[input]) * weight * scale
+                    };
+                    (0..self.inputs).map(product).sum::<f64>() + f64::from(self.bias[output])
+                })
+                .collect()
+        }
+    }
+
+    const SIZES: [(usize, usize, usize); 6] = [
+        (384, 96, 384),
+        (384, 40, 128),
+        (33, 7, 16),
+        (64, 32, 32),
+        (1, 1, 1),
+        (70, 33, 20),
+    ];
+
+    #[test]
+    fn layers_are_as_defined_and_the_same_on_every_instruction_set() {
+        for (inputs, outputs, block) in SIZES {
+            let layer = Layer::new(inputs, outputs, block);
+            let weights = layer.weights();
+            for count in [1, 2, 3, 7, 12, 31] {
+                let x = noise(count * inputs, 4);
+                let run = |isa, finish| {
+                    let mut y = vec![0.0; count * outputs];
+                    weights.run(isa, &x, &mut y, finish);
+                    y
+                };
+                let first = run(Isa::best(), Finish::Plain);
+                let expected = x.chunks_exact(inputs).flat_map(|x| layer.naive(x));
+                for (&found, expected) in first.iter().zip(expected) {
+                    // A level may fall to the other side of a half.
+                    let error = (f64::from(found) - expected).abs();
+                    assert!(error < 0.02 * (1.0 + expected.abs()), "{found}, {expected}");
+                }
+                for isa in Isa::all() {
+                    assert_eq!(run(isa, Finish::Plain), first, "{isa:?}");
+                    let activated: Vec<f32> = first.iter().map(|&x| gelu(x)).collect();
+                    assert_eq!(run(isa, Finish::Gelu), activated, "{isa:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others_or_on_how_the_work_is_cut() {
+        for (inputs, outputs, block) in SIZES {
+            let layer = Layer::new(inputs, outputs, block);
+            let weights = layer.weights();
+            let (residual, gamma, beta) =
+                (noise(30 * outputs, 6), noise(outputs, 7), noise(outputs, 8));
+            let x = noise(30 * inputs, 5);
+            let norm = |from: usize| Finish::Normalize {
+                residual: &residual[from * outputs..],
+                gamma: &gamma,
+                beta: &beta,
+                epsilon: 1e-5,
+            };
+            let mut together = vec![0.0; 30 * outputs];
+            weights.run(Isa::best(), &x, &mut together, norm(0));
+            for (row, expected) in together.chunks_exact(outputs).enumerate() {
+                let mut alone = vec![0.0; outputs];
+                weights.run(
+                    Isa::best(),
+                    &x[row * inputs..][..inputs],
+                    &mut alone,
+                    norm(row),
+                );
+                assert_eq!(alone, expected);
+            }
+            // Panel by panel.
+            weights.run(Isa::best(), &x, &mut together, Finish::Gelu);
+            let tiles = weights.prepare(Isa::best(), &x);
+            for panel in 0..weights.panels() {
+                let mut columns = vec![0.0; 30 * COLUMNS];
+                weights.run_panel(Isa::best(), &tiles, panel, &mut columns, Finish::Gelu);
+                let count = COLUMNS.min(outputs - panel * COLUMNS);
+                let rows = together
+                    .chunks_exact(outputs)
+                    .zip(columns.chunks_exact(COLUMNS));
+                for (expected, found) in rows {
+                    assert_eq!(expected[panel * COLUMNS..][..count], found[..count]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_not_hidden() {
+        let layer = Layer::new(40, 8, 40);
+        let weights = layer.weights();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let mut x = noise(80, 9);
+            x[3] = bad;
+            if bad == f32::MAX {
+                x[4] = f32::MIN;
+            }
+            let mut y = vec![0.0; 16];
+            weights.run(Isa::best(), &x, &mut y, Finish::Plain);
+            if bad != f32::MAX {
+                assert!(y[..8].iter().all(|y| y.is_nan()), "{bad}: {y:?}");
+            }
+            assert!(y[8..].iter().all(|y| y.is_finite()), "{bad}: {y:?}");
+        }
+        let mut y = vec![1.0; 8];
+        weights.run(Isa::best(), &[0.0; 40], &mut y, Finish::Plain);
+        assert_eq!(y, layer.bias);
+    }
+}

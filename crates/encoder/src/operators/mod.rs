@@ -38,6 +38,12 @@ use attention::{Head, Scratch, attend};
 use embedding::{Further, Table, look_up};
 use linear::{COLUMNS, Finish, Weights};
 use simd::Isa;
+pub(crate) use simd::dot;
+
+/// The fastest instruction set of this processor.
+pub(crate) fn isa() -> Isa {
+    Isa::best()
+}
 
 /// The domain of the operators.
 pub(crate) const DOMAIN: &str = "insitu";
@@ -105,7 +111,9 @@ fn shaped<T: PrimitiveTensorElementType + Copy>(
 ) -> Result<Option<Vec<T>>> {
     match constant(context, index)? {
         Some((shape, values)) if shape == expected => Ok(Some(values)),
-        Some((shape, _)) => fail(format!("{what} have shape {shape:?}, expected was {expected:?}")),
+        Some((shape, _)) => fail(format!(
+            "{what} have shape {shape:?}, expected was {expected:?}"
+        )),
         None => Ok(None),
     }
 }
@@ -227,7 +235,11 @@ impl LinearKernel {
         };
         let outputs = match shape[..] {
             [outputs, bytes] if bytes == row && outputs > 0 => outputs,
-            _ => return fail(format!("the weights have shape {shape:?}, a row needs {row} bytes")),
+            _ => {
+                return fail(format!(
+                    "the weights have shape {shape:?}, a row needs {row} bytes"
+                ));
+            }
         };
         let blocks = inputs.div_ceil(block);
         let of_blocks = [outputs, blocks];
@@ -279,7 +291,13 @@ impl LinearKernel {
             return fail("an activation and a normalization exclude each other");
         }
         Ok(LinearKernel {
-            weights: Weights::pack((outputs, inputs), block, &quantized, &scales, bias.as_deref()),
+            weights: Weights::pack(
+                (outputs, inputs),
+                block,
+                &quantized,
+                &scales,
+                bias.as_deref(),
+            ),
             gelu,
             norm,
             absent,
@@ -299,7 +317,10 @@ impl LinearKernel {
         let (inputs, outputs) = (self.weights.inputs(), self.weights.outputs());
         let count = x.len() / inputs;
         // Several parts for each thread, so that none waits long for another.
-        let rows = count.div_ceil(8 * self.threads).next_multiple_of(12).min(96);
+        let rows = count
+            .div_ceil(8 * self.threads)
+            .next_multiple_of(12)
+            .min(96);
         let rows = if self.threads == 1 { count } else { rows };
         let parts = slices(y, rows * outputs);
         parallel(context, self.threads, parts.len(), |part| {
@@ -477,7 +498,10 @@ impl Kernel for AttentionKernel {
             let hidden = stride / 3;
             let size = hidden / self.heads;
             if stride == 0 || size * self.heads * 3 != stride {
-                return fail(format!("{stride} values are not those of {} heads", self.heads));
+                return fail(format!(
+                    "{stride} values are not those of {} heads",
+                    self.heads
+                ));
             }
             let Some(mut y) = context.output(0, [texts, length, hidden])? else {
                 return fail("nobody takes the result");
@@ -488,7 +512,11 @@ impl Kernel for AttentionKernel {
             }
             // One text after the other is written by one thread or, where there are
             // fewer texts than threads, head after head.
-            let share = if texts >= 2 * self.threads { self.heads } else { 1 };
+            let share = if texts >= 2 * self.threads {
+                self.heads
+            } else {
+                1
+            };
             let is_small = texts * length * length * hidden < SMALL / 4;
             let threads = if is_small { 1 } else { self.threads };
             let share = if is_small { self.heads } else { share };
@@ -646,7 +674,10 @@ impl<const WIDE: bool> EmbeddingKernel<WIDE> {
             (shape.to_vec(), ids.to_vec())
         } else {
             let (shape, ids) = value.try_extract_tensor::<i32>()?;
-            (shape.to_vec(), ids.iter().map(|&id| i64::from(id)).collect())
+            (
+                shape.to_vec(),
+                ids.iter().map(|&id| i64::from(id)).collect(),
+            )
         };
         let checked = ids.iter().map(|&id| match usize::try_from(id) {
             Ok(id) if id < rows => Ok(id),
@@ -661,7 +692,10 @@ impl<const WIDE: bool> Kernel for EmbeddingKernel<WIDE> {
         guard(|| {
             let table = &self.table;
             if table.further.is_none() {
-                check_absent(context, &[TYPES, TYPES + 1, TYPES + 2, TYPES + 3, TYPES + 4])?;
+                check_absent(
+                    context,
+                    &[TYPES, TYPES + 1, TYPES + 2, TYPES + 3, TYPES + 4],
+                )?;
             }
             let Some((shape, ids)) = Self::ids(context, 0, table.scales.len())? else {
                 return fail("the ids are missing");
@@ -675,7 +709,10 @@ impl<const WIDE: bool> Kernel for EmbeddingKernel<WIDE> {
                 }
                 types = Self::ids(context, TYPES, further.types.len() / table.width)?;
             }
-            if types.as_ref().is_some_and(|(_, types)| types.len() != ids.len()) {
+            if types
+                .as_ref()
+                .is_some_and(|(_, types)| types.len() != ids.len())
+            {
                 return fail("there are not as many types as ids");
             }
             let mut shape = shape;

@@ -178,6 +178,24 @@ pub(crate) fn gelu(x: f32) -> f32 {
     x * phi
 }
 
+for_each_isa! {
+    /// Σ aᵢ·bᵢ.
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+        let mut lanes = [0.0; LANES];
+        let (a_chunks, a_rest) = a.as_chunks::<LANES>();
+        let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+        for (a, b) in a_chunks.iter().zip(b_chunks) {
+            for i in 0..LANES {
+                lanes[i] = a[i].mul_add(b[i], lanes[i]);
+            }
+        }
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+            *lane = a.mul_add(b, *lane);
+        }
+        sum(lanes)
+    }
+}
+
 /// Layer normalization of a row in place: (x − mean) / √(variance + ε)·γ + β.
 #[inline(always)]
 pub(crate) fn normalize(row: &mut [f32], gamma: &[f32], beta: &[f32], epsilon: f32) {
@@ -253,7 +271,9 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
-        let values: Vec<f32> = (0..1003).map(|i| ((i * 37 % 501) as f32 - 250.0) / 60.0).collect();
+        let values: Vec<f32> = (0..1003)
+            .map(|i| ((i * 37 % 501) as f32 - 250.0) / 60.0)
+            .collect();
         let gamma: Vec<f32> = (0..1003).map(|i| 0.5 + (i % 7) as f32 / 9.0).collect();
         let results = Isa::all().into_iter().map(|isa| {
             let mut values = values.clone();

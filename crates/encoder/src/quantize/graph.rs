@@ -223,7 +223,9 @@ impl<'a> Graph<'a> {
                 graph.extend_from_slice(part.raw);
             }
         }
-        self.rest.iter().for_each(|raw| graph.extend_from_slice(raw));
+        self.rest
+            .iter()
+            .for_each(|raw| graph.extend_from_slice(raw));
 
         let mut model: Vec<u8> = self.model.concat();
         if let Some(domain) = domain {
@@ -273,7 +275,9 @@ fn fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, Error> {
     let mut all = Vec::new();
     loop {
         let before = fields.rest;
-        let next = fields.next().map_err(|refusal| malformed(refusal.reason()))?;
+        let next = fields
+            .next()
+            .map_err(|refusal| malformed(refusal.reason()))?;
         let Some((number, value)) = next else {
             return Ok(all);
         };

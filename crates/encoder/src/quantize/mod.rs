@@ -97,7 +97,9 @@ pub fn quantize(
 ) -> Result<CompiledModel, Error> {
     options.check(precision)?;
     if model.settings.precision != Precision::Fp32 || precision == Precision::Fp32 {
-        return Err(Error::unsupported("only a model of fp32 can be quantized, to fp16, int8 or int4"));
+        return Err(Error::unsupported(
+            "only a model of fp32 can be quantized, to fp16, int8 or int4",
+        ));
     }
     if model.settings.one_by_one {
         return Err(Error::unsupported("its graph is quantized already"));
@@ -108,7 +110,9 @@ pub fn quantize(
         node.attribute.iter().any(has_graph)
     };
     if (0..graph.len()).any(|index| has_graphs(graph.node(index))) {
-        return Err(Error::unsupported("its graph has graphs inside (If, Loop or Scan)"));
+        return Err(Error::unsupported(
+            "its graph has graphs inside (If, Loop or Scan)",
+        ));
     }
     let mut rewrite = Rewrite {
         graph,
@@ -238,7 +242,10 @@ impl Rewrite<'_> {
             (rows, columns, transpose(&values, rows, columns))
         };
         let bias = node.input.get(2).filter(|name| !name.is_empty()).cloned();
-        if bias.as_ref().is_some_and(|name| !self.is_vector(name, outputs)) {
+        if bias
+            .as_ref()
+            .is_some_and(|name| !self.is_vector(name, outputs))
+        {
             return None;
         }
         Some(Product {
@@ -283,7 +290,9 @@ impl Rewrite<'_> {
                     at = user;
                 }
                 (MICROSOFT, "SkipLayerNormalization")
-                    if product.bias.is_none() && comes_first && self.is_plain_norm(&node, outputs) =>
+                    if product.bias.is_none()
+                        && comes_first
+                        && self.is_plain_norm(&node, outputs) =>
                 {
                     product.bias = Some(other(4)).filter(|name| !name.is_empty());
                     behind = [other(1), other(2), other(3)].to_vec();
@@ -299,8 +308,15 @@ impl Rewrite<'_> {
             product.output = self.graph.node(at).output[0].clone();
             self.graph.remove(index);
         }
-        let block = self.options.block.unwrap_or(if self.bits == 4 { 32 } else { 0 });
-        let block = if block == 0 { inputs } else { block.min(inputs) };
+        let block = self
+            .options
+            .block
+            .unwrap_or(if self.bits == 4 { 32 } else { 0 });
+        let block = if block == 0 {
+            inputs
+        } else {
+            block.min(inputs)
+        };
         let matrix = quantize_matrix(&product.rows, inputs, self.bits, block, self.options.scheme);
         let blocks = inputs.div_ceil(block);
         let name = |what: &str| format!("{}.{what}", product.name);
@@ -310,9 +326,18 @@ impl Rewrite<'_> {
         if self.graph.initializer(&weights).is_none() {
             let tensors = [
                 Some(Tensor::new(&weights, UINT8, &[outputs, row], matrix.bytes)),
-                Some(Tensor::floats(&name("scales"), &[outputs, blocks], &matrix.scales)),
+                Some(Tensor::floats(
+                    &name("scales"),
+                    &[outputs, blocks],
+                    &matrix.scales,
+                )),
                 matrix.zero_points.as_ref().map(|zeros| {
-                    Tensor::new(&name("zero_points"), UINT8, &[outputs, blocks], zeros.clone())
+                    Tensor::new(
+                        &name("zero_points"),
+                        UINT8,
+                        &[outputs, blocks],
+                        zeros.clone(),
+                    )
                 }),
                 matrix.codebook.map(|codebook| {
                     let bytes = codebook.iter().map(|&value| value as u8).collect();
@@ -342,7 +367,13 @@ impl Rewrite<'_> {
             Attribute::int("inputs", inputs as i64),
         ]);
         let inputs_of: Vec<&str> = inputs_of.iter().map(String::as_str).collect();
-        let node = Node::new("QuantizedLinear", DOMAIN, &inputs_of, &product.output, attributes);
+        let node = Node::new(
+            "QuantizedLinear",
+            DOMAIN,
+            &inputs_of,
+            &product.output,
+            attributes,
+        );
         self.graph.replace(at, node);
         self.changes += 1;
     }
@@ -354,7 +385,11 @@ impl Rewrite<'_> {
             self.is_vector(name, width)
         };
         let bias = node.input.get(4).is_none_or(|name| name.is_empty()) || has(4);
-        let one_output = node.output.iter().skip(1).all(|output| !self.graph.is_used(output));
+        let one_output = node
+            .output
+            .iter()
+            .skip(1)
+            .all(|output| !self.graph.is_used(output));
         node.input.len() >= 4 && has(2) && has(3) && bias && one_output
     }
 
@@ -409,7 +444,9 @@ impl Rewrite<'_> {
             return;
         };
         let further = node.output.iter().skip(1);
-        let is_ours = further.into_iter().all(|output| !self.graph.is_used(output))
+        let is_ours = further
+            .into_iter()
+            .all(|output| !self.graph.is_used(output))
             && self.is_vector(gamma, width)
             && self.is_vector(beta, width)
             && [positions, kinds].into_iter().all(|name| {
@@ -469,7 +506,8 @@ impl Rewrite<'_> {
             let (bytes, scales) = quantize_table(values, width);
             let table = Tensor::new(&names[0], INT8, &[rows, width], bytes);
             self.graph.add_initializer(table);
-            self.graph.add_initializer(Tensor::floats(&names[1], &[rows], &scales));
+            self.graph
+                .add_initializer(Tensor::floats(&names[1], &[rows], &scales));
         }
         names
     }
@@ -486,12 +524,15 @@ impl Rewrite<'_> {
             if values.len() < LEAST_MATRIX || values.iter().any(|value| value.abs() > most) {
                 continue;
             }
-            let bytes = values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes());
+            let bytes = values
+                .iter()
+                .flat_map(|&v| half::f16::from_f32(v).to_le_bytes());
             let stored = format!("{name}.fp16");
             let tensor = Tensor::new(&stored, FLOAT16, &shape, bytes.collect());
             self.graph.rename_initializer(&name, tensor);
             let to = vec![Attribute::int("to", i64::from(FLOAT))];
-            self.graph.add_first(Node::new("Cast", "", &[&stored], &name, to));
+            self.graph
+                .add_first(Node::new("Cast", "", &[&stored], &name, to));
             self.changes += 1;
         }
     }

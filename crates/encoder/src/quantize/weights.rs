@@ -133,19 +133,23 @@ fn level(w: f32, scale: f32, most: f32) -> f32 {
 fn best_scale(values: &[f32]) -> f32 {
     let whole = greatest(values) / 7.0;
     let error = |scale: f32| -> f64 {
-        let errors = values.iter().map(|&w| f64::from(w - scale * level(w, scale, 7.0)));
+        let errors = values
+            .iter()
+            .map(|&w| f64::from(w - scale * level(w, scale, 7.0)));
         errors.map(|e| e * e).sum()
     };
     let scales = (0..=10_u8).map(|i| whole * (1.0 - 0.04 * f32::from(i)));
     let best = scales.map(|scale| (error(scale), scale));
-    best.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(whole, |best| best.1)
+    best.min_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(whole, |best| best.1)
 }
 
 /// The index of the nearest value.
 fn nearest(codebook: &[i8; CLUSTERS], value: f32) -> u8 {
     let distance = |&c: &i8| (f32::from(c) - value).abs();
     let best = (0_u8..).zip(codebook.iter().map(distance));
-    best.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |best| best.0)
+    best.min_by(|a, b| a.1.total_cmp(&b.1))
+        .map_or(0, |best| best.0)
 }
 
 /// The means of clusters of all weights, each divided by the greatest of its
@@ -200,7 +204,11 @@ mod tests {
     /// What a matrix stands for.
     fn read(matrix: &Matrix, inputs: usize) -> Vec<f32> {
         let blocks = inputs.div_ceil(matrix.block);
-        let row = if matrix.bits == 8 { inputs } else { inputs.div_ceil(2) };
+        let row = if matrix.bits == 8 {
+            inputs
+        } else {
+            inputs.div_ceil(2)
+        };
         let rows = matrix.bytes.len() / row;
         let value = |output: usize, input: usize| {
             let scale = output * blocks + input / matrix.block;
@@ -217,7 +225,9 @@ mod tests {
             };
             matrix.scales[scale] * q
         };
-        (0..rows * inputs).map(|i| value(i / inputs, i % inputs)).collect()
+        (0..rows * inputs)
+            .map(|i| value(i / inputs, i % inputs))
+            .collect()
     }
 
     fn error(rows: &[f32], inputs: usize, bits: usize, block: usize, scheme: Scheme) -> f64 {
@@ -236,12 +246,13 @@ mod tests {
         for scheme in [Scheme::Linear, Scheme::Affine, Scheme::Kmeans] {
             let whole = error(&rows, 96, 4, 96, scheme);
             let blocks = error(&rows, 96, 4, 32, scheme);
-            assert!(blocks < whole && whole < 0.15, "{scheme:?}: {whole}, {blocks}");
+            assert!(
+                blocks < whole && whole < 0.15,
+                "{scheme:?}: {whole}, {blocks}"
+            );
         }
         // Clusters fit the density.
-        assert!(
-            error(&rows, 96, 4, 96, Scheme::Kmeans) < error(&rows, 96, 4, 96, Scheme::Affine)
-        );
+        assert!(error(&rows, 96, 4, 96, Scheme::Kmeans) < error(&rows, 96, 4, 96, Scheme::Affine));
     }
 
     #[test]

@@ -1,0 +1,140 @@
+//! `insitu.evaluate_model`: what a model keeps of another, on the caller's own rows.
+
+use std::time::Instant;
+
+use pgrx::prelude::*;
+
+use super::session::{self, Role};
+use super::{access, unwrap_model};
+use crate::errors::{raise, raise_with_hint};
+
+/// Texts of a sample, at most.
+const MOST_TEXTS: usize = 100_000;
+
+/// Embeddings of one short text, of which the median counts.
+const ROUNDS: usize = 11;
+
+/// What stands for a short text: about sixteen tokens with any tokenizer.
+const SHORT_TEXT: &str = "how do I find the rows that are nearest to a question?";
+
+/// A model at work.
+struct Measured {
+    vectors: Vec<f32>,
+    dimension: usize,
+    bytes: i64,
+    tokens_per_second: f64,
+    milliseconds: f64,
+}
+
+/// Embeds the texts that a query gives with a model and with a reference, and
+/// compares: the cosine of the two vectors of a text (mean, and what one in a
+/// hundred has at most; NULL if the dimensions differ), the part of the k nearest
+/// other texts that stay so, bytes, speed, and the time for one short text.
+#[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
+#[allow(clippy::type_complexity)]
+fn evaluate_model(
+    model: &str,
+    reference: &str,
+    sample: &str,
+    k: default!(i32, 10),
+) -> TableIterator<
+    'static,
+    (
+        name!(texts, i64),
+        name!(cosine_mean, Option<f64>),
+        name!(cosine_p1, Option<f64>),
+        name!(recall, f64),
+        name!(bytes, i64),
+        name!(reference_bytes, i64),
+        name!(tokens_per_second, f64),
+        name!(reference_tokens_per_second, f64),
+        name!(short_text_ms, f64),
+        name!(reference_short_text_ms, f64),
+    ),
+> {
+    let texts = texts_of(sample);
+    if k < 1 || texts.len() <= k as usize {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!(
+                "k is {k}, but must be at least 1 and less than the {} texts of the sample",
+                texts.len()
+            ),
+            "Texts that are null don't count.",
+        );
+    }
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let ours = measure(model, &texts);
+    let theirs = measure(reference, &texts);
+    let compared = session::uninterrupted(|| {
+        encoder::compare(
+            (&ours.vectors, ours.dimension),
+            (&theirs.vectors, theirs.dimension),
+            k as usize,
+            session::interrupted,
+        )
+    });
+    TableIterator::once((
+        texts.len() as i64,
+        compared.mean(),
+        compared.first_percentile(),
+        compared.recall,
+        ours.bytes,
+        theirs.bytes,
+        ours.tokens_per_second,
+        theirs.tokens_per_second,
+        ours.milliseconds,
+        theirs.milliseconds,
+    ))
+}
+
+/// The texts of a query's one column, run with the caller's rights.
+fn texts_of(sample: &str) -> Vec<String> {
+    let texts = Spi::connect(|client| {
+        let rows = client.select(sample, Some(MOST_TEXTS as i64 + 1), &[])?;
+        let mut texts = Vec::new();
+        for row in rows {
+            texts.extend(row.get::<String>(1)?);
+        }
+        Ok::<_, pgrx::spi::Error>(texts)
+    });
+    match texts {
+        Ok(texts) if texts.len() > MOST_TEXTS => raise_with_hint(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("the sample has more than {MOST_TEXTS} texts"),
+            "Add a LIMIT to the query.",
+        ),
+        Ok(texts) => texts,
+        Err(error) => raise(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("the query of the sample does not give one column of text: {error}"),
+        ),
+    }
+}
+
+fn measure(name: &str, texts: &[&str]) -> Measured {
+    let bytes = access::existing(name).bytes;
+    // The first use loads it.
+    session::embed(name, &[SHORT_TEXT], Role::Passage);
+    let tokens = session::count_tokens(name, texts);
+    let begin = Instant::now();
+    let vectors = session::embed(name, texts, Role::Passage);
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut times: Vec<f64> = (0..ROUNDS)
+        .map(|round| {
+            // A repeated text would be remembered.
+            let text = format!("{SHORT_TEXT} {round}");
+            let begin = Instant::now();
+            session::embed(name, &[&text], Role::Passage);
+            begin.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_unstable_by(f64::total_cmp);
+    Measured {
+        dimension: vectors.first().map_or(1, Vec::len),
+        vectors: vectors.concat(),
+        bytes,
+        tokens_per_second: tokens as f64 / seconds,
+        milliseconds: times[ROUNDS / 2],
+    }
+}
