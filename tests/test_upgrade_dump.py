@@ -52,6 +52,11 @@ def fill(database, model):
         conn.execute("CREATE INDEX notes_emb ON notes USING hnsw (emb vector_l2_ops)")
         conn.execute("CREATE INDEX notes_body ON notes"
                      " USING hnsw ((insitu.embed('tiny', body)::vector(8)) vector_cosine_ops)")
+        conn.execute("CREATE TABLE kept (id int PRIMARY KEY, body text, emb vector(8))")
+        conn.execute("SELECT insitu.auto_embed('kept', 'body', 'emb', 'tiny')")
+        conn.execute("INSERT INTO kept (id, body) SELECT id, body FROM notes")
+        # A value that the model did not give: a restore must not ask it again.
+        conn.execute("UPDATE kept SET emb = array_fill(7, ARRAY[8])::vector WHERE id = 1")
         conn.execute("CREATE VIEW near_river AS SELECT id FROM notes ORDER BY emb <-> insitu.embed('tiny', 'river') LIMIT 5")
         conn.execute("CREATE MATERIALIZED VIEW lengths AS SELECT id, vector_norm(insitu.embed('tiny', body)) FROM notes")
 
@@ -74,6 +79,7 @@ def contents(database):
         return [conn.execute(sql).fetchall() for sql in [
             "SELECT id, encode(vector_send(emb), 'hex') FROM items ORDER BY id",
             "SELECT id, body, encode(vector_send(emb), 'hex') FROM notes ORDER BY id",
+            "SELECT id, body, encode(vector_send(emb), 'hex') FROM kept ORDER BY id",
             "SELECT name, sha256, dimension, max_tokens, owner FROM insitu.models",
             "SELECT encode(vector_send(insitu.embed('tiny', 'a new text')), 'hex')",
             "SELECT id FROM near_river",
@@ -100,6 +106,9 @@ def test_dump_and_restore(filled, empty_database, form):
 
     assert contents(copy) == contents(filled)
     with copy.connect() as conn:
+        assert conn.execute("INSERT INTO kept (id, body) VALUES (-1, 'river')"
+                            " RETURNING emb = insitu.embed('tiny', 'river')").fetchone() == (True,)
+        conn.execute("DELETE FROM kept WHERE id = -1")
         conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
         assert recall(conn, "items", "cosine", DATA[2000:], index="items_emb") >= 0.95
         for index in ("items_emb", "notes_emb", "notes_body"):

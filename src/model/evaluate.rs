@@ -5,7 +5,7 @@ use std::time::Instant;
 use pgrx::prelude::*;
 
 use super::session::{self, Role};
-use super::{access, unwrap_model};
+use super::access;
 use crate::errors::{raise, raise_with_hint};
 
 /// Texts of a sample, at most.

@@ -1,0 +1,226 @@
+"""Tables that keep themselves embedded, tables that are embedded in bulk, and texts in chunks."""
+
+import psycopg
+import pytest
+
+import tiny_models
+from checks import background, execute, wait_for
+
+
+@pytest.fixture(scope="module")
+def admin(database, minilm, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_models.write_lookup(minilm, directory, tiny_models.lookup_table(minilm))
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    with database.connect() as conn:
+        conn.execute("SELECT insitu.load_model('tiny', %s::text[], %s::bytea[])",
+                     [[path.relative_to(directory).as_posix() for path in paths], [path.read_bytes() for path in paths]])
+        yield conn
+
+
+@pytest.fixture
+def docs(admin):
+    admin.execute("DROP TABLE IF EXISTS docs CASCADE; CREATE TABLE docs (id serial PRIMARY KEY, body text, emb vector(8))")
+    return "docs"
+
+
+def refused(conn, sqlstate, sql, *parameters, match=None):
+    with pytest.raises(psycopg.Error, match=match) as error:
+        conn.execute(sql, parameters)
+    assert error.value.sqlstate == sqlstate, error.value
+
+
+def wrong(conn, table="docs", model="tiny"):
+    """Rows whose vector is not that of their text."""
+    return conn.execute(f"SELECT id, body FROM {table} WHERE emb IS DISTINCT FROM insitu.embed('{model}', body)"
+                        " ORDER BY id").fetchall()
+
+
+def test_rows_are_embedded_as_they_come_and_change(admin, docs):
+    admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
+    admin.execute("INSERT INTO docs (body) VALUES ('river'), ('house'), (NULL)")
+    with admin.cursor() as cur, cur.copy("COPY docs (body) FROM STDIN") as copy:
+        copy.write("the river\nthe house\n")
+    assert wrong(admin) == []
+    admin.execute("UPDATE docs SET body = 'quick' WHERE id = 1")
+    admin.execute("UPDATE docs SET body = NULL WHERE id = 2")
+    admin.execute("UPDATE docs SET body = 'of' WHERE id = 3")
+    admin.execute("INSERT INTO docs (id, body) VALUES (4, 'database') ON CONFLICT (id) DO UPDATE SET body = excluded.body")
+    assert wrong(admin) == []
+    assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (4,)
+
+    # A vector that is given stays; an update of something else does not ask the model.
+    given = "array_fill(5, ARRAY[8])::vector"
+    admin.execute(f"INSERT INTO docs (id, body, emb) VALUES (10, 'given', {given})")
+    admin.execute("UPDATE docs SET id = 11 WHERE id = 10; UPDATE docs SET body = body WHERE id = 11")
+    assert admin.execute(f"SELECT emb = {given} FROM docs WHERE id = 11").fetchone() == (True,)
+    admin.execute("UPDATE docs SET body = 'river' WHERE id = 11")
+    assert wrong(admin) == []
+
+    admin.execute("SELECT insitu.drop_auto_embed('docs', 'emb')")
+    admin.execute("INSERT INTO docs (body) VALUES ('plain')")
+    assert len(wrong(admin)) == 1
+    refused(admin, "42704", "SELECT insitu.drop_auto_embed('docs', 'emb')")
+
+
+def test_a_text_that_another_trigger_changes_is_embedded_as_it_is_stored(admin, docs):
+    admin.execute("CREATE OR REPLACE FUNCTION shorten() RETURNS trigger LANGUAGE plpgsql AS"
+                  " $$ BEGIN NEW.body := 'river'; RETURN NEW; END $$")
+    admin.execute("CREATE TRIGGER a_shorten BEFORE INSERT OR UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION shorten()")
+    admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
+    admin.execute("INSERT INTO docs (body) VALUES ('house')")
+    assert wrong(admin) == [] and admin.execute("SELECT body FROM docs").fetchall() == [("river",)]
+
+
+def test_names_and_types_of_every_kind(admin):
+    admin.execute('DROP TABLE IF EXISTS "Odd Table"; CREATE TABLE "Odd Table" (id int, "The ""Text""" varchar(100),'
+                  ' "v\'ec" halfvec(8), emb vector)')
+    for column in ("v'ec", "emb"):
+        admin.execute("SELECT insitu.auto_embed('\"Odd Table\"', 'The \"Text\"', %s, 'tiny')", [column])
+    admin.execute("INSERT INTO \"Odd Table\" VALUES (1, 'river house')")
+    assert admin.execute('SELECT emb = insitu.embed(\'tiny\', "The ""Text"""), "v\'ec" = emb::halfvec FROM "Odd Table"'
+                         ).fetchone() == (True, True)
+    admin.execute('UPDATE "Odd Table" SET "v\'ec" = NULL')
+    admin.execute("CALL insitu.embed_table('\"Odd Table\"', 'The \"Text\"', 'v''ec', 'tiny')")
+    assert admin.execute('SELECT "v\'ec" = emb::halfvec FROM "Odd Table"').fetchone() == (True,)
+
+
+def test_bad_input_is_one_clear_error(admin, docs):
+    admin.execute("DROP TABLE IF EXISTS misfits; CREATE TABLE misfits (body text, n int, small vector(3),"
+                  " made vector(8) GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED, emb vector(8))")
+    for call in ("SELECT insitu.auto_embed('misfits', %s, %s, %s)", "CALL insitu.embed_table('misfits', %s, %s, %s)"):
+        refused(admin, "42704", call, "body", "emb", "nothing", match='model "nothing" does not exist')
+        refused(admin, "42703", call, "boddy", "emb", "tiny", match='column "boddy" of public.misfits does not exist')
+        refused(admin, "42703", call, "body", "embb", "tiny", match='column "embb" of public.misfits does not exist')
+        refused(admin, "42804", call, "n", "emb", "tiny", match='column "n" of public.misfits is of type integer, expected was text')
+        refused(admin, "42804", call, "body", "n", "tiny", match="expected was vector or halfvec")
+        refused(admin, "42804", call, "body", "small", "tiny", match='has 3 dimensions, model "tiny" gives 8')
+        refused(admin, "428C9", call, "body", "made", "tiny", match="is generated")
+    for batch in (0, -1, 100_001, None):
+        refused(admin, "22023", "CALL insitu.embed_table('misfits', 'body', 'emb', 'tiny', %s)", batch, match="batch is")
+
+
+def test_bulk(admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT CASE WHEN n % 10 = 0 THEN NULL ELSE 'river ' || n END"
+                  " FROM generate_series(1, 5000) n")
+    admin.execute("UPDATE docs SET emb = array_fill(5, ARRAY[8])::vector WHERE id <= 100")
+    notices = []
+    admin.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 300)")
+    assert notices == ["embedded 4410 rows of public.docs"]
+    assert len(wrong(admin)) == 100  # those that had a vector
+    assert admin.execute("SELECT count(*) FROM docs WHERE emb IS NULL AND body IS NOT NULL").fetchone() == (0,)
+    # There is nothing left to do, and nothing is written.
+    before = admin.execute("SELECT sum(xmin::text::bigint) FROM docs").fetchone()
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
+    assert admin.execute("SELECT sum(xmin::text::bigint) FROM docs").fetchone() == before
+    assert admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
+
+
+def test_partitions(admin):
+    admin.execute("DROP TABLE IF EXISTS parts; CREATE TABLE parts (id int, body text, emb vector(8)) PARTITION BY RANGE (id);"
+                  " CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (500);"
+                  " CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (500) TO (1000)")
+    admin.execute("SELECT insitu.auto_embed('parts', 'body', 'emb', 'tiny')")
+    admin.execute("INSERT INTO parts SELECT n, 'house ' || n FROM generate_series(0, 999) n")
+    assert wrong(admin, "parts") == []
+    admin.execute("UPDATE parts SET emb = NULL")
+    admin.execute("CALL insitu.embed_table('parts', 'body', 'emb', 'tiny', 64)")
+    assert wrong(admin, "parts") == []
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(database, admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 20000) n")
+    count = "SELECT count(emb) FROM docs"
+    for _ in range(2):
+        pids = []
+        with background() as pool:
+            before, = admin.execute(count).fetchone()
+            running = pool.submit(execute, database, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 50)", pids)
+            wait_for(lambda: admin.execute(count).fetchone()[0] > before + 500, "rows")
+            seen = admin.execute("SELECT relation::text, model, rows_done > 0, rows_done <= rows_total"
+                                 " FROM insitu.embed_progress").fetchall()
+            assert seen == [("docs", "tiny", True, True)]
+            assert admin.execute("SELECT pg_cancel_backend(%s)", pids).fetchone()[0]
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                running.result(timeout=30)
+        assert 500 < admin.execute(count).fetchone()[0] < 20000
+        wait_for(lambda: admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,), "end of its row")
+    done = admin.execute("SELECT id, xmin FROM docs WHERE emb IS NOT NULL ORDER BY id").fetchall()
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
+    assert wrong(admin) == []
+    # What was committed was not done again.
+    again = dict(admin.execute("SELECT id, xmin FROM docs").fetchall())
+    assert all(again[id] == xmin for id, xmin in done)
+
+
+def test_rows_that_change_meanwhile_end_with_the_vector_of_their_text(database, admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 10000) n")
+    admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
+    with background() as pool:
+        running = pool.submit(execute, database, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 100)")
+        n = 0
+        while not running.done():
+            n += 1
+            admin.execute("UPDATE docs SET body = 'house ' || %s WHERE id = %s", [n, n * 7919 % 10000 + 1])
+            admin.execute("INSERT INTO docs (body) VALUES (%s)", [f"quick {n}"])
+        running.result()
+    assert n > 10 and wrong(admin) == []
+
+
+def test_who_may(database, admin, docs):
+    admin.execute("CREATE ROLE dora LOGIN; GRANT SELECT, UPDATE, INSERT ON docs TO dora; GRANT USAGE ON SEQUENCE docs_id_seq TO dora")
+    admin.execute("INSERT INTO docs (body) VALUES ('river')")
+    try:
+        with database.connect(user="dora") as dora:
+            call = "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')"
+            refused(dora, "42501", call, match="permission denied for model tiny")
+            admin.execute("SELECT insitu.grant_model('tiny', 'dora')")
+            dora.execute(call)
+            assert wrong(dora) == []
+            refused(dora, "42501", "SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
+            admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
+            # Operators of somebody else's in front of the server's are not used.
+            dora.execute("INSERT INTO docs (body) VALUES ('house')")
+            assert wrong(dora) == []
+    finally:
+        admin.execute("SELECT insitu.revoke_model('tiny', 'dora'); DROP OWNED BY dora; DROP ROLE dora")
+
+
+TEXT = ("The river is quick. Größe und Gewicht der Bücher! A house (the nearest) stands by the river. 東京 は 42. 🙂 "
+        "And then the quick database of the house index ran by the river of vectors without any end to the sentence that it is. ") * 3
+
+
+@pytest.mark.parametrize("most, overlap", [(8, 0), (12, 4), (30, 10), (256, 0)])
+def test_chunks(admin, most, overlap):
+    rows = admin.execute("SELECT * FROM insitu.chunk('tiny', %s, %s, %s)", [TEXT, most, overlap]).fetchall()
+    assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
+    end = 1
+    for _, start, length, chunk in rows:
+        assert TEXT[start - 1:start - 1 + length] == chunk
+        assert start <= end + 1 and (overlap > 0 or start >= end)
+        end = start + length
+    assert end - 1 == len(TEXT.rstrip())
+    assert admin.execute("SELECT bool_and(substring(%s::text FROM start FOR length) = chunk)"
+                         " FROM insitu.chunk('tiny', %s, %s, %s)", [TEXT, TEXT, most, overlap]).fetchone() == (True,)
+
+
+def test_chunks_have_limits(admin):
+    chunk = "SELECT * FROM insitu.chunk('tiny', 'river house', %s, %s)"
+    refused(admin, "22023", chunk, 0, 0, match="max_tokens is 0")
+    refused(admin, "22023", chunk, -5, 0, match="negative")
+    refused(admin, "22023", chunk, 10, 10, match="overlap is 10")
+    assert admin.execute("SELECT * FROM insitu.chunk('tiny', '', 10)").fetchall() == []
+    assert admin.execute("SELECT * FROM insitu.chunk('tiny', NULL, 10)").fetchall() == []
+
+
+def test_queries_have_their_own_prefix(admin, minilm, server_dir):
+    directory = tiny_models.write_lookup(minilm, server_dir / "prefixed", tiny_models.lookup_table(minilm))
+    (directory / "config_sentence_transformers.json").write_text(
+        '{"prompts": {"query": "river ", "passage": "house "}}')
+    admin.execute("SELECT insitu.load_model('prefixed', %s)", [str(directory)])
+    row = admin.execute("SELECT query_prefix, passage_prefix FROM insitu.models WHERE name = 'prefixed'").fetchone()
+    assert row == ("river ", "house ")
+    assert admin.execute("SELECT insitu.embed_query('prefixed', 'quick') = insitu.embed('tiny', 'river quick'),"
+                         " insitu.embed('prefixed', 'quick') = insitu.embed('tiny', 'house quick'),"
+                         " insitu.embed_query('tiny', 'quick') = insitu.embed('tiny', 'quick')").fetchone() == (True, True, True)
