@@ -1,0 +1,242 @@
+"""Models of each precision in the database, beside ONNX Runtime called from Python.
+
+    scripts/env.sh target/venv/bin/python bench/models.py --name models
+
+What is measured, and with what, is told in bench/README.md.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+for folder in ("scripts", "demo", "tests"):
+    sys.path.insert(0, str(ROOT / folder))
+
+import numpy as np
+
+from bench import machine, say
+from cluster import Cluster
+from corpus import descriptions
+
+THREADS = os.cpu_count()
+# name: (precision, options) of quantize_model.
+MODELS = {
+    "minilm": None, "fp16": ("fp16", "{}"), "int8": ("int8", "{}"), "int8_block128": ("int8", '{"block": 128}'),
+    "int4": ("int4", "{}"), "int4_affine": ("int4", '{"scheme": "affine"}'), "int4_kmeans": ("int4", '{"scheme": "kmeans"}'),
+    "int4_kmeans_block64": ("int4", '{"scheme": "kmeans", "block": 64}'),
+}
+LONG, TOKENS = 32, 128
+MAX_TOKENS = 256
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=60_000, help="descriptions that are embedded end to end")
+    parser.add_argument("--sample", type=int, default=5_000, help="descriptions that accuracy is measured on")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--name", default="models", help="bench/results/NAME.*")
+    arguments = parser.parse_args()
+    texts = descriptions()[:arguments.rows]
+    with Cluster(settings={"shared_buffers": "1GB", "max_wal_size": "8GB"}, name="insitu-bench") as cluster, \
+            cluster.connect() as conn, tempfile.TemporaryDirectory() as folder:
+        results = {"date": datetime.date.today().isoformat(), "machine": machine(), "threads": THREADS, "rows": len(texts),
+                   "sample": min(arguments.sample, len(texts)), "rounds": arguments.rounds}
+        load(conn, texts)
+        peers = python_models(conn, pathlib.Path(folder))
+        results["quality"] = quality(conn, results["sample"], peers, texts)
+        results["speed"] = speed(conn, peers, arguments.rounds)
+        results["short"] = short(conn, peers, arguments.rounds)
+        results["end_to_end"] = end_to_end(conn, peers, texts)
+    directory = ROOT / "bench/results"
+    (directory / f"{arguments.name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = markdown(results)
+    (directory / f"{arguments.name}.md").write_text(text)
+    say("\n" + text)
+
+
+def load(conn, texts):
+    conn.execute("CREATE EXTENSION insitu")
+    conn.execute(f"SET insitu.threads = {THREADS}")
+    conn.execute("SELECT insitu.load_model('minilm', %s)", [os.environ["INSITU_MINILM"]])
+    for name, options in MODELS.items():
+        if options:
+            conn.execute("SELECT insitu.quantize_model('minilm', %s, %s, %s)", [name, *options])
+    conn.execute("CREATE TABLE docs (id serial PRIMARY KEY, body text, emb vector(384))")
+    with conn.cursor() as cur, cur.copy("COPY docs (body) FROM STDIN") as copy:
+        for text in texts:
+            copy.write_row([text])
+
+
+class PythonModel:
+    """The graph of a loaded model in a session of Python's own, fed as sentence-embedding libraries do."""
+
+    def __init__(self, path):
+        import onnxruntime
+        from tokenizers import Tokenizer
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_file(os.path.join(os.environ["INSITU_MINILM"], "tokenizer.json"))
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.enable_padding()
+
+    def embed(self, texts, batch=256):
+        rows = []
+        for start in range(0, len(texts), batch):
+            encodings = self._tokenizer.encode_batch(texts[start:start + batch])
+            ids = np.array([e.ids for e in encodings], dtype=np.int32)
+            mask = np.array([e.attention_mask for e in encodings], dtype=np.int32)
+            states, = self._session.run(["last_hidden_state"], {
+                "input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)})
+            pooled = (states * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1)[:, None]
+            rows.append(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+        return np.concatenate(rows)
+
+
+def python_models(conn, folder):
+    """{name: PythonModel} of what this Python can import."""
+    if not all(importlib.util.find_spec(module) for module in ("onnxruntime", "tokenizers")):
+        say("ONNX Runtime from Python is left out: onnxruntime and tokenizers can't be imported.")
+        return {}
+    parts = conn.execute("SELECT data FROM insitu.model_part WHERE model = 'minilm' AND file = 'graph' ORDER BY part")
+    (folder / "fp32.onnx").write_bytes(b"".join(data for data, in parts))
+    models = {"Python, fp32": PythonModel(folder / "fp32.onnx")}
+    if importlib.util.find_spec("onnx"):
+        from onnxruntime.quantization import quantize_dynamic
+        from onnx import TensorProto
+        # Of fused operators it does not know what they give.
+        quantize_dynamic(folder / "fp32.onnx", folder / "int8.onnx", extra_options={"DefaultTensorType": TensorProto.FLOAT})
+        models["Python, dynamic int8"] = PythonModel(folder / "int8.onnx")
+        models["Python, dynamic int8"].bytes = (folder / "int8.onnx").stat().st_size
+    return models
+
+
+def quality(conn, sample, peers, texts):
+    say(f"accuracy on {sample:,} descriptions")
+    results = {}
+    graph_bytes = dict(conn.execute("SELECT model, sum(length(data)) FROM insitu.model_part WHERE file = 'graph'"
+                                    " GROUP BY model").fetchall())
+    for name in MODELS:
+        row = conn.execute("SELECT cosine_mean, cosine_p1, recall FROM insitu.evaluate_model(%s, 'minilm', %s)",
+                           [name, f"SELECT body FROM docs ORDER BY id LIMIT {sample}"]).fetchone()
+        results[name] = dict(zip(("cosine_mean", "cosine_p1", "recall"), row), bytes=int(graph_bytes[name]))
+        say(f"  {name:<22} {row}")
+    for name, model in peers.items():
+        if name == "Python, fp32":
+            reference = model.embed(texts[:sample])
+        else:
+            cosines = np.sort((model.embed(texts[:sample]) * reference).sum(axis=1))
+            results[name] = {"cosine_mean": float(cosines.mean()), "cosine_p1": float(cosines[len(cosines) // 100]),
+                             "recall": None, "bytes": model.bytes}
+            say(f"  {name:<22} {cosines.mean():.5f}")
+    return results
+
+
+def long_texts(round):
+    """Texts of exactly so many tokens, other ones in each round."""
+    words = ["stone", "bridge", "river", "city", "house", "water", "light", "music"]
+    picked = np.random.default_rng(round).choice(words, (LONG, TOKENS - 2))
+    return [" ".join(row) for row in picked]
+
+
+def speed(conn, peers, rounds):
+    """Tokens/s of 32 texts of 128 tokens; the contestants take turns."""
+    say(f"{LONG} texts of {TOKENS} tokens")
+    rates = {name: [] for name in [*MODELS, *peers]}
+    for round in range(-1, rounds):
+        texts = long_texts(round + 1)
+        for name in rates:
+            begin = time.perf_counter()
+            for _ in range(3):
+                if name in peers:
+                    peers[name].embed(texts)
+                else:
+                    conn.execute("SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", [name, texts]).fetchone()
+            if round >= 0:
+                rates[name].append(3 * LONG * TOKENS / (time.perf_counter() - begin))
+    results = {name: statistics.median(values) for name, values in rates.items()}
+    for name, rate in results.items():
+        say(f"  {name:<22} {rate:,.0f} tokens/s")
+    return results
+
+
+def short(conn, peers, rounds):
+    """Milliseconds for one text of 16 tokens: the median of many, new ones each time."""
+    counter = itertools.count()
+
+    def text():
+        digits = " ".join(str(next(counter)).zfill(5))
+        return f"stone bridge river city house water light music one {digits}"
+
+    times = {name: [] for name in [*MODELS, *peers]}
+    for _ in range(rounds):
+        for name in times:
+            for _ in range(30):
+                one = text()
+                begin = time.perf_counter()
+                if name in peers:
+                    peers[name].embed([one])
+                else:
+                    conn.execute("SELECT vector_dims(insitu.embed(%s, %s))", [name, one], prepare=True).fetchone()
+                times[name].append(1000 * (time.perf_counter() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def end_to_end(conn, peers, texts):
+    """Rows/s: in the database from text to stored vector, in Python from text to array."""
+    say(f"{len(texts):,} descriptions, end to end")
+    results = {}
+    for name in ("minilm", "int8"):
+        conn.execute("UPDATE docs SET emb = NULL")
+        conn.execute("VACUUM FULL docs")
+        begin = time.perf_counter()
+        conn.execute("CALL insitu.embed_table('docs', 'body', 'emb', %s)", [name])
+        results[f"CALL embed_table, {name}"] = len(texts) / (time.perf_counter() - begin)
+    conn.execute("CREATE TABLE copied (id int, body text, emb vector(384))")
+    begin = time.perf_counter()
+    conn.execute("INSERT INTO copied SELECT id, body, insitu.embed('int8', body) FROM docs LIMIT 10000")
+    results["INSERT … SELECT row by row, int8"] = 10_000 / (time.perf_counter() - begin)
+    for name, model in peers.items():
+        begin = time.perf_counter()
+        model.embed(texts)
+        results[name] = len(texts) / (time.perf_counter() - begin)
+    for name, rate in results.items():
+        say(f"  {name:<34} {rate:,.0f} rows/s")
+    return results
+
+
+def markdown(results):
+    base = results["quality"]["minilm"]["bytes"]
+    lines = [f"# Models: all-MiniLM-L6-v2 in {results['threads']} threads", "",
+             f"{results['machine']}, {results['date']}. Accuracy on {results['sample']:,} package descriptions against fp32, "
+             f"recall of the 10 nearest. Speed: {LONG} texts of {TOKENS} tokens, and one text of 16 tokens with the round trip; "
+             f"medians of {results['rounds']} rounds, in turns.", "",
+             "| model | cosine, mean | cosine, 1st percentile | recall@10 | graph, MiB | of fp32 | tokens/s | × fp32 | short text, ms |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    for name, rate in results["speed"].items():
+        kept = results["quality"].get(name)
+        if kept:
+            recall = "" if kept["recall"] is None else f"{kept['recall']:.3f}"
+            cells = [f"{kept['cosine_mean']:.5f}", f"{kept['cosine_p1']:.5f}", recall, f"{kept['bytes'] / 2**20:.1f}",
+                     f"{kept['bytes'] / base:.3f}"]
+        else:
+            cells = [""] * 5
+        shown = "fp32" if name == "minilm" else name
+        lines.append(f"| {shown} | " + " | ".join(cells) + f" | {rate:,.0f} | {rate / results['speed']['minilm']:.2f}"
+                     f" | {results['short'][name]:.2f} |")
+    lines += ["", f"{results['rows']:,} descriptions end to end:", "", "| | rows/s |", "|---|---|"]
+    lines += [f"| {name} | {rate:,.0f} |" for name, rate in results["end_to_end"].items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
