@@ -26,6 +26,7 @@ import numpy as np
 from bench import machine, say
 from cluster import Cluster
 from corpus import descriptions
+from svg import recall_curves
 
 THREADS = os.cpu_count()
 # name: (precision, options) of quantize_model.
@@ -58,6 +59,9 @@ def main():
         results["end_to_end"] = end_to_end(conn, peers, texts)
     directory = ROOT / "bench/results"
     (directory / f"{arguments.name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    points = {name: [(kept["recall"], results["speed"][name])] for name, kept in results["quality"].items() if kept["recall"]}
+    title = f"all-MiniLM-L6-v2: neighbours kept against fp32, {THREADS} threads"
+    (directory / f"{arguments.name}.svg").write_text(recall_curves(title, points, "tokens/s"))
     text = markdown(results)
     (directory / f"{arguments.name}.md").write_text(text)
     say("\n" + text)

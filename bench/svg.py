@@ -1,4 +1,4 @@
-"""A recall/throughput plot as SVG text: linear recall to the right, logarithmic queries/s upwards."""
+"""A recall/throughput plot as SVG text: linear recall to the right, logarithmic rates upwards."""
 
 import html
 import math
@@ -8,8 +8,8 @@ LEFT, RIGHT, TOP, BOTTOM = 80, 24, 48, 56
 COLORS = ["#c2410c", "#1d4ed8", "#15803d", "#7e22ce", "#0e7490", "#a16207"]
 
 
-def recall_curves(title, curves):
-    """curves: {label: [(recall, queries per second), ...]}, each in the order of the knob."""
+def recall_curves(title, curves, rates="queries/s"):
+    """curves: {label: [(recall, rate), ...]}, each in the order of the knob; `rates` names the rate."""
     points = [point for curve in curves.values() for point in curve]
     # One step of 0.01 below the lowest point, but never more than the interesting upper part.
     low = max(0.0, math.floor(100 * min(r for r, _ in points) - 1) / 100)
@@ -37,7 +37,7 @@ def recall_curves(title, curves):
         out.append(text(LEFT - 8, y(rate) + 4, f"{rate:,}", "end"))
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, "recall@10"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    out.append(text(20, middle, "queries/s", more=f' transform="rotate(-90 20 {middle})"'))
+    out.append(text(20, middle, rates, more=f' transform="rotate(-90 20 {middle})"'))
     for i, (label, curve) in enumerate(curves.items()):
         color = COLORS[i % len(COLORS)]
         path = " ".join(f"{x(recall):.1f},{y(rate):.1f}" for recall, rate in curve)

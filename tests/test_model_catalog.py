@@ -93,6 +93,24 @@ def test_a_small_bert_loads_from_safetensors(admin, minilm, server_dir):
     admin.execute("SELECT insitu.drop_model('bert')")
 
 
+def test_a_model_can_be_loaded_with_fewer_dimensions(admin, model, directory):
+    admin.execute("SELECT insitu.load_model('short', %s, '{\"dimensions\": 3}')", [str(directory)])
+    admin.execute("SELECT insitu.load_model('short_bytea', %s::text[], %s::bytea[], '{\"dimensions\": 3}')",
+                  files_of(directory))
+    normalize, = admin.execute("SELECT normalize FROM insitu.models WHERE name = 'tiny'").fetchone()
+    for name in ("short", "short_bytea"):
+        assert admin.execute("SELECT dimension FROM insitu.models WHERE name = %s", [name]).fetchone() == (3,)
+        expected = embed(admin, "tiny", "river house")[:3]
+        expected = expected / np.linalg.norm(expected) if normalize else expected
+        assert embed(admin, name, "river house") == pytest.approx(expected, abs=1e-6)
+        admin.execute("SELECT insitu.drop_model(%s)", [name])
+    load = "SELECT insitu.load_model('short', %s, %s)"
+    refused(admin, "22023", load, str(directory), '{"dimensions": 9}', match="between 1 and the 8 of the model")
+    refused(admin, "22023", load, str(directory), '{"dims": 3}', match="dims")
+    refused(admin, "22023", load, str(directory), '[]')
+    assert not exists(admin, "short")
+
+
 def test_bytea_and_path_are_the_same_model(admin, model, directory):
     load_bytea(admin, "from_bytea", directory)
     rows = admin.execute("SELECT sha256, dimension, bytes FROM insitu.models ORDER BY name").fetchall()
@@ -238,7 +256,7 @@ def test_a_plain_role_reads_and_writes_no_catalog_table(admin, alice, model):
 
 @pytest.fixture
 def alice_may_load(admin):
-    functions = [f"insitu.{name}" for name in ("load_model(text, text)", "load_model(text, text[], bytea[])",
+    functions = [f"insitu.{name}" for name in ("load_model(text, text, jsonb)", "load_model(text, text[], bytea[], jsonb)",
                                                "drop_model(text)", "grant_model(text, text)", "revoke_model(text, text)")]
     for function in functions:
         admin.execute(f"GRANT EXECUTE ON FUNCTION {function} TO alice")

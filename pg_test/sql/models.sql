@@ -14,6 +14,10 @@ SELECT insitu.embed('absent', 'text');
 SELECT insitu.embed('absent', ARRAY['text']);
 SELECT insitu.embed('', 'text');
 SELECT insitu.embed('Robert''); DROP TABLE students;--', 'text');
+SELECT insitu.embed_query('absent', 'text');
+SELECT * FROM insitu.chunk('absent', 'text', 10);
+SELECT insitu.quantize_model('absent', 'new', 'int8');
+SELECT * FROM insitu.evaluate_model('absent', 'absent', 'SELECT ''text'' FROM generate_series(1, 3)', 1);
 SELECT insitu.drop_model('absent');
 SELECT insitu.grant_model('absent', 'public');
 SELECT insitu.revoke_model('absent', 'public');
@@ -27,7 +31,6 @@ SELECT column_name, data_type FROM information_schema.columns WHERE table_schema
 -- What PUBLIC may do, and what the planner is told.
 SELECT p.oid::regprocedure, provolatile, proisstrict, proparallel, has_function_privilege('public', p.oid, 'EXECUTE') AS public_may, procost > 100 AS dear
 FROM pg_proc p WHERE pronamespace = 'insitu'::regnamespace
-  AND proname IN ('embed', 'load_model', 'drop_model', 'grant_model', 'revoke_model', 'verify_index')
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- The checker knows its own indexes only.

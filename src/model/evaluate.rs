@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use pgrx::prelude::*;
 
-use super::session::{self, Role};
 use super::access;
+use super::session::{self, Role};
 use crate::errors::{raise, raise_with_hint};
 
 /// Texts of a sample, at most.

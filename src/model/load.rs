@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use encoder::{CompiledModel, ModelFiles, compile};
+use encoder::{CompileOptions, CompiledModel, ModelFiles, compile_with};
+use pgrx::JsonB;
 use pgrx::prelude::*;
 
 use super::{access, catalog, session, unwrap_model};
@@ -11,7 +12,7 @@ use crate::errors::{raise, raise_with_hint};
 
 /// Loads a model from a directory of the server.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
-fn load_model(name: &str, path: &str) {
+fn load_model(name: &str, path: &str, options: default!(JsonB, "'{}'")) {
     access::check_server_files();
     check_name(name);
     if !Path::new(path).is_absolute() {
@@ -23,6 +24,7 @@ fn load_model(name: &str, path: &str) {
     load(
         name,
         &unwrap_model(ModelFiles::read_directory(Path::new(path))),
+        &options,
     );
 }
 
@@ -38,6 +40,7 @@ fn load_model_files(
     name: &str,
     file_names: pgrx::Array<'_, String>,
     files: pgrx::Array<'_, &[u8]>,
+    options: default!(JsonB, "'{}'"),
 ) {
     check_name(name);
     if file_names.len() != files.len() {
@@ -65,7 +68,7 @@ fn load_model_files(
             );
         }
     }
-    load(name, &unwrap_model(ModelFiles::new(by_name)));
+    load(name, &unwrap_model(ModelFiles::new(by_name)), &options);
 }
 
 /// Removes a model.
@@ -93,8 +96,9 @@ pub fn check_name(name: &str) {
 }
 
 /// Compiles and stores a model.
-fn load(name: &str, files: &ModelFiles) {
-    let model = unwrap_model(compile(files));
+fn load(name: &str, files: &ModelFiles, options: &JsonB) {
+    let options = unwrap_model(CompileOptions::from_json(&options.0.to_string()));
+    let model = unwrap_model(compile_with(files, &options));
     pgrx::check_for_interrupts!();
     store(name, &model);
 }

@@ -1,5 +1,5 @@
-//! From `model.safetensors` and `config.json` of a BERT to an ONNX graph of ONNX
-//! Runtime's fused operators.
+//! From `model.safetensors` and `config.json` of a BERT, or of a family that is a
+//! BERT under other names, to an ONNX graph of ONNX Runtime's fused operators.
 //!
 //! A layer is six nodes: Attention (with the three projections merged into one
 //! matrix), MatMul, SkipLayerNormalization, MatMul, BiasGelu, MatMul, and a
@@ -12,17 +12,32 @@
 //! of shape [batch, sequence], and gives `last_hidden_state`, float of shape
 //! [batch, sequence, hidden].
 //!
-//! Sources: Devlin et al., "BERT" (2019); ONNX Runtime, `ContribOperators.md`.
+//! What a family has of its own ([`Family`]): RoBERTa counts positions from behind
+//! the padding token's number on; DistilBERT has no types of tokens; MPNet has none
+//! either, and adds to every score of attention a number that depends on how far
+//! apart two tokens are.
+//!
+//! Sources: Devlin et al., "BERT" (2019); Liu et al., "RoBERTa" (2019); Conneau et
+//! al., "XLM-R" (2020); Sanh et al., "DistilBERT" (2019); Song et al., "MPNet"
+//! (2020), with the buckets of Raffel et al., "T5" (2020), section 2.1; ONNX
+//! Runtime, `ContribOperators.md`.
 
 use prost::Message;
 use serde::Deserialize;
 
+use crate::compile::POOLED_OUTPUT;
 use crate::error::Error;
-use crate::files::{CONFIG, ModelFiles, SAFETENSORS};
+use crate::files::{CONFIG, MODULES, ModelFiles, SAFETENSORS};
 use crate::onnx::{
-    Attribute, FLOAT, Graph, INT32, MICROSOFT, Model, Node, OperatorSet, Tensor, ValueInfo,
+    Attribute, FLOAT, Graph, INT32, INT64, MICROSOFT, Model, Node, OperatorSet, Tensor, ValueInfo,
 };
+use crate::operators::DOMAIN;
+use crate::settings::Pooling;
+use crate::sidecar::{Dense, Facts};
 use crate::weights::Weights;
+
+/// What is added to scores of attention for the distance of tokens.
+const DISTANCES: &str = "distances";
 
 /// The graph's output.
 pub(crate) const OUTPUT: &str = "last_hidden_state";
@@ -34,20 +49,117 @@ const MAX_VOCABULARY: usize = 10_000_000;
 const MAX_POSITIONS: usize = 1 << 20;
 const MAX_TYPES: usize = 1_000;
 
-/// The part of `config.json` that shapes a BERT.
+/// A family of encoders.
+struct Family {
+    /// `model_type` in `config.json`.
+    types: &'static [&'static str],
+    /// What stands before every name of a tensor where a head was saved along.
+    prefix: &'static str,
+    /// Parts of a BERT's names, and what they are here.
+    names: &'static [(&'static str, &'static str)],
+    /// Positions begin behind the padding token's number.
+    offset: bool,
+    /// Tokens have types.
+    kinds: bool,
+    /// Scores of attention depend on distance.
+    relative: bool,
+}
+
+const FAMILIES: [Family; 4] = [
+    Family {
+        types: &["bert"],
+        prefix: "bert.",
+        names: &[],
+        offset: false,
+        kinds: true,
+        relative: false,
+    },
+    Family {
+        types: &["roberta", "xlm-roberta", "camembert"],
+        prefix: "roberta.",
+        names: &[],
+        offset: true,
+        kinds: true,
+        relative: false,
+    },
+    Family {
+        types: &["distilbert"],
+        prefix: "distilbert.",
+        names: &[
+            ("encoder.layer.", "transformer.layer."),
+            ("attention.self.query", "attention.q_lin"),
+            ("attention.self.key", "attention.k_lin"),
+            ("attention.self.value", "attention.v_lin"),
+            ("attention.output.dense", "attention.out_lin"),
+            ("attention.output.LayerNorm", "sa_layer_norm"),
+            ("intermediate.dense", "ffn.lin1"),
+            ("output.dense", "ffn.lin2"),
+            ("output.LayerNorm", "output_layer_norm"),
+        ],
+        offset: false,
+        kinds: false,
+        relative: false,
+    },
+    Family {
+        types: &["mpnet"],
+        prefix: "mpnet.",
+        names: &[
+            ("attention.self.query", "attention.attn.q"),
+            ("attention.self.key", "attention.attn.k"),
+            ("attention.self.value", "attention.attn.v"),
+            ("attention.output.dense", "attention.attn.o"),
+            ("attention.output.LayerNorm", "attention.LayerNorm"),
+        ],
+        offset: true,
+        kinds: false,
+        relative: true,
+    },
+];
+
+/// Distances of tokens share a number from so many on.
+const MAX_DISTANCE: f64 = 128.0;
+
+impl Family {
+    fn of(model_type: &str) -> Option<&'static Family> {
+        FAMILIES
+            .iter()
+            .find(|family| family.types.contains(&model_type))
+    }
+
+    /// The name of a tensor, given that in a BERT.
+    fn name(&self, bert: &str) -> String {
+        let mut name = bert.to_owned();
+        for (theirs, ours) in self.names {
+            // "attention.output.dense" is no "output.dense".
+            if name.contains(theirs) {
+                name = name.replacen(theirs, ours, 1);
+            }
+        }
+        name
+    }
+}
+
+/// The part of `config.json` that shapes a BERT. DistilBERT has other names.
 #[derive(Deserialize)]
 struct Config {
     model_type: String,
     vocab_size: usize,
+    #[serde(alias = "dim")]
     hidden_size: usize,
+    #[serde(alias = "n_layers")]
     num_hidden_layers: usize,
+    #[serde(alias = "n_heads")]
     num_attention_heads: usize,
+    #[serde(alias = "hidden_dim")]
     intermediate_size: usize,
     max_position_embeddings: usize,
     #[serde(default = "two")]
     type_vocab_size: usize,
     #[serde(default = "default_epsilon")]
     layer_norm_eps: f64,
+    #[serde(default = "default_buckets")]
+    relative_attention_num_buckets: usize,
+    #[serde(alias = "activation")]
     hidden_act: Option<String>,
     position_embedding_type: Option<String>,
     #[serde(default)]
@@ -62,6 +174,10 @@ fn default_epsilon() -> f64 {
     1e-12
 }
 
+fn default_buckets() -> usize {
+    32
+}
+
 /// What came out.
 pub(crate) struct Written {
     pub(crate) graph: Vec<u8>,
@@ -69,48 +185,91 @@ pub(crate) struct Written {
     pub(crate) vocabulary: usize,
 }
 
-/// Whether the configuration is that of a BERT as [`write()`] writes it.
+/// Whether the configuration is that of a family that [`write()`] writes.
 pub(crate) fn can_write(files: &ModelFiles) -> bool {
     matches!(files.json::<Config>(CONFIG), Ok(Some(config)) if config.check_features().is_ok())
 }
 
-/// Writes the graph.
-pub(crate) fn write(files: &ModelFiles) -> Result<Written, Error> {
+/// Writes the graph: up to the vectors of tokens, or, where linear layers follow
+/// the pooling, up to one vector per text.
+pub(crate) fn write(files: &ModelFiles, facts: &Facts) -> Result<Written, Error> {
     let safetensors = files.require(SAFETENSORS)?;
     files.require(CONFIG)?;
     // A configuration of another family lacks half of the fields: say that it is
     // another family, not which field is missing.
     #[derive(Deserialize)]
-    struct Family {
+    struct Kind {
         model_type: Option<String>,
     }
-    let family = files
-        .json::<Family>(CONFIG)?
-        .and_then(|family| family.model_type);
-    if family.as_deref() != Some("bert") {
+    let kind = files.json::<Kind>(CONFIG)?.and_then(|kind| kind.model_type);
+    let kind = kind.unwrap_or_default();
+    let Some(family) = Family::of(&kind) else {
+        let known: Vec<&str> = FAMILIES
+            .iter()
+            .flat_map(|family| family.types)
+            .copied()
+            .collect();
         return Err(Error::unsupported(format!(
-            "model_type in {CONFIG} is \"{}\"; {SAFETENSORS} is read for \"bert\", other models \
+            "model_type in {CONFIG} is \"{kind}\"; {SAFETENSORS} is read for {}, other models \
              need an ONNX export",
-            family.as_deref().unwrap_or("")
+            known.join(", ")
         )));
-    }
+    };
     let Some(config) = files.json::<Config>(CONFIG)? else {
         return Err(Error::malformed(CONFIG, "it is null"));
     };
     config.check_features()?;
     config.check_sizes()?;
-    let weights = Weights::open(safetensors, "embeddings.word_embeddings.weight")?;
+    // A number that the check of sizes refuses, if it is too large.
+    let offset = if family.offset {
+        facts.pad_token_id as usize + 1
+    } else {
+        0
+    };
+    let Some(positions) = config
+        .max_position_embeddings
+        .checked_sub(offset)
+        .filter(|&p| p > 0)
+    else {
+        return Err(Error::malformed(
+            CONFIG,
+            format!(
+                "max_position_embeddings is {}, of which {offset} come before the first token",
+                config.max_position_embeddings
+            ),
+        ));
+    };
+    let first = "embeddings.word_embeddings.weight";
+    let weights = Weights::open(safetensors, family.prefix, first)?;
     let mut writer = Writer {
         config: &config,
+        family,
+        offset,
+        positions,
         weights: &weights,
         nodes: Vec::new(),
         initializers: Vec::new(),
     };
     writer.embeddings()?;
+    if family.relative {
+        writer.distances()?;
+    }
     for layer in 0..config.num_hidden_layers {
         writer.layer(layer)?;
     }
-    let model = writer.finish();
+    let dense = facts.dense_layers(files)?;
+    if let Some(pooling) = facts.pooling.filter(|_| !dense.is_empty()) {
+        writer.head(files, pooling, &dense)?;
+    }
+    let last = dense.last();
+    let dimension = last.map_or(config.hidden_size, |dense| dense.outputs);
+    // At most MAX_HIDDEN and MAX_DIMENSION.
+    let size = Ok(dimension as i64);
+    let output = match last {
+        None => (OUTPUT, &[Err("batch"), Err("sequence"), size][..]),
+        Some(_) => (POOLED_OUTPUT, &[Err("batch"), size][..]),
+    };
+    let model = writer.finish(output);
     let size = model.encoded_len();
     if size > i32::MAX as usize {
         return Err(Error::unsupported(format!(
@@ -120,7 +279,7 @@ pub(crate) fn write(files: &ModelFiles) -> Result<Written, Error> {
     }
     Ok(Written {
         graph: model.encode_to_vec(),
-        dimension: config.hidden_size,
+        dimension,
         vocabulary: config.vocab_size,
     })
 }
@@ -133,8 +292,8 @@ impl Config {
                 "{name} in {CONFIG} is \"{value}\"; {only} is implemented"
             )))
         };
-        if self.model_type != "bert" {
-            return unsupported("model_type", &self.model_type, "\"bert\"");
+        if Family::of(&self.model_type).is_none() {
+            return unsupported("model_type", &self.model_type, "a BERT");
         }
         // BiasGelu computes the exact form, with the error function.
         let activation = self.hidden_act.as_deref().unwrap_or("gelu");
@@ -172,6 +331,11 @@ impl Config {
                 MAX_POSITIONS,
             ),
             ("type_vocab_size", self.type_vocab_size, MAX_TYPES),
+            (
+                "relative_attention_num_buckets",
+                self.relative_attention_num_buckets,
+                MAX_TYPES,
+            ),
         ] {
             if !(1..=limit).contains(&value) {
                 return Err(Error::malformed(
@@ -204,6 +368,11 @@ impl Config {
 
 struct Writer<'a> {
     config: &'a Config,
+    family: &'static Family,
+    /// Rows of the table of positions that are not used.
+    offset: usize,
+    /// Tokens that a text may have.
+    positions: usize,
     weights: &'a Weights<'a>,
     nodes: Vec<Node>,
     initializers: Vec<Tensor>,
@@ -217,13 +386,14 @@ impl Writer<'_> {
     }
 
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<String, Error> {
-        let values = self.weights.read(name, shape)?;
+        let values = self.weights.read(&self.family.name(name), shape)?;
         Ok(self.constant(name, shape, &values))
     }
 
     /// The weight matrix of a linear layer, inputs first.
     fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<String, Error> {
-        let values = self.weights.read_transposed(name, outputs, inputs)?;
+        let theirs = self.family.name(name);
+        let values = self.weights.read_transposed(&theirs, outputs, inputs)?;
         Ok(self.constant(name, &[inputs, outputs], &values))
     }
 
@@ -255,14 +425,18 @@ impl Writer<'_> {
             "embeddings.word_embeddings.weight",
             &[self.config.vocab_size, hidden],
         )?;
-        let positions = self.tensor(
-            "embeddings.position_embeddings.weight",
-            &[self.config.max_position_embeddings, hidden],
-        )?;
-        let types = self.tensor(
-            "embeddings.token_type_embeddings.weight",
-            &[self.config.type_vocab_size, hidden],
-        )?;
+        let name = "embeddings.position_embeddings.weight";
+        let shape = [self.config.max_position_embeddings, hidden];
+        let rows = self.weights.read(&self.family.name(name), &shape)?;
+        let used = &rows[self.offset * hidden..];
+        let positions = self.constant(name, &[self.positions, hidden], used);
+        let name = "embeddings.token_type_embeddings.weight";
+        let types = if self.family.kinds {
+            self.tensor(name, &[self.config.type_vocab_size, hidden])?
+        } else {
+            // One type for all, which adds nothing.
+            self.constant(name, &[1, hidden], &vec![0.0; hidden])
+        };
         let gamma = self.tensor("embeddings.LayerNorm.weight", &[hidden])?;
         let beta = self.tensor("embeddings.LayerNorm.bias", &[hidden])?;
         let mut node = Node::new(
@@ -287,6 +461,95 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// What is added to scores for the distance of two tokens, of shape [1, heads,
+    /// sequence, sequence]: looked up in a table of one row for each distance.
+    fn distances(&mut self) -> Result<(), Error> {
+        let heads = self.config.num_attention_heads;
+        let buckets = self.config.relative_attention_num_buckets;
+        let name = "encoder.relative_attention_bias.weight";
+        let weights = self.weights.read(name, &[buckets, heads])?;
+        let reach = self.positions - 1;
+        let table: Vec<f32> = (0..=2 * reach)
+            .flat_map(|i| {
+                // How far the key is behind the query.
+                let bucket = bucket(i as i64 - reach as i64, buckets);
+                weights[bucket * heads..][..heads].iter().copied()
+            })
+            .collect();
+        let table = self.constant("distances.table", &[2 * reach + 1, heads], &table);
+        let rows = (0..self.positions).flat_map(|query| {
+            // At most MAX_POSITIONS.
+            (0..self.positions).map(move |key| (key + reach - query) as i32)
+        });
+        let rows: Vec<u8> = rows.flat_map(i32::to_le_bytes).collect();
+        let shape = [self.positions, self.positions];
+        self.initializers
+            .push(Tensor::new("distances.rows", INT32, &shape, rows));
+        for (name, values) in [
+            ("one", &[1_i64][..]),
+            ("zeros", &[0, 0]),
+            ("axes", &[0, 1]),
+            ("first", &[0]),
+        ] {
+            let bytes = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
+            let name = format!("distances.{name}");
+            self.initializers
+                .push(Tensor::new(&name, INT64, &[values.len()], bytes));
+        }
+        let permutation = Attribute::ints("perm", &[2, 0, 1]);
+        for (operator, inputs, output, attributes) in [
+            ("Shape", &["input_ids"][..], "distances.shape", vec![]),
+            (
+                "Gather",
+                &["distances.shape", "distances.one"],
+                "distances.length",
+                vec![],
+            ),
+            (
+                "Concat",
+                &["distances.length", "distances.length"],
+                "distances.ends",
+                vec![Attribute::int("axis", 0)],
+            ),
+            (
+                "Slice",
+                &[
+                    "distances.rows",
+                    "distances.zeros",
+                    "distances.ends",
+                    "distances.axes",
+                ],
+                "distances.used",
+                vec![],
+            ),
+            (
+                "Gather",
+                &[&table, "distances.used"],
+                "distances.by_token",
+                vec![],
+            ),
+            (
+                "Transpose",
+                &["distances.by_token"],
+                "distances.by_head",
+                vec![permutation],
+            ),
+            (
+                "Unsqueeze",
+                &["distances.by_head", "distances.first"],
+                DISTANCES,
+                vec![],
+            ),
+        ] {
+            self.nodes
+                .push(Node::new(operator, "", inputs, output, attributes));
+        }
+        Ok(())
+    }
+
     fn layer(&mut self, layer: usize) -> Result<(), Error> {
         let Config {
             hidden_size: hidden,
@@ -300,9 +563,14 @@ impl Writer<'_> {
 
         let (projections, biases) = self.projections(&stem)?;
         let context = format!("{stem}.context");
+        let mut inputs = vec![input.as_str(), &projections, &biases, "attention_mask"];
+        if self.family.relative {
+            // No past.
+            inputs.extend(["", DISTANCES]);
+        }
         self.fused(
             "Attention",
-            &[&input, &projections, &biases, "attention_mask"],
+            &inputs,
             &context,
             // At most MAX_HIDDEN.
             vec![Attribute::int("num_heads", heads as i64)],
@@ -347,8 +615,10 @@ impl Writer<'_> {
         for name in ["query", "key", "value"] {
             let name = format!("{stem}.attention.self.{name}");
             let weight = format!("{name}.weight");
+            let weight = self.family.name(&weight);
             parts.push(self.weights.read_transposed(&weight, hidden, hidden)?);
-            bias.extend(self.weights.read(&format!("{name}.bias"), &[hidden])?);
+            let name = self.family.name(&format!("{name}.bias"));
+            bias.extend(self.weights.read(&name, &[hidden])?);
         }
         // Allocated only now that tensors of this size have been seen.
         let mut matrix = vec![0.0; hidden * 3 * hidden];
@@ -388,14 +658,72 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Model {
+    /// Pooling and linear layers.
+    fn head(
+        &mut self,
+        files: &ModelFiles,
+        pooling: Pooling,
+        layers: &[Dense],
+    ) -> Result<(), Error> {
+        let mode = Attribute::string("mode", pooling.name());
+        let inputs = [OUTPUT, "attention_mask"];
+        let mut input = "pooled".to_owned();
+        self.nodes
+            .push(Node::new("Pool", DOMAIN, &inputs, &input, vec![mode]));
+        let mut size = self.config.hidden_size;
+        for (i, dense) in layers.iter().enumerate() {
+            if dense.inputs != size {
+                return Err(Error::malformed(
+                    MODULES,
+                    format!(
+                        "a Dense module takes {} dimensions, but gets {size}",
+                        dense.inputs
+                    ),
+                ));
+            }
+            size = dense.outputs;
+            let weights = Weights::of_module(&dense.weights, files.require(&dense.weights)?)?;
+            let matrix = weights.read_transposed("linear.weight", dense.outputs, dense.inputs)?;
+            let stem = format!("dense.{i}");
+            let shape = [dense.inputs, dense.outputs];
+            let matrix = self.constant(&format!("{stem}.weight"), &shape, &matrix);
+            let mut steps = vec![("MatMul", vec![matrix])];
+            if dense.bias {
+                let bias = weights.read("linear.bias", &[dense.outputs])?;
+                let bias = self.constant(&format!("{stem}.bias"), &[dense.outputs], &bias);
+                steps.push(("Add", vec![bias]));
+            }
+            if dense.tanh {
+                steps.push(("Tanh", vec![]));
+            }
+            let count = steps.len();
+            for (step, (operator, constants)) in steps.into_iter().enumerate() {
+                let is_end = step + 1 == count && i + 1 == layers.len();
+                let output = match is_end {
+                    true => POOLED_OUTPUT.to_owned(),
+                    false => format!("{stem}.{operator}"),
+                };
+                let mut inputs = vec![input.as_str()];
+                inputs.extend(constants.iter().map(String::as_str));
+                self.nodes
+                    .push(Node::new(operator, "", &inputs, &output, Vec::new()));
+                input = output;
+            }
+        }
+        Ok(())
+    }
+
+    /// The model, with the name and shape of its output.
+    fn finish(self, output: (&str, &[Result<i64, &str>])) -> Model {
         let ids = |name| ValueInfo::tensor(name, INT32, &[Err("batch"), Err("sequence")]);
-        // At most MAX_HIDDEN.
-        let hidden = self.config.hidden_size as i64;
         let operator_set = |domain: &str, version| OperatorSet {
             domain: domain.to_owned(),
             version,
         };
+        let mut operator_sets = vec![operator_set("", 17), operator_set(MICROSOFT, 1)];
+        if self.nodes.iter().any(|node| node.domain == DOMAIN) {
+            operator_sets.push(operator_set(DOMAIN, 1));
+        }
         Model {
             // The versions of ONNX 1.12, which every ONNX Runtime since 1.12 reads.
             ir_version: 8,
@@ -407,15 +735,26 @@ impl Writer<'_> {
                 input: ["input_ids", "attention_mask", "token_type_ids"]
                     .map(ids)
                     .to_vec(),
-                output: vec![ValueInfo::tensor(
-                    OUTPUT,
-                    FLOAT,
-                    &[Err("batch"), Err("sequence"), Ok(hidden)],
-                )],
+                output: vec![ValueInfo::tensor(output.0, FLOAT, output.1)],
             }),
-            opset_import: vec![operator_set("", 17), operator_set(MICROSOFT, 1)],
+            opset_import: operator_sets,
         }
     }
+}
+
+/// The bucket of a distance: half of them for keys before the query, half for those
+/// behind it; of each half, one for each of the nearest distances, then wider ones.
+fn bucket(distance: i64, buckets: usize) -> usize {
+    let half = buckets / 2;
+    let exact = half / 2;
+    let side = if distance > 0 { half } else { 0 };
+    let size = distance.unsigned_abs() as usize;
+    if size < exact {
+        return side + size;
+    }
+    let octaves = (size as f64 / exact as f64).ln() / (MAX_DISTANCE / exact as f64).ln();
+    let wide = exact + (octaves * (half - exact) as f64) as usize;
+    side + wide.min(half - 1)
 }
 
 /// The value that enters a layer, or that leaves the last one.

@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::bert;
@@ -21,7 +22,7 @@ use crate::tokenizer::TextTokenizer;
 pub(crate) const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 
 /// An output that is one vector per text already.
-const POOLED_OUTPUT: &str = "sentence_embedding";
+pub(crate) const POOLED_OUTPUT: &str = "sentence_embedding";
 
 /// Names under which exporters give one vector per token.
 const TOKEN_OUTPUTS: [&str; 2] = ["last_hidden_state", "token_embeddings"];
@@ -59,13 +60,42 @@ impl CompiledModel {
 
 /// Turns a model's files into what is stored.
 ///
-/// `model.safetensors` is preferred for a BERT whose graph this crate can write,
+/// `model.safetensors` is preferred for a BERT, or one of its relatives, whose graph this crate can write,
 /// because of the fused operators; for everything else the ONNX export is taken.
 ///
 /// # Errors
 /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Unsupported`] with the
 /// file and the value that stand in the way.
 pub fn compile(files: &ModelFiles) -> Result<CompiledModel, Error> {
+    compile_with(files, &CompileOptions::default())
+}
+
+/// How a model is compiled.
+#[derive(Deserialize, Clone, Debug, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompileOptions {
+    /// Only the first so many dimensions of each vector, for models that were
+    /// trained so that these stand for the whole (Matryoshka). By default all.
+    pub dimensions: Option<usize>,
+}
+
+impl CompileOptions {
+    /// Reads the options out of a JSON object.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] with the key or value that is not known.
+    pub fn from_json(json: &str) -> Result<Self, Error> {
+        serde_json::from_str(json).map_err(|error| Error::Settings {
+            reason: format!("options: {error}"),
+        })
+    }
+}
+
+/// As [`compile()`], with options.
+///
+/// # Errors
+/// As [`compile()`]; [`Error::Settings`] for options that the model can't serve.
+pub fn compile_with(files: &ModelFiles, options: &CompileOptions) -> Result<CompiledModel, Error> {
     let has_safetensors = files.get(SAFETENSORS).is_some();
     let onnx = files.onnx();
     if !has_safetensors && onnx.is_none() {
@@ -81,6 +111,21 @@ pub fn compile(files: &ModelFiles) -> Result<CompiledModel, Error> {
         }
         _ => from_safetensors(files, facts)?,
     };
+    let mut settings = settings;
+    if let Some(dimensions) = options.dimensions {
+        if !(1..=settings.dimension).contains(&dimensions) {
+            return Err(Error::Settings {
+                reason: format!(
+                    "dimensions is {dimensions}, but must be between 1 and the {} of the model",
+                    settings.dimension
+                ),
+            });
+        }
+        if dimensions < settings.dimension {
+            settings.full_dimension = Some(settings.dimension);
+            settings.dimension = dimensions;
+        }
+    }
     settings.check()?;
     TextTokenizer::new(tokenizer, &settings)?;
     Ok(CompiledModel {
@@ -91,10 +136,11 @@ pub fn compile(files: &ModelFiles) -> Result<CompiledModel, Error> {
 }
 
 fn from_safetensors(files: &ModelFiles, facts: Facts) -> Result<(Vec<u8>, Settings), Error> {
-    let written = bert::write(files)?;
+    let written = bert::write(files, &facts)?;
+    let pooled = !facts.dense.is_empty();
     let output = Output {
-        name: bert::OUTPUT.to_owned(),
-        pooled: false,
+        name: if pooled { POOLED_OUTPUT } else { bert::OUTPUT }.to_owned(),
+        pooled,
         dimension: Some(written.dimension),
     };
     let mut settings = settings(facts, output)?;
@@ -125,9 +171,9 @@ struct Output {
 fn settings(facts: Facts, output: Output) -> Result<Settings, Error> {
     let pooling = if output.pooled {
         Pooling::None
-    } else if facts.dense {
+    } else if !facts.dense.is_empty() {
         return Err(Error::unsupported(
-            "modules.json has a Dense module, which only an ONNX export that gives \
+            "modules.json has a Dense module, which of an ONNX export only one that gives \
              sentence_embedding can bring along",
         ));
     } else {
@@ -155,6 +201,7 @@ fn settings(facts: Facts, output: Output) -> Result<Settings, Error> {
         vocabulary: None,
         lowercase: facts.lowercase,
         one_by_one: false,
+        full_dimension: None,
     })
 }
 

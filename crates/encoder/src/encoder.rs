@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionInputValue};
@@ -228,7 +228,7 @@ impl Encoder {
     /// encoder is as good as before; [`Error::Tokenizer`], [`Error::Inference`] or
     /// [`Error::Resource`].
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<f32>, Error> {
-        let dimension = self.settings.dimension;
+        let (dimension, width) = (self.settings.dimension, self.settings.width());
         let size = texts
             .len()
             .checked_mul(dimension)
@@ -274,7 +274,7 @@ impl Encoder {
                 |row, values, pooling, normalize| {
                     let start = batch[row] * dimension;
                     let vector = &mut vectors[start..start + dimension];
-                    pool(pooling, normalize, values, &mut sums, vector);
+                    pool(pooling, normalize, values, width, &mut sums, vector);
                     vector.iter().all(|value| value.is_finite())
                 },
             )?;
@@ -368,16 +368,16 @@ impl Encoder {
         let (found, rows) = output
             .try_extract_tensor::<f32>()
             .map_err(Error::inference)?;
-        let dimension = settings.dimension;
+        let width = settings.width();
         let per_text = if settings.pooling == Pooling::None {
             1
         } else {
             length
         };
         let expected: Vec<usize> = if settings.pooling == Pooling::None {
-            vec![texts.len(), dimension]
+            vec![texts.len(), width]
         } else {
-            vec![texts.len(), length, dimension]
+            vec![texts.len(), length, width]
         };
         let fits = found.len() == expected.len()
             && found
@@ -392,14 +392,14 @@ impl Encoder {
         }
         for (index, (tokens, rows)) in texts
             .iter()
-            .zip(rows.chunks_exact(per_text * dimension))
+            .zip(rows.chunks_exact(per_text * width))
             .enumerate()
         {
             // A text without any token has one of padding, see `Input::fill`.
             let real = tokens.ids.len().clamp(1, per_text);
             let finite = keep(
                 index,
-                &rows[..real * dimension],
+                &rows[..real * width],
                 settings.pooling,
                 settings.normalize,
             );
@@ -418,6 +418,10 @@ fn open_session(
     graph: &[u8],
     threads: usize,
 ) -> ort::Result<Session> {
+    // ONNX Runtime looks whether the process knows a domain and then adds it, and
+    // fails where two threads do so at the same time.
+    static OPENING: Mutex<()> = Mutex::new(());
+    let _opening = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut builder = Session::builder(environment)?
         .with_operators(operators::domain(threads)?)?
         .with_optimization_level(GraphOptimizationLevel::All)?

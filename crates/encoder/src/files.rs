@@ -91,7 +91,7 @@ impl ModelFiles {
         for name in DESCRIPTIONS {
             files.read(path, name)?;
         }
-        for name in sidecar::module_configs(&files)? {
+        for name in sidecar::module_files(&files)? {
             files.read(path, &name)?;
         }
         // The other form of the weights is read only if this one is not there,
@@ -159,9 +159,19 @@ impl ModelFiles {
 /// Whether `name` is the configuration of a sentence-transformers module: one
 /// folder, such as `1_Pooling`, and the file.
 pub(crate) fn is_module_config(name: &str) -> bool {
-    let Some(folder) = name.strip_suffix("/config.json") else {
-        return false;
-    };
+    name.strip_suffix("/config.json")
+        .is_some_and(is_module_folder)
+}
+
+/// Whether `name` is the weights of such a module.
+fn is_module_weights(name: &str) -> bool {
+    let folder = name
+        .strip_suffix(SAFETENSORS)
+        .and_then(|name| name.strip_suffix('/'));
+    folder.is_some_and(is_module_folder)
+}
+
+fn is_module_folder(folder: &str) -> bool {
     folder.len() <= 64
         && folder.starts_with(|first: char| first.is_ascii_digit())
         && folder
@@ -172,7 +182,7 @@ pub(crate) fn is_module_config(name: &str) -> bool {
 fn size_limit(name: &str) -> Option<u64> {
     if name == TOKENIZER {
         Some(MAX_TOKENIZER_BYTES)
-    } else if name == SAFETENSORS || ONNX.contains(&name) {
+    } else if name == SAFETENSORS || ONNX.contains(&name) || is_module_weights(name) {
         Some(MAX_WEIGHT_BYTES)
     } else if DESCRIPTIONS.contains(&name) || is_module_config(name) {
         Some(MAX_CONFIG_BYTES)
@@ -225,12 +235,15 @@ fn too_large(path: &str, size: u64, limit: u64) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::is_module_config;
+    use super::{is_module_config, is_module_weights};
 
     #[test]
     fn only_numbered_folders_are_modules() {
         assert!(is_module_config("1_Pooling/config.json"));
         assert!(is_module_config("2_Dense/config.json"));
+        assert!(is_module_weights("2_Dense/model.safetensors"));
+        assert!(!is_module_weights("../model.safetensors"));
+        assert!(!is_module_weights("model.safetensors"));
         for name in [
             "../config.json",
             "/config.json",

@@ -65,7 +65,7 @@ mod watchdog;
 mod weights;
 
 pub use chunk::Chunk;
-pub use compile::{CompiledModel, compile};
+pub use compile::{CompileOptions, CompiledModel, compile, compile_with};
 pub use encoder::{Encoder, Options};
 pub use error::{Error, ErrorKind};
 pub use evaluation::{Comparison, compare};

@@ -28,6 +28,8 @@ const ATTRIBUTE_FLOAT: i32 = 1;
 const ATTRIBUTE_INT: i32 = 2;
 /// `AttributeProto.AttributeType.STRING`.
 const ATTRIBUTE_STRING: i32 = 3;
+/// `AttributeProto.AttributeType.INTS`.
+const ATTRIBUTE_INTS: i32 = 7;
 
 /// `ModelProto`.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -95,6 +97,8 @@ pub(crate) struct Attribute {
     pub(crate) i: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "4")]
     pub(crate) s: Option<Vec<u8>>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub(crate) ints: Vec<i64>,
     #[prost(bytes = "vec", optional, tag = "6")]
     pub(crate) g: Option<Vec<u8>>,
     #[prost(bytes = "vec", repeated, tag = "11")]
@@ -194,6 +198,15 @@ impl Attribute {
             name: name.to_owned(),
             i: Some(value),
             r#type: ATTRIBUTE_INT,
+            ..Attribute::default()
+        }
+    }
+
+    pub(crate) fn ints(name: &str, values: &[i64]) -> Self {
+        Attribute {
+            name: name.to_owned(),
+            ints: values.to_vec(),
+            r#type: ATTRIBUTE_INTS,
             ..Attribute::default()
         }
     }

@@ -5,19 +5,20 @@
 
 use crate::settings::Pooling;
 
-/// Pools `tokens` rows of `vector.len()` values each, and scales the result to
-/// length 1 if asked to.
+/// Pools rows of `width` values, of which the first `vector.len()` count, and
+/// scales the result to length 1 if asked to.
 ///
 /// `rows` holds at least one row; with [`Pooling::None`] it is the text's vector.
 pub(crate) fn pool(
     pooling: Pooling,
     normalize: bool,
     rows: &[f32],
+    width: usize,
     sums: &mut Vec<f64>,
     vector: &mut [f32],
 ) {
     let dimension = vector.len();
-    let mut rows = rows.chunks_exact(dimension);
+    let mut rows = rows.chunks_exact(width).map(|row| &row[..dimension]);
     match pooling {
         Pooling::Mean => {
             sums.clear();
@@ -80,8 +81,16 @@ mod tests {
 
     fn pooled(pooling: Pooling, normalize: bool, rows: &[f32]) -> Vec<f32> {
         let mut vector = vec![0.0; 2];
-        pool(pooling, normalize, rows, &mut Vec::new(), &mut vector);
+        pool(pooling, normalize, rows, 2, &mut Vec::new(), &mut vector);
         vector
+    }
+
+    #[test]
+    fn rows_can_be_cut_off() {
+        let mut vector = vec![0.0; 2];
+        let rows = [3.0, 4.0, 100.0, 3.0, 4.0, -50.0];
+        pool(Pooling::Mean, true, &rows, 3, &mut Vec::new(), &mut vector);
+        assert_eq!(vector, [0.6, 0.8]);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use crate::error::Error;
 /// The most dimensions that a vector type stores.
 pub const MAX_DIMENSION: usize = 16_000;
 
+/// The most dimensions that a graph gives, some of which may be cut off.
+const MAX_WIDTH: usize = 1 << 20;
+
 /// The longest text, in tokens, that any model is allowed to ask for: attention
 /// takes memory with the square of it.
 pub const MAX_TOKENS: usize = 32_768;
@@ -25,6 +28,27 @@ pub enum Pooling {
     LastToken,
     /// The graph gives one vector per text already.
     None,
+}
+
+impl Pooling {
+    const NAMES: [(Pooling, &'static str); 4] = [
+        (Pooling::Mean, "mean"),
+        (Pooling::Cls, "cls"),
+        (Pooling::Max, "max"),
+        (Pooling::LastToken, "last_token"),
+    ];
+
+    /// Its name in a graph; empty for [`Pooling::None`].
+    pub(crate) fn name(self) -> &'static str {
+        let named = Pooling::NAMES.iter().find(|(pooling, _)| *pooling == self);
+        named.map_or("", |(_, name)| name)
+    }
+
+    /// By its name in a graph.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let named = Pooling::NAMES.iter().find(|(_, known)| *known == name);
+        named.map(|(pooling, _)| *pooling)
+    }
 }
 
 /// How the graph's weights are stored.
@@ -86,9 +110,18 @@ pub struct Settings {
     pub lowercase: bool,
     /// Whether a batch would change results, so that texts must run alone.
     pub one_by_one: bool,
+    /// Dimensions that the graph gives, if vectors are cut off (Kusupati et al.,
+    /// "Matryoshka Representation Learning", 2022).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_dimension: Option<usize>,
 }
 
 impl Settings {
+    /// Dimensions that the graph gives.
+    pub(crate) fn width(&self) -> usize {
+        self.full_dimension.unwrap_or(self.dimension)
+    }
+
     /// Checks the limits. Settings come back from storage, where anyone with the
     /// right to write may have changed them.
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -96,6 +129,13 @@ impl Settings {
         if !(1..=MAX_DIMENSION).contains(&self.dimension) {
             return fail(format!(
                 "dimension is {}, but must be between 1 and {MAX_DIMENSION}",
+                self.dimension
+            ));
+        }
+        if self.width() < self.dimension || self.width() > MAX_WIDTH {
+            return fail(format!(
+                "the graph gives {} dimensions, of which {} cannot be taken",
+                self.width(),
                 self.dimension
             ));
         }
@@ -139,6 +179,7 @@ mod tests {
             vocabulary: Some(30_522),
             lowercase: false,
             one_by_one: false,
+            full_dimension: None,
         }
     }
 
@@ -160,7 +201,8 @@ mod tests {
     #[test]
     fn limits_are_checked() {
         assert!(settings().check().is_ok());
-        let changes: [fn(&mut Settings); 5] = [
+        let changes: [fn(&mut Settings); 6] = [
+            |s| s.full_dimension = Some(383),
             |s| s.dimension = 0,
             |s| s.dimension = 16_001,
             |s| s.max_tokens = 0,

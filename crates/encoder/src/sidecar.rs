@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::files::{
-    CONFIG, MODULES, ModelFiles, PROMPTS, SENTENCE_CONFIG, TOKENIZER, TOKENIZER_CONFIG,
-    is_module_config,
+    CONFIG, MODULES, ModelFiles, PROMPTS, SAFETENSORS, SENTENCE_CONFIG, TOKENIZER,
+    TOKENIZER_CONFIG, is_module_config,
 };
-use crate::settings::{MAX_TOKENS, Pooling};
+use crate::settings::{MAX_DIMENSION, MAX_TOKENS, Pooling};
 
 /// The limit of a model that names none, which is that of BERT.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -41,13 +41,46 @@ pub(crate) struct Facts {
     /// Absent if modules.json has no pooling module.
     pub(crate) pooling: Option<Pooling>,
     pub(crate) normalize: bool,
-    /// A module after pooling that only an export with it inside could run.
-    pub(crate) dense: bool,
+    /// Modules of linear layers, see [`Facts::dense_layers`].
+    pub(crate) dense: Vec<DenseModule>,
     pub(crate) max_tokens: usize,
     pub(crate) query_prefix: String,
     pub(crate) passage_prefix: String,
     pub(crate) pad_token_id: u32,
     pub(crate) lowercase: bool,
+}
+
+/// A module of a linear layer, whose files an export with it inside does not need.
+#[derive(Debug)]
+pub(crate) struct DenseModule {
+    path: String,
+    /// It stands between pooling and normalization.
+    in_place: bool,
+}
+
+/// A linear layer after pooling.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Dense {
+    /// The file of its weights.
+    pub(crate) weights: String,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) bias: bool,
+    /// tanh follows; else nothing does.
+    pub(crate) tanh: bool,
+}
+
+#[derive(Deserialize)]
+struct DenseConfig {
+    in_features: usize,
+    out_features: usize,
+    #[serde(default = "yes")]
+    bias: bool,
+    activation_function: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -117,15 +150,20 @@ struct Padding {
 }
 
 /// The files that modules.json refers to and that are ours to read.
-pub(crate) fn module_configs(files: &ModelFiles) -> Result<Vec<String>, Error> {
+pub(crate) fn module_files(files: &ModelFiles) -> Result<Vec<String>, Error> {
     let Some(modules) = files.json::<Vec<Module>>(MODULES)? else {
         return Ok(vec![POOLING_CONFIG.to_owned()]);
     };
-    modules
-        .iter()
-        .filter(|module| kind(module) == "Pooling")
-        .map(config_of)
-        .collect()
+    let mut names = Vec::new();
+    for module in &modules {
+        if ["Pooling", "Dense"].contains(&kind(module)) {
+            names.push(config_of(module)?);
+        }
+        if kind(module) == "Dense" {
+            names.push(format!("{}/{SAFETENSORS}", module.path));
+        }
+    }
+    Ok(names)
 }
 
 /// The last part of a Python class path.
@@ -180,7 +218,7 @@ impl Facts {
             hidden_size: config.hidden_size.or(config.d_model).or(config.dim),
             pooling: None,
             normalize: false,
-            dense: false,
+            dense: Vec::new(),
             max_tokens,
             query_prefix: String::new(),
             passage_prefix: String::new(),
@@ -228,7 +266,10 @@ impl Facts {
                     self.pooling = Some(self.read_pooling(&name, &config)?);
                 }
                 "Normalize" => self.normalize = true,
-                "Dense" => self.dense = true,
+                "Dense" => self.dense.push(DenseModule {
+                    path: module.path.clone(),
+                    in_place: self.pooling.is_some() && !self.normalize,
+                }),
                 other => {
                     return Err(Error::unsupported(format!(
                         "{MODULES} has a module of the type \"{other}\""
@@ -237,6 +278,11 @@ impl Facts {
             }
         }
         Ok(())
+    }
+
+    /// The linear layers after pooling.
+    pub(crate) fn dense_layers(&self, files: &ModelFiles) -> Result<Vec<Dense>, Error> {
+        self.dense.iter().map(|module| module.read(files)).collect()
     }
 
     fn read_pooling(&self, file: &str, config: &PoolingConfig) -> Result<Pooling, Error> {
@@ -288,6 +334,52 @@ impl Facts {
                  max and lasttoken is implemented"
             ))),
         }
+    }
+}
+
+impl DenseModule {
+    fn read(&self, files: &ModelFiles) -> Result<Dense, Error> {
+        if !self.in_place {
+            return Err(Error::unsupported(format!(
+                "{MODULES} has a Dense module that does not stand between Pooling and Normalize"
+            )));
+        }
+        let name = format!("{}/config.json", self.path);
+        let config = files
+            .json::<DenseConfig>(&name)?
+            .ok_or_else(|| Error::Incomplete {
+                missing: format!("{MODULES} refers to \"{name}\", which is not there"),
+            })?;
+        let activation = config.activation_function.unwrap_or_default();
+        let tanh = match activation.rsplit('.').next().unwrap_or_default() {
+            // The library's own default.
+            "" | "Tanh" => true,
+            "Identity" => false,
+            _ => {
+                return Err(Error::unsupported(format!(
+                    "activation_function in {name} is \"{activation}\"; Tanh and Identity are \
+                     implemented"
+                )));
+            }
+        };
+        for (field, size) in [
+            ("in_features", config.in_features),
+            ("out_features", config.out_features),
+        ] {
+            if !(1..=MAX_DIMENSION).contains(&size) {
+                return Err(Error::malformed(
+                    &name,
+                    format!("{field} is {size}, but must be between 1 and {MAX_DIMENSION}"),
+                ));
+            }
+        }
+        Ok(Dense {
+            weights: format!("{}/{SAFETENSORS}", self.path),
+            inputs: config.in_features,
+            outputs: config.out_features,
+            bias: config.bias,
+            tanh,
+        })
     }
 }
 

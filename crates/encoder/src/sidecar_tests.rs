@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Facts, module_configs};
+use super::{Dense, Facts, module_files};
 use crate::error::{Error, ErrorKind};
 use crate::files::ModelFiles;
 use crate::settings::Pooling;
@@ -29,7 +29,7 @@ const MODULES: &str = r#"[
 fn nothing_said_means_the_defaults() {
     let facts = facts(&[]).expect("facts");
     assert_eq!(facts.pooling, Some(Pooling::Mean));
-    assert!(!facts.normalize && !facts.dense && !facts.lowercase);
+    assert!(!facts.normalize && facts.dense.is_empty() && !facts.lowercase);
     assert_eq!((facts.max_tokens, facts.pad_token_id), (512, 0));
     assert_eq!(
         (facts.query_prefix.as_str(), facts.passage_prefix.as_str()),
@@ -124,15 +124,82 @@ fn modules_that_lead_elsewhere_are_refused() {
         format!(r#"[{{"path": "{path}", "type": "sentence_transformers.models.{kind}"}}]"#)
     };
     let outside = modules("../../etc", "Pooling");
-    assert!(module_configs(&files(&[("modules.json", &outside)])).is_err());
+    assert!(module_files(&files(&[("modules.json", &outside)])).is_err());
     let missing = modules("1_Pooling", "Pooling");
     let error = facts(&[("modules.json", &missing)]).expect_err("no such file");
     assert_eq!(error.kind(), ErrorKind::File);
     let strange = modules("1_LSTM", "LSTM");
     let error = facts(&[("modules.json", &strange)]).expect_err("unknown module");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    let dense = modules("2_Dense", "Dense");
-    assert!(facts(&[("modules.json", &dense)]).expect("facts").dense);
+}
+
+#[test]
+fn linear_layers_stand_behind_pooling() {
+    let modules = |order: [&str; 2]| {
+        let [first, second] = order.map(|kind| {
+            format!(r#"{{"path": "1_{kind}", "type": "sentence_transformers.models.{kind}"}}"#)
+        });
+        format!("[{first}, {second}]")
+    };
+    let pooling = (
+        "1_Pooling/config.json",
+        r#"{"pooling_mode_cls_token": true}"#,
+    );
+    let read = |modules: &str, config: &str| {
+        let contents = files(&[
+            ("modules.json", modules),
+            pooling,
+            ("1_Dense/config.json", config),
+        ]);
+        Facts::read(&contents)?.dense_layers(&contents)
+    };
+    let behind = modules(["Pooling", "Dense"]);
+    let config = r#"{"in_features": 8, "out_features": 3, "bias": false,
+        "activation_function": "torch.nn.modules.linear.Identity"}"#;
+    let expected = Dense {
+        weights: "1_Dense/model.safetensors".to_owned(),
+        inputs: 8,
+        outputs: 3,
+        bias: false,
+        tanh: false,
+    };
+    assert_eq!(read(&behind, config).expect("layers"), [expected]);
+    let with_defaults = read(&behind, r#"{"in_features": 8, "out_features": 3}"#).expect("layers");
+    assert!(with_defaults[0].bias && with_defaults[0].tanh);
+    let kinds = [
+        (
+            modules(["Dense", "Pooling"]),
+            config,
+            ErrorKind::Unsupported,
+        ),
+        (
+            modules(["Normalize", "Dense"]),
+            config,
+            ErrorKind::Unsupported,
+        ),
+        (
+            behind.clone(),
+            r#"{"in_features": 0, "out_features": 3}"#,
+            ErrorKind::InvalidModel,
+        ),
+        (
+            behind.clone(),
+            r#"{"in_features": 8, "out_features": 16001}"#,
+            ErrorKind::InvalidModel,
+        ),
+        (
+            behind,
+            r#"{"in_features": 8, "out_features": 3, "activation_function": "torch.nn.ReLU"}"#,
+            ErrorKind::Unsupported,
+        ),
+    ];
+    for (modules, config, kind) in kinds {
+        assert_eq!(
+            read(&modules, config).expect_err("refused").kind(),
+            kind,
+            "{modules} {config}"
+        );
+    }
 }
 
 #[test]

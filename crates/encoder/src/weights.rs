@@ -8,23 +8,41 @@ use crate::files::SAFETENSORS;
 
 /// The tensors of one file.
 pub(crate) struct Weights<'a> {
+    /// The file's name.
+    file: &'a str,
     tensors: SafeTensors<'a>,
     /// What stands before every name: `bert.` where a head was saved with the model.
     prefix: &'static str,
 }
 
 impl<'a> Weights<'a> {
-    /// Reads the header; `first` is a tensor that every such model has.
-    pub(crate) fn open(bytes: &'a [u8], first: &str) -> Result<Self, Error> {
+    /// Reads the header; `first` is a tensor that every such model has, and `prefix`
+    /// what may stand before every name.
+    pub(crate) fn open(bytes: &'a [u8], prefix: &'static str, first: &str) -> Result<Self, Error> {
         let tensors = SafeTensors::deserialize(bytes)
             .map_err(|error| Error::malformed(SAFETENSORS, error))?;
-        let prefix = ["", "bert."]
+        let prefix = ["", prefix]
             .into_iter()
             .find(|prefix| tensors.tensor(&format!("{prefix}{first}")).is_ok())
             .ok_or_else(|| {
                 Error::malformed(SAFETENSORS, format!("it has no tensor \"{first}\""))
             })?;
-        Ok(Weights { tensors, prefix })
+        Ok(Weights {
+            file: SAFETENSORS,
+            tensors,
+            prefix,
+        })
+    }
+
+    /// Reads the header of a module's file, whose names have no prefix.
+    pub(crate) fn of_module(file: &'a str, bytes: &'a [u8]) -> Result<Self, Error> {
+        let tensors =
+            SafeTensors::deserialize(bytes).map_err(|error| Error::malformed(file, error))?;
+        Ok(Weights {
+            file,
+            tensors,
+            prefix: "",
+        })
     }
 
     /// A tensor's values in row-major order, if it has exactly this shape.
@@ -38,11 +56,11 @@ impl<'a> Weights<'a> {
                 None => Err(error),
             })
             .map_err(|_| {
-                Error::malformed(SAFETENSORS, format!("it has no tensor \"{full_name}\""))
+                Error::malformed(self.file, format!("it has no tensor \"{full_name}\""))
             })?;
         if tensor.shape() != shape {
             return Err(Error::malformed(
-                SAFETENSORS,
+                self.file,
                 format!(
                     "tensor \"{full_name}\" has shape {:?}, but config.json asks for {shape:?}",
                     tensor.shape()
@@ -58,14 +76,15 @@ impl<'a> Weights<'a> {
             Dtype::BF16 => widen(data, |bytes| bf16::from_le_bytes(bytes).to_f32()),
             other => {
                 return Err(Error::unsupported(format!(
-                    "tensor \"{full_name}\" in {SAFETENSORS} has the type {other}; F32, F16 and \
-                     BF16 are read"
+                    "tensor \"{full_name}\" in {} has the type {other}; F32, F16 and \
+                     BF16 are read",
+                    self.file
                 )));
             }
         };
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::malformed(
-                SAFETENSORS,
+                self.file,
                 format!("tensor \"{full_name}\" has a value that is not finite"),
             ));
         }

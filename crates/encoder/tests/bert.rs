@@ -4,9 +4,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Bert, Random, Shape, open, options, text, with_specials, words, write_directory};
+use common::{
+    Bert, Family, Random, Shape, open, options, text, with_specials, words, write_directory,
+};
 use encoder::{ModelFiles, Pooling, compile};
 use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 fn pooled(states: &[Vec<f64>], pooling: Pooling) -> Vec<f64> {
@@ -143,6 +146,142 @@ fn the_forward_pass_is_that_of_a_bert() {
                 );
             }
         }
+    }
+}
+
+/// Linear layers after pooling, in files of their own.
+#[test]
+fn linear_layers_follow_the_pooling() {
+    let bert = Bert::random(20, Shape::SMALL, Dtype::F32);
+    let hidden = Shape::SMALL.hidden;
+    let sizes = [
+        (hidden, 9, true, "torch.nn.modules.activation.Tanh"),
+        (9, 5, false, "torch.nn.Identity"),
+    ];
+    let mut files = bert.files("");
+    add_pooling(&mut files, "pooling_mode_max_tokens", true);
+    let mut modules: Vec<Value> = serde_json::from_slice(&files["modules.json"]).expect("modules");
+    let normalize = modules.pop().expect("normalize");
+    let mut random = Random::new(21);
+    let mut layers = Vec::new();
+    for (i, (inputs, outputs, bias, activation)) in sizes.into_iter().enumerate() {
+        let folder = format!("{}_Dense", i + 2);
+        modules.push(json!({"path": folder, "type": "sentence_transformers.models.Dense"}));
+        let config = json!({"in_features": inputs, "out_features": outputs, "bias": bias,
+                            "activation_function": activation});
+        files.insert(
+            format!("{folder}/config.json"),
+            config.to_string().into_bytes(),
+        );
+        let weight: Vec<f32> = (0..inputs * outputs).map(|_| random.value()).collect();
+        let biases: Vec<f32> = (0..outputs).map(|_| random.value()).collect();
+        let mut tensors = vec![("linear.weight", vec![outputs, inputs], bytes(&weight))];
+        if bias {
+            tensors.push(("linear.bias", vec![outputs], bytes(&biases)));
+        }
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).expect("view");
+            (*name, view)
+        });
+        let saved = safetensors::serialize(views, None).expect("serialize");
+        files.insert(format!("{folder}/model.safetensors"), saved);
+        layers.push((
+            weight,
+            if bias { biases } else { vec![0.0; outputs] },
+            i == 0,
+        ));
+    }
+    modules.push(normalize);
+    files.insert(
+        "modules.json".to_owned(),
+        Value::Array(modules).to_string().into_bytes(),
+    );
+
+    let model = compile(&ModelFiles::new(files.clone()).expect("files")).expect("compile");
+    assert_eq!(
+        (model.settings.dimension, model.settings.pooling),
+        (5, Pooling::None)
+    );
+    let mut encoder = open(&model, options());
+    encoder.probe().expect("probe");
+    for count in [0, 1, 5, 6, 40] {
+        let words = words(&mut random, count, Shape::SMALL.vocabulary);
+        let mut expected = pooled(&bert.hidden_states(&with_specials(&words)), Pooling::Max);
+        for (weight, bias, tanh) in &layers {
+            let rows = weight.chunks_exact(expected.len()).zip(bias);
+            let sums = rows.map(|(row, &bias)| {
+                let products = row.iter().zip(&expected).map(|(&w, x)| f64::from(w) * x);
+                products.sum::<f64>() + f64::from(bias)
+            });
+            expected = sums.map(|x| if *tanh { x.tanh() } else { x }).collect();
+        }
+        let length = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let vector = encoder.embed(&[&text(&words)]).expect("embed");
+        for (found, expected) in vector.iter().zip(&expected) {
+            assert!(
+                (f64::from(*found) - expected / length).abs() < 1e-5,
+                "{count} words"
+            );
+        }
+    }
+
+    files.remove("3_Dense/model.safetensors");
+    let error = compile(&ModelFiles::new(files).expect("files")).expect_err("missing");
+    assert!(
+        error.to_string().contains("3_Dense/model.safetensors"),
+        "{error}"
+    );
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+#[test]
+fn relatives_of_bert_are_what_their_papers_say() {
+    let families = [
+        (Family::Roberta, "roberta."),
+        (Family::DistilBert, "distilbert."),
+        (Family::Mpnet, "mpnet."),
+        (Family::Mpnet, ""),
+    ];
+    for (seed, (family, prefix)) in (10..).zip(families) {
+        let shape = Shape {
+            heads: 3,
+            hidden: 24,
+            positions: 220,
+            ..Shape::SMALL
+        };
+        let bert = Bert::of(family, seed, shape, Dtype::F32);
+        let model = compile(&ModelFiles::new(bert.files(prefix)).expect("files")).expect("compile");
+        assert_eq!(model.settings.max_tokens, bert.room());
+        let mut encoder = open(&model, options());
+        encoder.probe().expect("probe");
+        let mut random = Random::new(98);
+        for count in [0, 1, 6, 7, 21, 140, bert.room() - 2] {
+            let words = words(&mut random, count, shape.vocabulary);
+            let vector = encoder.embed(&[&text(&words)]).expect("embed");
+            let expected = pooled(&bert.hidden_states(&with_specials(&words)), Pooling::Mean);
+            let scale = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+            for (found, expected) in vector.iter().zip(&expected) {
+                let difference = (f64::from(*found) - expected).abs();
+                assert!(
+                    difference <= 1e-5 * scale,
+                    "{family:?}, {count} words: {found} for {expected}"
+                );
+            }
+        }
+        // One token more than there are positions for.
+        let longest = words(&mut random, bert.room() - 2, shape.vocabulary);
+        let mut longer = longest.clone();
+        longer.extend(&longest);
+        assert_eq!(
+            encoder.embed(&[&text(&longer)]).expect("longer"),
+            encoder.embed(&[&text(&longest)]).expect("longest")
+        );
     }
 }
 

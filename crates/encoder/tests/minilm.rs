@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{minilm, open, options};
-use encoder::Pooling;
+use common::{minilm, open, options, variable};
+use encoder::{CompileOptions, ModelFiles, Pooling, compile_with};
 
 #[test]
 fn settings_are_those_of_its_files() {
@@ -57,4 +57,35 @@ fn tokens_are_counted_with_the_special_ones() {
         encoder.count_tokens(&"word ".repeat(1_000)).expect("count"),
         1_002
     );
+}
+
+#[test]
+fn vectors_can_be_cut_off() {
+    let files = ModelFiles::read_directory(&variable("INSITU_MINILM")).expect("files");
+    let with = |json: &str| compile_with(&files, &CompileOptions::from_json(json).expect("json"));
+    let texts = ["A man is eating food.", "", "The girl is carrying a baby."];
+    let whole = open(&minilm(), options()).embed(&texts).expect("whole");
+    let cut = with(r#"{"dimensions": 100}"#).expect("cut");
+    assert_eq!(cut.settings.dimension, 100);
+    let mut encoder = open(&cut, options());
+    encoder.probe().expect("probe");
+    let cut = encoder.embed(&texts).expect("embed");
+    assert_eq!(cut.len(), 300);
+    for (whole, cut) in whole.chunks(384).zip(cut.chunks(100)) {
+        let length = whole[..100].iter().map(|x| x * x).sum::<f32>().sqrt();
+        for (whole, cut) in whole.iter().zip(cut) {
+            assert!((whole / length - cut).abs() < 1e-6);
+        }
+    }
+    // All of them are the model as it is.
+    assert_eq!(with(r#"{"dimensions": 384}"#).expect("all"), minilm());
+    assert_eq!(with("{}").expect("none"), minilm());
+    for json in [r#"{"dimensions": 0}"#, r#"{"dimensions": 385}"#] {
+        let error = with(json).expect_err("refused");
+        assert!(
+            error.to_string().contains("between 1 and the 384"),
+            "{error}"
+        );
+    }
+    assert!(CompileOptions::from_json(r#"{"dimension": 3}"#).is_err());
 }

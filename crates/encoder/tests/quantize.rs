@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bert, Random, Shape, bits, minilm, open, options, runtime, text, words};
+use common::{Bert, Family, Random, Shape, bits, minilm, open, options, runtime, text, words};
 use encoder::{
     CompiledModel, Encoder, Error, ErrorKind, Options, Precision, QuantizeOptions, compare,
     quantize,
@@ -146,7 +146,12 @@ fn a_text_has_the_same_vector_in_any_company() {
 /// Against the forward pass in `f64`: sizes that fill no register, other heads.
 #[test]
 fn small_models_are_near_their_floats() {
-    for (seed, heads, hidden) in [(1, 5, 80), (2, 2, 64), (3, 1, 72)] {
+    for (family, seed, heads, hidden) in [
+        (Family::Bert, 1, 5, 80),
+        (Family::Roberta, 2, 2, 64),
+        (Family::DistilBert, 3, 1, 72),
+        (Family::Mpnet, 4, 4, 64),
+    ] {
         let shape = Shape {
             heads,
             hidden,
@@ -154,7 +159,7 @@ fn small_models_are_near_their_floats() {
             vocabulary: 1_000,
             ..Shape::SMALL
         };
-        let bert = Bert::random(seed, shape, Dtype::F32);
+        let bert = Bert::of(family, seed, shape, Dtype::F32);
         let model = bert.compile();
         let mut random = Random::new(seed);
         let texts: Vec<String> = (1..40)
@@ -166,7 +171,10 @@ fn small_models_are_near_their_floats() {
         let found = open(&int8, options()).embed(&texts).expect("int8");
         let compared = compare((&found, hidden), (&exact, hidden), 3, || false).expect("compare");
         let lowest = compared.cosines.expect("cosines")[0];
-        assert!(lowest > 0.99, "{heads} heads of {hidden}: {lowest}");
+        assert!(
+            lowest > 0.99,
+            "{family:?}, {heads} heads of {hidden}: {lowest}"
+        );
     }
 }
 

@@ -44,10 +44,14 @@ pub(crate) struct Head {
 
 /// The attention of one head: `qkv` are the rows of one text; `put` gets the row's
 /// number and its context for every real token.
+///
+/// `bias` is what is added to the scores: a row for each query, with as many values
+/// as the slice has rows.
 pub(crate) fn attend(
     isa: Isa,
     qkv: &[f32],
     head: Head,
+    bias: Option<&[f32]>,
     scratch: &mut Scratch,
     put: &mut dyn FnMut(usize, &[f32]),
 ) {
@@ -81,6 +85,15 @@ pub(crate) fn attend(
             (&scratch.keys, tokens),
             &mut scratch.scores,
         );
+        if let Some(bias) = bias {
+            let length = bias.len().isqrt();
+            let rows = bias[first * length..].chunks_exact(length).take(count);
+            for (scores, bias) in scratch.scores.chunks_exact_mut(tokens).zip(rows) {
+                for (score, &bias) in scores.iter_mut().zip(&bias[..real]) {
+                    *score += bias;
+                }
+            }
+        }
         let mut sums = [0.0; ROWS];
         for (sum, row) in sums.iter_mut().zip(scratch.scores.chunks_exact_mut(tokens)) {
             *sum = exponentials(isa, row, real);
@@ -259,15 +272,16 @@ mod tests {
 
     fn run(isa: Isa, qkv: &[f32], head: Head) -> Vec<f32> {
         let mut all = vec![0.0; head.real * head.size];
-        attend(
-            isa,
-            qkv,
-            head,
-            &mut Scratch::default(),
-            &mut |row, context| {
-                all[row * head.size..][..head.size].copy_from_slice(context);
-            },
-        );
+        // What is added grows with the distance.
+        let length = qkv.len() / head.stride;
+        let bias: Vec<f32> = (0..length * length)
+            .map(|i| (i / length).abs_diff(i % length) as f32 / 50.0)
+            .collect();
+        let mut scratch = Scratch::default();
+        let mut put = |row: usize, context: &[f32]| {
+            all[row * head.size..][..head.size].copy_from_slice(context);
+        };
+        attend(isa, qkv, head, Some(&bias), &mut scratch, &mut put);
         all
     }
 
@@ -278,9 +292,11 @@ mod tests {
             row.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()
         };
         let mut all = Vec::new();
-        for query in (0..head.real).map(|token| part(token, 0)) {
+        for (at, query) in (0..head.real).map(|token| (token, part(token, 0))) {
             let dot = |key: &[f64]| query.iter().zip(key).map(|(a, b)| a * b).sum::<f64>();
-            let scores = (0..head.real).map(|t| dot(&part(t, 1)) / (head.size as f64).sqrt());
+            let scores = (0..head.real).map(|t| {
+                dot(&part(t, 1)) / (head.size as f64).sqrt() + t.abs_diff(at) as f64 / 50.0
+            });
             let weights: Vec<f64> = scores.map(f64::exp).collect();
             let sum: f64 = weights.iter().sum();
             all.extend((0..head.size).map(|i| {

@@ -8,12 +8,17 @@
 //!   8); scales are float [outputs, blocks of `block` inputs]. With 4 bits, there
 //!   may be zero points, uint8 [outputs, blocks], or a codebook, int8 \[16\].
 //!   `activation` is "", or "gelu".
-//! * `MaskedAttention` (qkv, mask): see [`attention`]. qkv is float [texts, tokens,
-//!   3·hidden], mask int32 [texts, tokens], ones before zeros.
+//! * `MaskedAttention` (qkv, mask, bias?): see [`attention`]. qkv is float [texts,
+//!   tokens, 3·hidden], mask int32 [texts, tokens], ones before zeros; bias is float
+//!   [1, heads, tokens, tokens] and is added to the scores.
 //! * `QuantizedEmbedding` (ids, table, scales, types?, positions?, kinds?, γ?, β?):
 //!   see [`embedding`]. ids and types are int32 or int64, the table int8 [rows,
 //!   width], scales float \[rows\]; with all of the others, the sum of token,
 //!   position and type is normalized.
+//!
+//! * `Pool` (states, mask): states is float [texts, tokens, hidden], mask int32
+//!   [texts, tokens], ones before zeros; gives one row per text, by the `mode` mean,
+//!   cls, max or last_token of its real tokens.
 //!
 //! A graph may come from anyone who may load models, so everything about a node
 //! is checked when a session opens, and ids and shapes when it runs. Nothing here
@@ -34,6 +39,8 @@ use ort::operator::{
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType};
 use ort::{Error, Result};
 
+use crate::pooling::pool;
+use crate::settings::Pooling;
 use attention::{Head, Scratch, attend};
 use embedding::{Further, Table, look_up};
 use linear::{COLUMNS, Finish, Weights};
@@ -57,6 +64,7 @@ pub(crate) fn domain(threads: usize) -> Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(QuantizedLinear { threads })?
         .add(MaskedAttention { threads })?
+        .add(Pool)?
         .add(QuantizedEmbedding::<false>)?
         .add(QuantizedEmbedding::<true>)
 }
@@ -465,6 +473,7 @@ impl Operator for MaskedAttention {
         [
             OperatorInput::required(TensorElementType::Float32),
             OperatorInput::required(TensorElementType::Int32),
+            OperatorInput::optional(TensorElementType::Float32),
         ]
     }
 
@@ -503,6 +512,20 @@ impl Kernel for AttentionKernel {
                     self.heads
                 ));
             }
+            let bias = match context.num_inputs()? {
+                3.. => context.input(2)?,
+                _ => None,
+            };
+            let bias = match &bias {
+                Some(bias) => {
+                    let (shape, values) = bias.try_extract_tensor::<f32>()?;
+                    if shape[..] != [1, self.heads as i64, length as i64, length as i64] {
+                        return fail(format!("the bias has shape {shape:?}"));
+                    }
+                    Some(values)
+                }
+                None => None,
+            };
             let Some(mut y) = context.output(0, [texts, length, hidden])? else {
                 return fail("nobody takes the result");
             };
@@ -521,14 +544,12 @@ impl Kernel for AttentionKernel {
             let threads = if is_small { 1 } else { self.threads };
             let share = if is_small { self.heads } else { share };
             let groups = self.heads / share;
-            let rows = Mutex::new(());
             let output = Output(y.as_mut_ptr());
-            let _ = &rows;
             parallel(context, threads, texts * groups, |part| {
                 let (text, group) = (part / groups, part % groups);
                 let qkv = &qkv[text * length * stride..][..length * stride];
                 let mask = &mask[text * length..][..length];
-                let real = mask.iter().take_while(|&&real| real != 0).count().max(1);
+                let real = real_tokens(mask);
                 let mut scratch = Scratch::default();
                 for head in group * share..(group + 1) * share {
                     let at = head * size;
@@ -538,9 +559,17 @@ impl Kernel for AttentionKernel {
                         at: [at, hidden + at, 2 * hidden + at],
                         real,
                     };
-                    attend(self.isa, qkv, parts, &mut scratch, &mut |token, context| {
-                        output.write((text * length + token) * hidden + at, context);
-                    });
+                    let bias = bias.map(|all| &all[head * length * length..][..length * length]);
+                    attend(
+                        self.isa,
+                        qkv,
+                        parts,
+                        bias,
+                        &mut scratch,
+                        &mut |token, context| {
+                            output.write((text * length + token) * hidden + at, context);
+                        },
+                    );
                     for token in real..length {
                         output.fill((text * length + token) * hidden + at, size);
                     }
@@ -573,6 +602,90 @@ impl Output {
         // SAFETY: as above.
         unsafe { std::ptr::write_bytes(self.0.add(at), 0, count) }
     }
+}
+
+struct Pool;
+
+/// A node of `Pool`.
+struct PoolKernel {
+    mode: Pooling,
+}
+
+impl Operator for Pool {
+    type Kernel<'attr> = PoolKernel;
+
+    fn name(&self) -> &str {
+        "Pool"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        [
+            OperatorInput::required(TensorElementType::Float32),
+            OperatorInput::required(TensorElementType::Int32),
+        ]
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> Result<PoolKernel> {
+        let mode = context.get::<String>("mode").unwrap_or_default();
+        match Pooling::from_name(&mode) {
+            Some(mode) => Ok(PoolKernel { mode }),
+            None => fail(format!("the mode \"{mode}\" is not known")),
+        }
+    }
+}
+
+impl Kernel for PoolKernel {
+    fn compute(&mut self, context: &ComputeContext) -> Result<()> {
+        guard(|| {
+            let (Some(states), Some(mask)) = (context.input(0)?, context.input(1)?) else {
+                return fail("an input is missing");
+            };
+            let (shape, states) = states.try_extract_tensor::<f32>()?;
+            let (mask_shape, mask) = mask.try_extract_tensor::<i32>()?;
+            let (texts, length, width) = match shape[..] {
+                [texts, length, width] if mask_shape[..] == [texts, length] => {
+                    (texts as usize, length as usize, width as usize)
+                }
+                _ => {
+                    return fail(format!(
+                        "states have shape {shape:?}, the mask {mask_shape:?}"
+                    ));
+                }
+            };
+            let Some(mut y) = context.output(0, [texts, width])? else {
+                return fail("nobody takes the result");
+            };
+            let (_, y) = y.try_extract_tensor_mut::<f32>()?;
+            if length * width == 0 {
+                return fail("there are no tokens to pool");
+            }
+            let mut sums = Vec::new();
+            let texts = states
+                .chunks_exact(length * width)
+                .zip(mask.chunks_exact(length));
+            for ((states, mask), vector) in texts.zip(y.chunks_exact_mut(width)) {
+                let real = real_tokens(mask);
+                pool(
+                    self.mode,
+                    false,
+                    &states[..real * width],
+                    width,
+                    &mut sums,
+                    vector,
+                );
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Tokens that are not padding. Without any, one of padding counts.
+fn real_tokens(mask: &[i32]) -> usize {
+    mask.iter().take_while(|&&real| real != 0).count().max(1)
 }
 
 /// With ids of 64 bits, or of 32.

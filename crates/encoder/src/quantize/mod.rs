@@ -396,8 +396,12 @@ impl Rewrite<'_> {
     /// ONNX Runtime's `Attention`: the product with the three projections, then
     /// `MaskedAttention`.
     fn attention(&mut self, index: usize, node: &Node) {
-        let [input, weights, bias, mask] = &node.input[..] else {
-            return;
+        let (input, weights, bias, mask, distances) = match &node.input[..] {
+            [input, weights, bias, mask] => (input, weights, bias, mask, None),
+            [input, weights, bias, mask, past, distances] if past.is_empty() => {
+                (input, weights, bias, mask, Some(distances))
+            }
+            _ => return,
         };
         let [heads] = &node.attribute[..] else {
             return;
@@ -423,10 +427,12 @@ impl Rewrite<'_> {
             output: format!("{}.projections", node.output[0]),
         };
         let projections = product.output.clone();
+        let mut inputs = vec![projections.as_str(), mask];
+        inputs.extend(distances.map(String::as_str));
         let attention = Node::new(
             "MaskedAttention",
             DOMAIN,
-            &[&projections, mask],
+            &inputs,
             &node.output[0],
             vec![heads.clone()],
         );

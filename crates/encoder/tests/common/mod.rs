@@ -107,17 +107,38 @@ impl Shape {
     };
 }
 
+/// Encoders that are BERTs but for what is told here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Bert,
+    /// The first token has the position behind the padding token's number.
+    Roberta,
+    /// Tokens have no types; everything has other names.
+    DistilBert,
+    /// Positions as in RoBERTa, no types; scores depend on distance.
+    Mpnet,
+}
+
 pub struct Bert {
+    pub family: Family,
     pub shape: Shape,
+    /// Under the names of a BERT.
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     dtype: Dtype,
 }
+
+/// Buckets of distances in an MPNet.
+const BUCKETS: usize = 32;
 
 const EPSILON: f64 = 1e-12;
 
 impl Bert {
     /// Random weights that the given type holds exactly.
     pub fn random(seed: u64, shape: Shape, dtype: Dtype) -> Self {
+        Bert::of(Family::Bert, seed, shape, dtype)
+    }
+
+    pub fn of(family: Family, seed: u64, shape: Shape, dtype: Dtype) -> Self {
         let mut random = Random::new(seed);
         let mut tensors = BTreeMap::new();
         let mut add = |name: String, dimensions: &[usize], centre: f32, scale: f32| {
@@ -137,12 +158,19 @@ impl Bert {
             ("position", shape.positions),
             ("token_type", 2),
         ] {
+            if name == "token_type" && matches!(family, Family::DistilBert | Family::Mpnet) {
+                continue;
+            }
             add(
                 format!("embeddings.{name}_embeddings.weight"),
                 &[rows, hidden],
                 0.0,
                 1.0,
             );
+        }
+        if family == Family::Mpnet {
+            let name = "encoder.relative_attention_bias.weight".to_owned();
+            add(name, &[BUCKETS, shape.heads], 0.0, 1.5);
         }
         let mut stems = vec!["embeddings".to_owned()];
         for layer in 0..shape.layers {
@@ -171,6 +199,7 @@ impl Bert {
             add(format!("{stem}.LayerNorm.bias"), &[hidden], 0.0, 0.4);
         }
         Bert {
+            family,
             shape,
             tensors,
             dtype,
@@ -178,6 +207,32 @@ impl Bert {
     }
 
     pub fn config(&self) -> Value {
+        if self.family == Family::DistilBert {
+            return json!({
+                "model_type": "distilbert",
+                "vocab_size": self.shape.vocabulary,
+                "dim": self.shape.hidden,
+                "n_layers": self.shape.layers,
+                "n_heads": self.shape.heads,
+                "hidden_dim": self.shape.intermediate,
+                "max_position_embeddings": self.shape.positions,
+                "activation": "gelu",
+                "pad_token_id": PAD,
+            });
+        }
+        let mut config = self.bert_config();
+        match self.family {
+            Family::Roberta => config["model_type"] = json!("xlm-roberta"),
+            Family::Mpnet => {
+                config["model_type"] = json!("mpnet");
+                config["relative_attention_num_buckets"] = json!(BUCKETS);
+            }
+            _ => {}
+        }
+        config
+    }
+
+    fn bert_config(&self) -> Value {
         json!({
             "model_type": "bert",
             "vocab_size": self.shape.vocabulary,
@@ -202,7 +257,11 @@ impl Bert {
                     .iter()
                     .flat_map(|&value| to_bytes(value, self.dtype))
                     .collect();
-                (format!("{prefix}{name}"), dimensions.clone(), bytes)
+                (
+                    format!("{prefix}{}", self.name(name)),
+                    dimensions.clone(),
+                    bytes,
+                )
             })
             .collect();
         let views = raw.iter().map(|(name, dimensions, bytes)| {
@@ -210,6 +269,71 @@ impl Bert {
             (name.as_str(), view)
         });
         serialize(views, None).expect("serialize")
+    }
+
+    /// A tensor's name in the family's files.
+    fn name(&self, bert: &str) -> String {
+        let (stem, kind) = bert.rsplit_once('.').expect("a kind");
+        let Some(rest) = stem.strip_prefix("encoder.layer.") else {
+            return bert.to_owned();
+        };
+        let (layer, part) = rest.split_once('.').expect("a part");
+        let (folder, part) = match (self.family, part) {
+            (Family::DistilBert, part) => (
+                "transformer",
+                match part {
+                    "attention.self.query" => "attention.q_lin",
+                    "attention.self.key" => "attention.k_lin",
+                    "attention.self.value" => "attention.v_lin",
+                    "attention.output.dense" => "attention.out_lin",
+                    "attention.output.LayerNorm" => "sa_layer_norm",
+                    "intermediate.dense" => "ffn.lin1",
+                    "output.dense" => "ffn.lin2",
+                    "output.LayerNorm" => "output_layer_norm",
+                    other => panic!("{other}"),
+                },
+            ),
+            (Family::Mpnet, "attention.self.query") => ("encoder", "attention.attn.q"),
+            (Family::Mpnet, "attention.self.key") => ("encoder", "attention.attn.k"),
+            (Family::Mpnet, "attention.self.value") => ("encoder", "attention.attn.v"),
+            (Family::Mpnet, "attention.output.dense") => ("encoder", "attention.attn.o"),
+            (Family::Mpnet, "attention.output.LayerNorm") => ("encoder", "attention.LayerNorm"),
+            (_, part) => ("encoder", part),
+        };
+        format!("{folder}.layer.{layer}.{part}.{kind}")
+    }
+
+    /// Rows of the table of positions before that of the first token.
+    fn first_position(&self) -> usize {
+        match self.family {
+            Family::Roberta | Family::Mpnet => PAD as usize + 1,
+            Family::Bert | Family::DistilBert => 0,
+        }
+    }
+
+    /// Tokens that a text may have.
+    pub fn room(&self) -> usize {
+        self.shape.positions - self.first_position()
+    }
+
+    /// What an MPNet adds to a score, after T5's description: half of the buckets
+    /// are for keys behind the query. Of each half the first eight are distances,
+    /// and eight more grow as a power does, up to a distance of 128.
+    fn of_distance(&self, head: usize, query: usize, key: usize) -> f64 {
+        if self.family != Family::Mpnet {
+            return 0.0;
+        }
+        let behind = if key > query { BUCKETS / 2 } else { 0 };
+        let distance = query.abs_diff(key);
+        let within = match distance {
+            0..8 => distance,
+            _ => {
+                let part = (distance as f64 / 8.0).log2() / 16_f64.log2();
+                (8 + (part * 8.0).floor() as usize).min(15)
+            }
+        };
+        let table = self.values("encoder.relative_attention_bias.weight");
+        f64::from(table[(behind + within) * self.shape.heads + head])
     }
 
     /// A model directory's files.
@@ -238,8 +362,12 @@ impl Bert {
             .enumerate()
             .map(|(position, &id)| {
                 let word = self.row("embeddings.word_embeddings.weight", id as usize);
-                let place = self.row("embeddings.position_embeddings.weight", position);
-                let kind = self.row("embeddings.token_type_embeddings.weight", 0);
+                let place = position + self.first_position();
+                let place = self.row("embeddings.position_embeddings.weight", place);
+                let kind = match self.family {
+                    Family::DistilBert | Family::Mpnet => vec![0.0; self.shape.hidden],
+                    _ => self.row("embeddings.token_type_embeddings.weight", 0),
+                };
                 let sum: Vec<f64> = (0..self.shape.hidden)
                     .map(|i| word[i] + place[i] + kind[i])
                     .collect();
@@ -264,15 +392,18 @@ impl Bert {
         states
             .iter()
             .zip(&queries)
-            .map(|(state, query)| {
+            .enumerate()
+            .map(|(at, (state, query))| {
                 let mut context = vec![0.0; self.shape.hidden];
                 for head in 0..self.shape.heads {
                     let part = head * size..(head + 1) * size;
                     let scores: Vec<f64> = keys
                         .iter()
-                        .map(|key| {
+                        .enumerate()
+                        .map(|(token, key)| {
                             let products = part.clone().map(|i| query[i] * key[i]);
-                            products.sum::<f64>() / (size as f64).sqrt()
+                            let score = products.sum::<f64>() / (size as f64).sqrt();
+                            score + self.of_distance(head, at, token)
                         })
                         .collect();
                     let largest = scores.iter().copied().fold(f64::MIN, f64::max);
