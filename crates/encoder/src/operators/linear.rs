@@ -385,9 +385,9 @@ fn products<const R: usize>(
             // slices are of `steps` steps.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => unsafe { avx512::dot::<R>(x, of_block, scales, &mut values) },
-            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
+                // SAFETY: as above.
                 let sums = unsafe { avx2::dot::<R>(x, of_block) };
                 accumulate::<R>(isa, &sums, scales, &mut values);
             }
@@ -415,8 +415,8 @@ for_each_isa! {
         values: &mut [[f32; COLUMNS]; R],
     ) {
         for (values, sums) in values.iter_mut().zip(sums) {
-            for i in 0..COLUMNS {
-                values[i] = (sums[i] as f32).mul_add(scales[i], values[i]);
+            for ((value, &sum), &scale) in values.iter_mut().zip(sums).zip(scales) {
+                *value = (sum as f32).mul_add(scale, *value);
             }
         }
     }
@@ -432,9 +432,9 @@ for_each_isa! {
     ) {
         for (r, values) in values.iter_mut().enumerate() {
             let (scale, zero) = (rows.0[r], rows.1[r]);
-            for i in 0..COLUMNS {
-                let sum = zero.mul_add(-constants.sums[i], values[i]);
-                values[i] = sum.mul_add(scale, constants.bias[i]);
+            let of_outputs = constants.sums.iter().zip(constants.bias);
+            for (value, (&sum, &bias)) in values.iter_mut().zip(of_outputs) {
+                *value = zero.mul_add(-sum, *value).mul_add(scale, bias);
             }
             if gelu {
                 for value in values {

@@ -262,7 +262,11 @@ impl LinearKernel {
         } else {
             let level = |output: usize, input: usize| {
                 let byte = bytes[output * row + input / 2];
-                let q = if input % 2 == 0 { byte & 15 } else { byte >> 4 };
+                let q = if input.is_multiple_of(2) {
+                    byte & 15
+                } else {
+                    byte >> 4
+                };
                 let zero = |zeros: &Vec<u8>| zeros[output * blocks + input / block].min(15);
                 match (&codebook, &zero_points) {
                     (Some(codebook), _) => codebook[usize::from(q)],

@@ -216,7 +216,11 @@ mod tests {
                 f32::from(matrix.bytes[output * row + input] as i8)
             } else {
                 let byte = matrix.bytes[output * row + input / 2];
-                let q = if input % 2 == 0 { byte & 15 } else { byte >> 4 };
+                let q = if input.is_multiple_of(2) {
+                    byte & 15
+                } else {
+                    byte >> 4
+                };
                 match (&matrix.codebook, &matrix.zero_points) {
                     (Some(codebook), _) => f32::from(codebook[usize::from(q)]),
                     (_, Some(zeros)) => f32::from(q) - f32::from(zeros[scale]),
