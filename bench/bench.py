@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import conditions
 import datasets
 import embedding
+import functions
 import inmemory
 import report
 import search
@@ -23,9 +24,9 @@ from engines import FAMILIES, installed
 
 DEFAULT_ROWS = {"packages": 20_000, "sentences": 200_000}
 # In the order in which they run.
-PARTS = ["search", "growth", "concurrency", "cold", "inserts", "vacuum", "drift"]
+PARTS = ["search", "growth", "concurrency", "cold", "inserts", "vacuum", "drift", "functions"]
 # These make tables of their own.
-WRITES = ["inserts", "vacuum", "drift"]
+OWN_TABLES = {"inserts": writes.inserts, "vacuum": writes.vacuum, "drift": writes.drift, "functions": functions.functions}
 
 
 def main():
@@ -48,7 +49,7 @@ def main():
         }
         served = None
         for part in parts:
-            if served is None and part not in WRITES:
+            if served is None and part not in OWN_TABLES:
                 served, results["builds"] = search.prepare(bench, arguments.builds)
             if part == "search":
                 say("queries/s and recall")
@@ -62,8 +63,8 @@ def main():
                         say(notes[-1])
                 if data.embedded_per_second:
                     results |= embedded(bench, data)
-            elif part in WRITES:
-                results[part] = getattr(writes, part)(bench)
+            elif part in OWN_TABLES:
+                results[part] = OWN_TABLES[part](bench)
             else:
                 results[part] = getattr(conditions, part)(bench, served)
             # After each part, because a run may take hours.

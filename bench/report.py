@@ -41,7 +41,7 @@ def markdown(results, name):
     lines += _goals(results)
     for part, section in [("builds", _builds), ("curves", _search), ("in_memory", _in_memory), ("growth", _growth),
                           ("concurrency", _concurrency), ("cold", _cold), ("inserts", _inserts), ("vacuum", _vacuum),
-                          ("drift", _drift), ("embedding", _embedding)]:
+                          ("drift", _drift), ("functions", _functions), ("embedding", _embedding)]:
         if results.get(part):
             lines += ["", *section(results, name)]
     for note in results["notes"]:
@@ -221,6 +221,18 @@ def _vacuum(results, _name):
     rows = [[engine, f"{v['vacuum_seconds']:.1f}", f"{v['recall']:.4f}"] for engine, v in part["engines"].items()]
     return [f"## Vacuum of {part['rows']:,} rows, a third of them deleted", "",
             *_table(["engine", "seconds", f"recall@10 afterwards, {knob} = {part[knob]}"], rows)]
+
+
+def _functions(results, _name):
+    part = results["functions"]
+    engines = list(part["engines"])
+    rows = []
+    for what in part["engines"][engines[0]]:
+        times = [part["engines"][engine][what] for engine in engines]
+        ratio = [f"{times[1] / times[0]:.2f}x"] if len(times) == 2 else []
+        rows.append([f"`{what}`", *(f"{value:,.1f}" for value in times), *ratio])
+    return [f"## Distances without an index: ms for {part['rows']:,} rows, one process", "",
+            *_table(["type and operator", *engines, *([f"{engines[1]} / {engines[0]}"] if len(engines) == 2 else [])], rows)]
 
 
 def _drift(results, _name):

@@ -31,6 +31,20 @@ pub enum IvfIterativeScan {
     RelaxedOrder,
 }
 
+/// Where models run.
+#[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExecutionProvider {
+    /// On the processor.
+    #[name = c"cpu"]
+    Cpu,
+    /// On an NVIDIA GPU, or not at all.
+    #[name = c"cuda"]
+    Cuda,
+    /// On an NVIDIA GPU if one can be used, else on the processor.
+    #[name = c"auto"]
+    Auto,
+}
+
 /// The settings of scans of lists.
 pub struct IvfSettings {
     probes: GucSetting<i32>,
@@ -77,6 +91,8 @@ pub static ONNXRUNTIME_PATH: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"$libdir/insitu-onnxruntime.so"));
 /// Read by the script of CREATE EXTENSION.
 static REPLACE_PGVECTOR: GucSetting<bool> = GucSetting::<bool>::new(false);
+pub static EXECUTION_PROVIDER: GucSetting<ExecutionProvider> =
+    GucSetting::<ExecutionProvider>::new(ExecutionProvider::Cpu);
 pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(1);
 
 /// Registers the settings.
@@ -169,6 +185,14 @@ pub fn init() {
         &ONNXRUNTIME_PATH,
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_enum_guc(
+        c"insitu.execution_provider",
+        c"Sets where models run",
+        c"It counts when a session loads a model. cuda is an error where no GPU can be used; auto takes the processor then.",
+        &EXECUTION_PROVIDER,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     GucRegistry::define_bool_guc(
         c"insitu.replace_pgvector",

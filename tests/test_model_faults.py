@@ -329,3 +329,26 @@ def test_a_load_can_be_cancelled(database, minilm):
             conn.execute("SELECT insitu.load_model('large', %s)", [str(minilm)])
         conn.execute("RESET statement_timeout")
         assert conn.execute("SELECT count(*) FROM insitu.models").fetchone() == (0,)
+
+
+def test_a_gpu_that_is_not_there(model_database):
+    """On a machine without one: one clear error, or, where that is asked for, the processor and one notice."""
+    with model_database.connect() as conn:
+        expected = conn.execute("SELECT insitu.embed('minilm', 'river')").fetchone()[0].to_numpy().tobytes()
+    with model_database.connect() as conn:
+        conn.execute("SET insitu.execution_provider = cuda")
+        with pytest.raises(psycopg.Error, match="could not run the model on a CUDA device") as error:
+            conn.execute("SELECT insitu.embed('minilm', 'river')")
+        assert error.value.sqlstate == "53000" and "provider cpu" in error.value.diag.message_hint
+        conn.execute("SET insitu.execution_provider = cpu")
+        assert conn.execute("SELECT insitu.embed('minilm', 'river')").fetchone()[0].to_numpy().tobytes() == expected
+    with model_database.connect() as conn:
+        notices = []
+        conn.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        conn.execute("SET insitu.execution_provider = auto")
+        assert conn.execute("SELECT insitu.embed('minilm', 'river')").fetchone()[0].to_numpy().tobytes() == expected
+        conn.execute("SELECT insitu.quantize_model('minilm', 'smaller', 'int8')")
+        conn.execute("SELECT insitu.embed('smaller', 'river'), insitu.drop_model('smaller')")
+        assert notices == ["models of this session run on the processor"]
+        with pytest.raises(psycopg.Error):
+            conn.execute("SET insitu.execution_provider = tpu")

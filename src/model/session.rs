@@ -13,15 +13,16 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use encoder::{CompiledModel, Encoder, Error, Options, Settings};
+use encoder::{CompiledModel, Encoder, Error, Options, Provider, Settings};
 use lru::LruCache;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::{access, catalog, unwrap_model};
 use crate::errors::raise_with_hint;
-use crate::settings::{ONNXRUNTIME_PATH, THREADS};
+use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
 /// Tokens in one run of a model. More would need more memory without being
 /// faster.
@@ -173,6 +174,11 @@ fn load_runtime() {
 
 fn options() -> Options {
     Options {
+        provider: match EXECUTION_PROVIDER.get() {
+            ExecutionProvider::Cpu => Provider::Cpu,
+            ExecutionProvider::Cuda => Provider::Cuda,
+            ExecutionProvider::Auto => Provider::Auto,
+        },
         threads: THREADS.get() as usize,
         batch_tokens: BATCH_TOKENS,
         interrupted,
@@ -192,13 +198,31 @@ pub fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, Error>) -> T {
     }
 }
 
-/// Makes an encoder of a model that is about to be stored, and checks that it
-/// keeps its promises. The encoder stays for later use.
-pub fn try_out(model: &CompiledModel) {
+/// Makes an encoder where the settings say.
+fn new_encoder(model: &CompiledModel) -> Encoder {
+    static TOLD: AtomicBool = AtomicBool::new(false);
     load_runtime();
     let settings = model.settings.clone();
     let made = Encoder::new(&model.graph, &model.tokenizer, settings, options());
-    let mut encoder = unwrap_model(made);
+    let encoder = unwrap_model(made);
+    if let Some(reason) = encoder.fallback()
+        && !TOLD.swap(true, Ordering::Relaxed)
+    {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            "models of this session run on the processor",
+            "",
+        )
+        .set_detail(reason.to_owned())
+        .report(PgLogLevel::NOTICE);
+    }
+    encoder
+}
+
+/// Makes an encoder of a model that is about to be stored, and checks that it
+/// keeps its promises. The encoder stays for later use.
+pub fn try_out(model: &CompiledModel) {
+    let mut encoder = new_encoder(model);
     uninterrupted(|| encoder.probe());
     keep(model.sha256(), encoder);
 }
@@ -270,10 +294,7 @@ pub fn stored(name: &str) -> CompiledModel {
 fn with_encoder<T>(name: &str, mut work: impl FnMut(&mut Loaded) -> Result<T, Error>) -> T {
     let (sha256, _) = resolve(name);
     if !with_session(|session| session.loaded.contains_key(&sha256)) {
-        load_runtime();
-        let model = stored(name);
-        let made = Encoder::new(&model.graph, &model.tokenizer, model.settings, options());
-        keep(sha256.clone(), unwrap_model(made));
+        keep(sha256.clone(), new_encoder(&stored(name)));
     }
     uninterrupted(|| {
         with_session(|session| match session.loaded.get_mut(&sha256) {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use encoder::{Encoder, ModelFiles, Options, compile, load_runtime};
+use encoder::{Encoder, ModelFiles, Options, Provider, compile, load_runtime};
 
 const SENTENCES: [&str; 8] = [
     "convert PDF files into pictures from the command line",
@@ -68,6 +68,7 @@ fn embed(criterion: &mut Criterion) {
                 &model.tokenizer,
                 model.settings.clone(),
                 Options {
+                    provider: Provider::Cpu,
                     threads,
                     batch_tokens: 4_096,
                     interrupted: || false,

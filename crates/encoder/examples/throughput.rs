@@ -12,7 +12,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use encoder::{Encoder, ModelFiles, Options, compile, load_runtime};
+use encoder::{Encoder, ModelFiles, Options, Provider, compile, load_runtime};
 use serde_json::json;
 
 /// Repeats the file until so much time has passed, for a steady figure.
@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         &model.tokenizer,
         model.settings,
         Options {
+            provider: Provider::Cpu,
             threads,
             batch_tokens: 4_096,
             interrupted: || false,

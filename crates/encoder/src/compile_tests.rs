@@ -118,6 +118,7 @@ fn open(model: &CompiledModel) -> Encoder {
         });
     load_runtime(&path).expect("ONNX Runtime loads");
     let options = Options {
+        provider: crate::Provider::Cpu,
         threads: 1,
         batch_tokens: 100,
         interrupted: || false,

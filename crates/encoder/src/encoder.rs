@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ort::ep::CUDA;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::{TensorElementType, TensorRef, ValueType};
@@ -18,7 +19,7 @@ use crate::error::Error;
 use crate::operators;
 use crate::pooling::pool;
 use crate::runtime;
-use crate::settings::{Pooling, Settings};
+use crate::settings::{Pooling, Precision, Settings};
 use crate::threads::SignalsBlocked;
 use crate::tokenizer::{TextTokenizer, Tokens};
 use crate::watchdog::Watchdog;
@@ -32,9 +33,23 @@ const LENGTH_STEP: usize = 8;
 /// 5 % of its time on getting it again.
 const KEEP_MEMORY_TOKENS: usize = 4_096;
 
-/// How an encoder works; nothing of it changes a result.
+/// Where a model computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// On the processor.
+    Cpu,
+    /// On an NVIDIA GPU, or not at all.
+    Cuda,
+    /// On an NVIDIA GPU if one can be used, else on the processor.
+    Auto,
+}
+
+/// How an encoder works; nothing of it changes a result, but for the provider: a GPU
+/// rounds the last digits otherwise.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
+    /// Where the model computes.
+    pub provider: Provider,
     /// Threads that compute, the caller's included; at least 1.
     pub threads: usize,
     /// The most tokens, padding included, in one run of the model. Memory grows
@@ -61,6 +76,7 @@ pub struct Encoder {
     tokenizer: TextTokenizer,
     settings: Settings,
     options: Options,
+    fallback: Option<String>,
 }
 
 /// An input of the graph.
@@ -100,6 +116,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::RuntimeNotLoaded`] before [`crate::load_runtime`];
+    /// [`Error::Provider`] if the model can't run where it is to;
     /// [`Error::Graph`], [`Error::Settings`], [`Error::Malformed`] or
     /// [`Error::Unsupported`] if the parts don't make a model.
     pub fn new(
@@ -111,14 +128,29 @@ impl Encoder {
         settings.check()?;
         let environment = runtime::environment()?;
         let tokenizer = TextTokenizer::new(tokenizer, &settings)?;
-        let session = {
+        let (session, fallback) = {
             // The session brings its threads along.
             let _signals = SignalsBlocked::new()?;
-            open_session(&environment, graph, options.threads.max(1)).map_err(|error| {
-                Error::Graph {
-                    reason: error.to_string(),
+            let open = |cuda| open_session(&environment, graph, options.threads.max(1), cuda);
+            let on_cuda = match options.provider {
+                Provider::Cpu => None,
+                Provider::Cuda | Provider::Auto => Some(check_cuda(&settings).and_then(|()| {
+                    open(true).map_err(|error| Error::Provider {
+                        reason: error.to_string(),
+                    })
+                })),
+            };
+            match (options.provider, on_cuda) {
+                (_, Some(Ok(session))) => (session, None),
+                (Provider::Cuda, Some(Err(error))) => return Err(error),
+                (_, on_cuda) => {
+                    let session = open(false).map_err(|error| Error::Graph {
+                        reason: error.to_string(),
+                    })?;
+                    let reason = on_cuda.and_then(Result::err);
+                    (session, reason.map(|error| error.to_string()))
                 }
-            })?
+            }
         };
         let inputs = session
             .inputs()
@@ -158,7 +190,14 @@ impl Encoder {
             tokenizer,
             settings,
             options,
+            fallback,
         })
+    }
+
+    /// Why the model runs on the processor though [`Provider::Auto`] would have
+    /// preferred a GPU.
+    pub fn fallback(&self) -> Option<&str> {
+        self.fallback.as_deref()
     }
 
     /// Dimensions of a vector.
@@ -413,10 +452,21 @@ impl Encoder {
     }
 }
 
+/// An error for a model that a GPU can't run.
+fn check_cuda(settings: &Settings) -> Result<(), Error> {
+    if matches!(settings.precision, Precision::Int8 | Precision::Int4) {
+        return Err(Error::Provider {
+            reason: "models of int8 and int4 run on the processor".to_owned(),
+        });
+    }
+    Ok(())
+}
+
 fn open_session(
     environment: &ort::environment::Environment,
     graph: &[u8],
     threads: usize,
+    cuda: bool,
 ) -> ort::Result<Session> {
     // ONNX Runtime looks whether the process knows a domain and then adds it, and
     // fails where two threads do so at the same time.
@@ -436,6 +486,10 @@ fn open_session(
         .with_log_level(ort::logging::LogLevel::Error)?
         // The scanned bytes are ONNX: they must not be taken for the other format.
         .with_config_entry("session.load_model_format", "ONNX")?;
+    if cuda {
+        // This loads CUDA's libraries.
+        builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
+    }
     builder.commit_from_memory(graph)
 }
 

@@ -53,6 +53,12 @@ pub enum Error {
         /// ONNX Runtime's own words.
         reason: String,
     },
+    /// The model can't run where it is to.
+    #[error("could not run the model on a CUDA device: {reason}")]
+    Provider {
+        /// ONNX Runtime's own words, or ours.
+        reason: String,
+    },
     /// The settings that were stored with a model contradict themselves.
     #[error("the model's settings are not valid: {reason}")]
     Settings {
@@ -102,7 +108,7 @@ pub enum ErrorKind {
     Interrupted,
     /// Running the model failed.
     Inference,
-    /// Memory or threads ran out.
+    /// Memory or threads ran out, or there is no device.
     Resource,
 }
 
@@ -119,7 +125,7 @@ impl Error {
             Error::Tokenizer { .. } => ErrorKind::Tokenizer,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::Inference { .. } => ErrorKind::Inference,
-            Error::Resource { .. } => ErrorKind::Resource,
+            Error::Resource { .. } | Error::Provider { .. } => ErrorKind::Resource,
         }
     }
 
@@ -130,6 +136,11 @@ impl Error {
                 "Give the path of libonnxruntime.so, version 1.{} or later.",
                 ort::MINOR_VERSION
             )),
+            Error::Provider { .. } => Some(
+                "It takes an NVIDIA GPU, its driver, CUDA, and a build of ONNX Runtime for CUDA; or \
+                 choose the provider cpu, or auto."
+                    .to_owned(),
+            ),
             Error::Incomplete { .. } => Some(
                 "A model needs \"tokenizer.json\" and either \"onnx/model.onnx\" or, for the \
                  BERT family, \"model.safetensors\" with \"config.json\"."

@@ -36,6 +36,13 @@
 //! with all signals blocked (see `threads`). Tokenization stays on the caller's
 //! thread.
 //!
+//! # GPUs
+//!
+//! With [`Provider::Cuda`] a model of floats runs on an NVIDIA GPU, if the ONNX
+//! Runtime that was loaded has been built for it; its libraries are loaded only
+//! then. The same device gives the same vector for the same text, but not the bits
+//! that the processor gives.
+//!
 //! # Sources
 //!
 //! The graph is that of BERT (Devlin et al., 2019); pooling, normalization and
@@ -66,7 +73,7 @@ mod weights;
 
 pub use chunk::Chunk;
 pub use compile::{CompileOptions, CompiledModel, compile, compile_with};
-pub use encoder::{Encoder, Options};
+pub use encoder::{Encoder, Options, Provider};
 pub use error::{Error, ErrorKind};
 pub use evaluation::{Comparison, compare};
 pub use files::ModelFiles;

@@ -11,7 +11,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use serde_json::{Value, json};
 
-use encoder::{CompiledModel, Encoder, ModelFiles, Options, compile, load_runtime};
+use encoder::{CompiledModel, Encoder, ModelFiles, Options, Provider, compile, load_runtime};
 
 /// Ids of the special tokens in every tokenizer here; words start after them.
 pub const PAD: u32 = 0;
@@ -39,6 +39,7 @@ pub fn minilm() -> CompiledModel {
 
 pub fn options() -> Options {
     Options {
+        provider: Provider::Cpu,
         threads: 1,
         batch_tokens: 4_096,
         interrupted: || false,
