@@ -201,6 +201,7 @@ fn settings(facts: Facts, output: Output) -> Result<Settings, Error> {
         vocabulary: None,
         lowercase: facts.lowercase,
         one_by_one: false,
+        padding_free: false,
         full_dimension: None,
     })
 }

@@ -28,6 +28,10 @@ use crate::watchdog::Watchdog;
 /// company, and hardly any padding.
 const LENGTH_STEP: usize = 8;
 
+/// Where padding has no part in any result, it is cheaper to pad by fewer tokens in
+/// all than to begin another run of the model.
+const TOKENS_OF_A_RUN: usize = 12;
+
 /// After a call with a batch of more tokens the memory it took is given back to
 /// the system. Up to here it is kept for the next call, which would spend some
 /// 5 % of its time on getting it again.
@@ -284,17 +288,14 @@ impl Encoder {
             .collect::<Result<Vec<Tokens>, Error>>()?;
         let padded: Vec<usize> = tokens
             .iter()
-            .map(|tokens| padded_length(tokens.ids.len(), self.settings.max_tokens))
+            .map(|tokens| match self.settings.padding_free {
+                true => tokens.ids.len().max(1),
+                false => padded_length(tokens.ids.len(), self.settings.max_tokens),
+            })
             .collect();
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&text| padded[text]);
-        let batches: Vec<&[usize]> = order
-            .chunk_by(|&a, &b| padded[a] == padded[b])
-            .flat_map(|texts| {
-                let length = texts.first().map_or(1, |&text| padded[text]);
-                texts.chunks(self.batch_size(length))
-            })
-            .collect();
+        let batches = self.batches(&order, &padded);
 
         let mut sums = Vec::new();
         let mut most = 0;
@@ -302,7 +303,8 @@ impl Encoder {
             if (self.options.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            let length = batch.first().map_or(1, |&text| padded[text]);
+            // The last one is the longest.
+            let length = batch.last().map_or(1, |&text| padded[text]);
             most = most.max(batch.len() * length);
             let shrink = index + 1 == batches.len() && most > KEEP_MEMORY_TOKENS;
             let members: Vec<&Tokens> = batch.iter().map(|&text| &tokens[text]).collect();
@@ -348,16 +350,31 @@ impl Encoder {
         Ok(())
     }
 
-    /// Texts of a padded length in one run.
-    fn batch_size(&self, length: usize) -> usize {
-        if self.settings.one_by_one {
-            1
-        } else {
-            (self.options.batch_tokens / length.max(1)).max(1)
+    /// Cuts texts, ordered by their padded lengths, into those of one run each.
+    fn batches<'o>(&self, order: &'o [usize], padded: &[usize]) -> Vec<&'o [usize]> {
+        let mut batches = Vec::new();
+        let mut first = 0;
+        for i in 1..order.len() {
+            let (count, length) = (i - first, padded[order[i]]);
+            let longer = length - padded[order[i - 1]];
+            let fits = match self.settings.padding_free {
+                // All texts so far would be padded more.
+                true => count * longer <= TOKENS_OF_A_RUN,
+                false => longer == 0,
+            };
+            let has_room = (count + 1) * length <= self.options.batch_tokens;
+            if self.settings.one_by_one || !has_room || !fits {
+                batches.push(&order[first..i]);
+                first = i;
+            }
         }
+        if first < order.len() {
+            batches.push(&order[first..]);
+        }
+        batches
     }
 
-    /// Runs the model on texts of one padded length and hands on, per text, the
+    /// Runs the model on texts, padded to one length, and hands on, per text, the
     /// rows of its real tokens (or its one row). `keep` says whether it got a
     /// finite vector out of them.
     fn run(

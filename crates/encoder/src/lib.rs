@@ -22,7 +22,9 @@
 //!   of tokens rounded up to a multiple of 8. Only texts of equal padded length
 //!   share a batch, so every matrix that a text meets has a size of its own
 //!   choosing, except for the number of rows, and ONNX Runtime computes a row of
-//!   a matrix product in the same order however many rows there are.
+//!   a matrix product in the same order however many rows there are. Where every
+//!   node of a graph is an operator of ours, padding has no part in any sum
+//!   ([`Settings::padding_free`]), and texts of about the same length share a batch.
 //! * Pooling and normalization happen here, one after the other over the real
 //!   tokens, in `f64`.
 //! * A graph with dynamic quantization takes its scale from all rows at once.

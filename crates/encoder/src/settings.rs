@@ -110,6 +110,10 @@ pub struct Settings {
     pub lowercase: bool,
     /// Whether a batch would change results, so that texts must run alone.
     pub one_by_one: bool,
+    /// Whether padding has no part in any result, whatever its length: every node is
+    /// an operator of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub padding_free: bool,
     /// Dimensions that the graph gives, if vectors are cut off (Kusupati et al.,
     /// "Matryoshka Representation Learning", 2022).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,6 +183,7 @@ mod tests {
             vocabulary: Some(30_522),
             lowercase: false,
             one_by_one: false,
+            padding_free: false,
             full_dimension: None,
         }
     }

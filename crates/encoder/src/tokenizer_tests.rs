@@ -50,6 +50,7 @@ fn settings(max_tokens: usize) -> Settings {
         vocabulary: Some(9),
         lowercase: false,
         one_by_one: false,
+        padding_free: false,
         full_dimension: None,
     }
 }

@@ -112,6 +112,14 @@ impl<'a> Graph<'a> {
         &self.nodes[index].value
     }
 
+    /// Whether every node is of a domain.
+    pub(crate) fn is_all_of(&self, domain: &str) -> bool {
+        let nodes = self.nodes.iter().map(|part| &part.value);
+        let nodes = nodes.filter(|node| !node.op_type.is_empty());
+        let mut nodes = nodes.chain(self.first.iter()).chain(self.behind.values());
+        nodes.all(|node| node.domain == domain)
+    }
+
     /// The one node that uses a value, if nothing else does.
     pub(crate) fn only_user(&self, value: &str) -> Option<usize> {
         match self.users.get(value).map(Vec::as_slice) {

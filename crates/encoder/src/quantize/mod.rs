@@ -141,6 +141,7 @@ pub fn quantize(
     let domain = (precision != Precision::Fp16).then_some(DOMAIN);
     let mut settings = model.settings.clone();
     settings.precision = precision;
+    settings.padding_free = rewrite.graph.is_all_of(DOMAIN);
     Ok(CompiledModel {
         graph: rewrite.graph.write(domain),
         tokenizer: model.tokenizer.clone(),
