@@ -58,7 +58,7 @@ COMMENT ON VIEW insitu.models IS 'embedding models that are loaded into this dat
 GRANT SELECT ON insitu.models TO PUBLIC;
 
 -- Loading a model runs code on its author's data: the administrator says who may.
-REVOKE EXECUTE ON FUNCTION insitu.load_model(text, text, jsonb) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION insitu.load_model(text, text[], bytea[], jsonb) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION insitu.load_model(text, text, integer) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION insitu.load_model(text, text[], bytea[], integer) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION insitu.quantize_model(text, text, text, jsonb) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION insitu.drop_model(text) FROM PUBLIC;

@@ -94,8 +94,8 @@ def test_a_small_bert_loads_from_safetensors(admin, minilm, server_dir):
 
 
 def test_a_model_can_be_loaded_with_fewer_dimensions(admin, model, directory):
-    admin.execute("SELECT insitu.load_model('short', %s, '{\"dimensions\": 3}')", [str(directory)])
-    admin.execute("SELECT insitu.load_model('short_bytea', %s::text[], %s::bytea[], '{\"dimensions\": 3}')",
+    admin.execute("SELECT insitu.load_model('short', %s, 3)", [str(directory)])
+    admin.execute("SELECT insitu.load_model('short_bytea', %s::text[], %s::bytea[], 3)",
                   files_of(directory))
     normalize, = admin.execute("SELECT normalize FROM insitu.models WHERE name = 'tiny'").fetchone()
     for name in ("short", "short_bytea"):
@@ -105,9 +105,8 @@ def test_a_model_can_be_loaded_with_fewer_dimensions(admin, model, directory):
         assert embed(admin, name, "river house") == pytest.approx(expected, abs=1e-6)
         admin.execute("SELECT insitu.drop_model(%s)", [name])
     load = "SELECT insitu.load_model('short', %s, %s)"
-    refused(admin, "22023", load, str(directory), '{"dimensions": 9}', match="between 1 and the 8 of the model")
-    refused(admin, "22023", load, str(directory), '{"dims": 3}', match="dims")
-    refused(admin, "22023", load, str(directory), '[]')
+    refused(admin, "22023", load, str(directory), 9, match="between 1 and the 8 of the model")
+    refused(admin, "22023", load, str(directory), -3, match="cannot be negative")
     assert not exists(admin, "short")
 
 
@@ -256,7 +255,7 @@ def test_a_plain_role_reads_and_writes_no_catalog_table(admin, alice, model):
 
 @pytest.fixture
 def alice_may_load(admin):
-    functions = [f"insitu.{name}" for name in ("load_model(text, text, jsonb)", "load_model(text, text[], bytea[], jsonb)",
+    functions = [f"insitu.{name}" for name in ("load_model(text, text, integer)", "load_model(text, text[], bytea[], integer)",
                                                "drop_model(text)", "grant_model(text, text)", "revoke_model(text, text)")]
     for function in functions:
         admin.execute(f"GRANT EXECUTE ON FUNCTION {function} TO alice")

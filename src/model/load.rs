@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use encoder::{CompileOptions, CompiledModel, ModelFiles, compile_with};
-use pgrx::JsonB;
 use pgrx::prelude::*;
 
 use super::{access, catalog, session, unwrap_model};
 use crate::errors::{raise, raise_with_hint};
 
-/// Loads a model from a directory of the server.
+/// Loads a model from a directory of the server; of its vectors, the first
+/// `dimensions` (0 means all).
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
-fn load_model(name: &str, path: &str, options: default!(JsonB, "'{}'")) {
+fn load_model(name: &str, path: &str, dimensions: default!(i32, 0)) {
     access::check_server_files();
     check_name(name);
     if !Path::new(path).is_absolute() {
@@ -24,7 +24,7 @@ fn load_model(name: &str, path: &str, options: default!(JsonB, "'{}'")) {
     load(
         name,
         &unwrap_model(ModelFiles::read_directory(Path::new(path))),
-        &options,
+        dimensions,
     );
 }
 
@@ -40,7 +40,7 @@ fn load_model_files(
     name: &str,
     file_names: pgrx::Array<'_, String>,
     files: pgrx::Array<'_, &[u8]>,
-    options: default!(JsonB, "'{}'"),
+    dimensions: default!(i32, 0),
 ) {
     check_name(name);
     if file_names.len() != files.len() {
@@ -68,7 +68,7 @@ fn load_model_files(
             );
         }
     }
-    load(name, &unwrap_model(ModelFiles::new(by_name)), &options);
+    load(name, &unwrap_model(ModelFiles::new(by_name)), dimensions);
 }
 
 /// Removes a model.
@@ -96,8 +96,17 @@ pub fn check_name(name: &str) {
 }
 
 /// Compiles and stores a model.
-fn load(name: &str, files: &ModelFiles, options: &JsonB) {
-    let options = unwrap_model(CompileOptions::from_json(&options.0.to_string()));
+fn load(name: &str, files: &ModelFiles, dimensions: i32) {
+    let options = CompileOptions {
+        dimensions: match usize::try_from(dimensions) {
+            Ok(0) => None,
+            Ok(dimensions) => Some(dimensions),
+            Err(_) => raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("dimensions is {dimensions}, but cannot be negative; 0 means all"),
+            ),
+        },
+    };
     let model = unwrap_model(compile_with(files, &options));
     pgrx::check_for_interrupts!();
     store(name, &model);

@@ -6,7 +6,6 @@
 
 use std::fmt::Write;
 
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::bert;
@@ -71,24 +70,11 @@ pub fn compile(files: &ModelFiles) -> Result<CompiledModel, Error> {
 }
 
 /// How a model is compiled.
-#[derive(Deserialize, Clone, Debug, Default)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
 pub struct CompileOptions {
     /// Only the first so many dimensions of each vector, for models that were
     /// trained so that these stand for the whole (Matryoshka). By default all.
     pub dimensions: Option<usize>,
-}
-
-impl CompileOptions {
-    /// Reads the options out of a JSON object.
-    ///
-    /// # Errors
-    /// [`Error::Settings`] with the key or value that is not known.
-    pub fn from_json(json: &str) -> Result<Self, Error> {
-        serde_json::from_str(json).map_err(|error| Error::Settings {
-            reason: format!("options: {error}"),
-        })
-    }
 }
 
 /// As [`compile()`], with options.

@@ -57,6 +57,7 @@ fn a_long_run_is_stopped_in_the_middle() {
     let mut encoder = open(
         &minilm(),
         Options {
+            provider: encoder::Provider::Cpu,
             threads: 2,
             batch_tokens: 1 << 20,
             interrupted: || WISH.load(Ordering::SeqCst),
