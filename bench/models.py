@@ -8,7 +8,6 @@ What is measured, and with what, is told in bench/README.md.
 import argparse
 import datetime
 import importlib.util
-import itertools
 import json
 import os
 import pathlib
@@ -35,7 +34,9 @@ MODELS = {
     "int4": ("int4", "{}"), "int4_affine": ("int4", '{"scheme": "affine"}'), "int4_kmeans": ("int4", '{"scheme": "kmeans"}'),
     "int4_kmeans_block64": ("int4", '{"scheme": "kmeans", "block": 64}'),
 }
-LONG, TOKENS = 32, 128
+LONG, TOKENS, SHORT = 32, 128, 16
+# One token each.
+WORDS = ["stone", "bridge", "river", "city", "house", "water", "light", "music"]
 MAX_TOKENS = 256
 
 
@@ -147,8 +148,7 @@ def quality(conn, sample, peers, texts):
 
 def long_texts(round):
     """Texts of exactly so many tokens, other ones in each round."""
-    words = ["stone", "bridge", "river", "city", "house", "water", "light", "music"]
-    picked = np.random.default_rng(round).choice(words, (LONG, TOKENS - 2))
+    picked = np.random.default_rng(round).choice(WORDS, (LONG, TOKENS - 2))
     return [" ".join(row) for row in picked]
 
 
@@ -174,12 +174,11 @@ def speed(conn, peers, rounds):
 
 
 def short(conn, peers, rounds):
-    """Milliseconds for one text of 16 tokens: the median of many, new ones each time."""
-    counter = itertools.count()
+    """Milliseconds for one text of SHORT tokens: the median of many, new ones each time."""
+    random = np.random.default_rng(3)
 
     def text():
-        digits = " ".join(str(next(counter)).zfill(5))
-        return f"stone bridge river city house water light music one {digits}"
+        return " ".join(random.choice(WORDS, SHORT - 2))
 
     times = {name: [] for name in [*MODELS, *peers]}
     for _ in range(rounds):

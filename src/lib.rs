@@ -87,6 +87,11 @@ extension_sql_file!(
     ]
 );
 extension_sql_file!(
+    "../sql/distances.sql",
+    name = "distances",
+    requires = ["types"]
+);
+extension_sql_file!(
     "../sql/models.sql",
     name = "models",
     requires = [

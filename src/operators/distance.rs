@@ -1,4 +1,10 @@
 //! Distances between two vectors, and lengths of one.
+//!
+//! A sequential scan calls a distance for every row, where pgrx's wrapper would cost
+//! a good part of the distance itself (some 40 of 500 ns). So distances are plain
+//! functions of the server's version-1 interface, declared in `sql/distances.sql`.
+
+#![allow(unsafe_code)]
 
 use ann::metric;
 use ann::simd::{Kernel, kernels};
@@ -85,46 +91,55 @@ fn cosine<V: Measure>(a: V, b: V) -> f64 {
     1.0 - similarity.clamp(-1.0, 1.0)
 }
 
-macro_rules! distances {
-    ($vector:ident: $l2_distance:ident, $l2_squared_distance:ident, $inner_product:ident,
-     $negative_inner_product:ident, $cosine_distance:ident, $l1_distance:ident,
-     $norm:ident as $norm_name:literal) => {
-        /// `<->`: Euclidean distance.
-        #[pg_extern(immutable, strict, parallel_safe, name = "l2_distance")]
-        fn $l2_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            f64::from(a.l2_squared(b)).sqrt()
+/// A function of the server for two arguments of a type, with its information record
+/// (fmgr.h). The server calls it with arguments that are not null.
+macro_rules! distance {
+    ($($function:ident, $info:ident: $vector:ident, $distance:expr;)*) => {$(
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        unsafe extern "C-unwind" fn $function(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            let distance: fn($vector<'_>, $vector<'_>) -> f64 = $distance;
+            // SAFETY: the function is strict, of two arguments of this type.
+            unsafe {
+                let arguments = (*fcinfo).args.as_slice(2);
+                let a = $vector::from_datum(arguments[0].value);
+                let b = $vector::from_datum(arguments[1].value);
+                distance(a, b).into_datum().unwrap_or(pg_sys::Datum::null())
+            }
         }
 
-        /// The square of the Euclidean distance, which orders in the same way.
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $l2_squared_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            f64::from(a.l2_squared(b))
+        #[unsafe(no_mangle)]
+        extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            &pg_sys::Pg_finfo_record { api_version: 1 }
         }
+    )*};
+}
 
-        /// Inner product.
-        #[pg_extern(immutable, strict, parallel_safe, name = "inner_product")]
-        fn $inner_product(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            f64::from(a.inner_product(b))
-        }
+distance! {
+    insitu_vector_l2_distance, pg_finfo_insitu_vector_l2_distance: Vector, |a, b| f64::from(a.l2_squared(b)).sqrt();
+    insitu_vector_l2_squared_distance, pg_finfo_insitu_vector_l2_squared_distance: Vector, |a, b| f64::from(a.l2_squared(b));
+    insitu_vector_inner_product, pg_finfo_insitu_vector_inner_product: Vector, |a, b| f64::from(a.inner_product(b));
+    insitu_vector_negative_inner_product, pg_finfo_insitu_vector_negative_inner_product: Vector, |a, b| -f64::from(a.inner_product(b));
+    insitu_vector_cosine_distance, pg_finfo_insitu_vector_cosine_distance: Vector, |a, b| cosine(a, b);
+    insitu_vector_l1_distance, pg_finfo_insitu_vector_l1_distance: Vector, |a, b| f64::from(a.l1(b));
+    insitu_halfvec_l2_distance, pg_finfo_insitu_halfvec_l2_distance: HalfVector, |a, b| f64::from(a.l2_squared(b)).sqrt();
+    insitu_halfvec_l2_squared_distance, pg_finfo_insitu_halfvec_l2_squared_distance: HalfVector, |a, b| f64::from(a.l2_squared(b));
+    insitu_halfvec_inner_product, pg_finfo_insitu_halfvec_inner_product: HalfVector, |a, b| f64::from(a.inner_product(b));
+    insitu_halfvec_negative_inner_product, pg_finfo_insitu_halfvec_negative_inner_product: HalfVector, |a, b| -f64::from(a.inner_product(b));
+    insitu_halfvec_cosine_distance, pg_finfo_insitu_halfvec_cosine_distance: HalfVector, |a, b| cosine(a, b);
+    insitu_halfvec_l1_distance, pg_finfo_insitu_halfvec_l1_distance: HalfVector, |a, b| f64::from(a.l1(b));
+    insitu_sparsevec_l2_distance, pg_finfo_insitu_sparsevec_l2_distance: Sparse, |a, b| f64::from(a.l2_squared(b)).sqrt();
+    insitu_sparsevec_l2_squared_distance, pg_finfo_insitu_sparsevec_l2_squared_distance: Sparse, |a, b| f64::from(a.l2_squared(b));
+    insitu_sparsevec_inner_product, pg_finfo_insitu_sparsevec_inner_product: Sparse, |a, b| f64::from(a.inner_product(b));
+    insitu_sparsevec_negative_inner_product, pg_finfo_insitu_sparsevec_negative_inner_product: Sparse, |a, b| -f64::from(a.inner_product(b));
+    insitu_sparsevec_cosine_distance, pg_finfo_insitu_sparsevec_cosine_distance: Sparse, |a, b| cosine(a, b);
+    insitu_sparsevec_l1_distance, pg_finfo_insitu_sparsevec_l1_distance: Sparse, |a, b| f64::from(a.l1(b));
+    insitu_bit_hamming_distance, pg_finfo_insitu_bit_hamming_distance: Bits, hamming_distance;
+    insitu_bit_jaccard_distance, pg_finfo_insitu_bit_jaccard_distance: Bits, jaccard_distance;
+}
 
-        /// `<#>`: negative inner product, so that ascending order is nearest first.
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $negative_inner_product(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            -f64::from(a.inner_product(b))
-        }
-
-        /// `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
-        #[pg_extern(immutable, strict, parallel_safe, name = "cosine_distance")]
-        fn $cosine_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            cosine(a, b)
-        }
-
-        /// `<+>`: taxicab distance.
-        #[pg_extern(immutable, strict, parallel_safe, name = "l1_distance")]
-        fn $l1_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            f64::from(a.l1(b))
-        }
-
+macro_rules! norms {
+    ($vector:ident: $norm:ident as $norm_name:literal) => {
         /// Euclidean norm.
         #[pg_extern(immutable, strict, parallel_safe, name = $norm_name)]
         fn $norm(vector: $vector<'_>) -> f64 {
@@ -132,14 +147,9 @@ macro_rules! distances {
         }
     };
 }
-distances!(Vector: l2_distance, vector_l2_squared_distance, inner_product,
-    vector_negative_inner_product, cosine_distance, l1_distance, vector_norm as "vector_norm");
-distances!(HalfVector: halfvec_l2_distance, halfvec_l2_squared_distance, halfvec_inner_product,
-    halfvec_negative_inner_product, halfvec_cosine_distance, halfvec_l1_distance,
-    halfvec_l2_norm as "l2_norm");
-distances!(Sparse: sparsevec_l2_distance, sparsevec_l2_squared_distance, sparsevec_inner_product,
-    sparsevec_negative_inner_product, sparsevec_cosine_distance, sparsevec_l1_distance,
-    sparsevec_l2_norm as "l2_norm");
+norms!(Vector: vector_norm as "vector_norm");
+norms!(HalfVector: halfvec_l2_norm as "l2_norm");
+norms!(Sparse: sparsevec_l2_norm as "l2_norm");
 
 fn spherical<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> f64 {
     let product = f64::from(a.inner_product(b));
@@ -196,7 +206,6 @@ fn check_same_length(a: Bits<'_>, b: Bits<'_>) {
 }
 
 /// `<~>`: how many bits differ.
-#[pg_extern(immutable, strict, parallel_safe)]
 fn hamming_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
     check_same_length(a, b);
     (kernels().hamming)(a.bytes, b.bytes) as f64
@@ -204,7 +213,6 @@ fn hamming_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
 
 /// `<%>`: 1 − the part of the bits set in either that is set in both; 1 if none
 /// is set in both.
-#[pg_extern(immutable, strict, parallel_safe)]
 fn jaccard_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
     check_same_length(a, b);
     let (both, either) = (kernels().common_bits)(a.bytes, b.bytes);
