@@ -69,7 +69,8 @@ impl Measure for Sparse<'_> {
         sum(self, other, |x, y| (x - y) * (x - y))
     }
     fn inner_product(self, other: Self) -> f32 {
-        sum(self, other, |x, y| x * y)
+        sparse::check_same(self, other);
+        self.components().inner_product(other.components())
     }
     fn l1(self, other: Self) -> f32 {
         sum(self, other, |x, y| (x - y).abs())

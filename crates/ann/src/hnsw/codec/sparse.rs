@@ -101,7 +101,7 @@ impl Sparse {
         self.metric.key(match self.metric {
             Metric::L2 => a.sum(b, |x, y| (x - y) * (x - y)),
             Metric::L1 => a.sum(b, |x, y| (x - y).abs()),
-            _ => a.sum(b, |x, y| x * y),
+            _ => a.inner_product(b),
         })
     }
 }
@@ -219,10 +219,10 @@ mod tests {
     fn operator(metric: Metric, a: SparseVector<'_>, b: SparseVector<'_>) -> f64 {
         match metric {
             Metric::L2 => f64::from(a.sum(b, |x, y| (x - y) * (x - y))).sqrt(),
-            Metric::InnerProduct => -f64::from(a.sum(b, |x, y| x * y)),
+            Metric::InnerProduct => -f64::from(a.inner_product(b)),
             Metric::L1 => f64::from(a.sum(b, |x, y| (x - y).abs())),
             _ => {
-                let product = |a: SparseVector<'_>, b| f64::from(a.sum(b, |x, y| x * y));
+                let product = |a: SparseVector<'_>, b| f64::from(a.inner_product(b));
                 let norms = (product(a, a) * product(b, b)).sqrt();
                 1.0 - (product(a, b) / norms).clamp(-1.0, 1.0)
             }
