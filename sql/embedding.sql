@@ -87,7 +87,7 @@ $$;
 COMMENT ON FUNCTION insitu.drop_auto_embed(regclass, name) IS 'undoes insitu.auto_embed';
 
 -- Progress of embed_table. A row is of the session that wrote it.
-CREATE UNLOGGED TABLE insitu.embed_job (
+CREATE TABLE insitu.embed_job (
     pid integer PRIMARY KEY,
     relation regclass NOT NULL,
     model text NOT NULL,

@@ -91,13 +91,12 @@ pub fn compile_with(files: &ModelFiles, options: &CompileOptions) -> Result<Comp
     }
     let tokenizer = files.require(TOKENIZER)?;
     let facts = Facts::read(files)?;
-    let (graph, settings) = match onnx {
+    let (graph, mut settings) = match onnx {
         Some((name, bytes)) if !(has_safetensors && bert::can_write(files)) => {
             (bytes.to_vec(), from_onnx(name, bytes, facts)?)
         }
         _ => from_safetensors(files, facts)?,
     };
-    let mut settings = settings;
     if let Some(dimensions) = options.dimensions {
         if !(1..=settings.dimension).contains(&dimensions) {
             return Err(Error::Settings {
