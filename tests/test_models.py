@@ -251,3 +251,15 @@ def test_inside_plpgsql_with_a_caught_error(conn):
                  " BEGIN a := insitu.embed('missing', query); EXCEPTION WHEN undefined_object THEN NULL; END;"
                  " a := insitu.embed('minilm', query); RETURN vector_norm(a); END $$")
     assert conn.execute("SELECT nearest_words('bread')").fetchone()[0] == pytest.approx(1, abs=1e-5)
+
+
+def test_memory_of_a_large_call_is_given_back(conn):
+    def megabytes():
+        with open(f"/proc/{conn.info.backend_pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+
+    embed(conn, "load the model")
+    before = megabytes()
+    embed_all(conn, [f"{n} " + "house " * 300 for n in range(100)])
+    # The largest matrices of a run take about 100 MB.
+    assert megabytes() < before + 40

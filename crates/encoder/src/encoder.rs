@@ -37,6 +37,9 @@ const TOKENS_OF_A_RUN: usize = 12;
 /// 5 % of its time on getting it again.
 const KEEP_MEMORY_TOKENS: usize = 4_096;
 
+/// After a call with more tokens in all, which hardly notices it, too.
+const LARGE_CALL_TOKENS: usize = 16_384;
+
 /// Where a model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
@@ -298,7 +301,7 @@ impl Encoder {
         let batches = self.batches(&order, &padded);
 
         let mut sums = Vec::new();
-        let mut most = 0;
+        let (mut most, mut total) = (0, 0);
         for (index, &batch) in batches.iter().enumerate() {
             if (self.options.interrupted)() {
                 return Err(Error::Interrupted);
@@ -306,7 +309,9 @@ impl Encoder {
             // The last one is the longest.
             let length = batch.last().map_or(1, |&text| padded[text]);
             most = most.max(batch.len() * length);
-            let shrink = index + 1 == batches.len() && most > KEEP_MEMORY_TOKENS;
+            total += batch.len() * length;
+            let is_large = most > KEEP_MEMORY_TOKENS || total > LARGE_CALL_TOKENS;
+            let shrink = index + 1 == batches.len() && is_large;
             let members: Vec<&Tokens> = batch.iter().map(|&text| &tokens[text]).collect();
             self.run(
                 &members,
