@@ -29,23 +29,31 @@ pub struct SparseVector<'a> {
 }
 
 impl SparseVector<'_> {
+    /// Indices and components, as many of the one as of the other.
+    fn pairs(&self) -> (&[u32], &[f32]) {
+        let count = self.indices.len().min(self.values.len());
+        (&self.indices[..count], &self.values[..count])
+    }
+
     /// Sums `term` over the indices where one of two vectors is not zero, in
     /// their order.
     pub fn sum(self, other: SparseVector<'_>, term: impl Fn(f32, f32) -> f32) -> f32 {
+        let (a, a_values) = self.pairs();
+        let (b, b_values) = other.pairs();
         let (mut i, mut j) = (0, 0);
         let mut sum = 0.0;
-        while let (Some(a), Some(b)) = (self.indices.get(i), other.indices.get(j)) {
-            match a.cmp(b) {
+        while i < a.len() && j < b.len() {
+            match a[i].cmp(&b[j]) {
                 Ordering::Less => {
-                    sum += term(self.values[i], 0.0);
+                    sum += term(a_values[i], 0.0);
                     i += 1;
                 }
                 Ordering::Greater => {
-                    sum += term(0.0, other.values[j]);
+                    sum += term(0.0, b_values[j]);
                     j += 1;
                 }
                 Ordering::Equal => {
-                    sum += term(self.values[i], other.values[j]);
+                    sum += term(a_values[i], b_values[j]);
                     i += 1;
                     j += 1;
                 }
@@ -58,14 +66,17 @@ impl SparseVector<'_> {
 
     /// The inner product: a sum over the indices where both are not zero.
     pub fn inner_product(self, other: SparseVector<'_>) -> f32 {
+        let (a, a_values) = self.pairs();
+        let (b, b_values) = other.pairs();
         let (mut i, mut j) = (0, 0);
         let mut sum = 0.0;
         // Which index is smaller is not foreseen: nothing here is a branch.
-        while let (Some(a), Some(b)) = (self.indices.get(i), other.indices.get(j)) {
-            let product = self.values[i] * other.values[j];
-            sum += if a == b { product } else { 0.0 };
-            i += usize::from(a <= b);
-            j += usize::from(b <= a);
+        while i < a.len() && j < b.len() {
+            let product = a_values[i] * b_values[j];
+            let (x, y) = (a[i], b[j]);
+            sum += if x == y { product } else { 0.0 };
+            i += usize::from(x <= y);
+            j += usize::from(y <= x);
         }
         sum
     }
