@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import psycopg
+import pytest
 from pgvector.psycopg import register_vector
 
 Metric = collections.namedtuple("Metric", "operator opclass distances")
@@ -154,6 +155,14 @@ def verify(conn, index):
     """Runs the index checker; returns its counts (vertices, heap_tids, levels, free_slots, unreachable, lists)."""
     cur = conn.cursor(row_factory=psycopg.rows.namedtuple_row)
     return cur.execute("SELECT * FROM insitu.verify_index(%s::text::regclass)", [index]).fetchone()
+
+
+def refused(conn, sqlstate, sql, *parameters, match=None):
+    """The statement fails with this code; returns the error."""
+    with pytest.raises(psycopg.Error, match=match) as error:
+        conn.execute(sql, parameters)
+    assert error.value.sqlstate == sqlstate, error.value
+    return error.value
 
 
 def wait_for(condition, what, seconds=60.0):

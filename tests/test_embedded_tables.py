@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 import tiny_models
-from checks import background, execute, wait_for
+from checks import background, execute, refused, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +22,6 @@ def admin(database, minilm, tmp_path_factory):
 def docs(admin):
     admin.execute("DROP TABLE IF EXISTS docs CASCADE; CREATE TABLE docs (id serial PRIMARY KEY, body text, emb vector(8))")
     return "docs"
-
-
-def refused(conn, sqlstate, sql, *parameters, match=None):
-    with pytest.raises(psycopg.Error, match=match) as error:
-        conn.execute(sql, parameters)
-    assert error.value.sqlstate == sqlstate, error.value
 
 
 def wrong(conn, table="docs", model="tiny"):

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 import tiny_models
+from checks import refused
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +65,6 @@ def files_of(directory):
 
 def load_bytea(conn, name, directory):
     conn.execute("SELECT insitu.load_model(%s, %s::text[], %s::bytea[])", [name, *files_of(directory)])
-
-
-def refused(conn, sqlstate, sql, *parameters, match=None):
-    with pytest.raises(psycopg.Error, match=match) as error:
-        conn.execute(sql, parameters)
-    assert error.value.sqlstate == sqlstate, error.value
-    return error.value
 
 
 def test_an_onnx_export_gives_what_its_graph_says(admin, model, minilm):

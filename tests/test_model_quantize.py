@@ -5,7 +5,7 @@ import psycopg
 import pytest
 
 import corpus as package_corpus
-from checks import background, execute, wait_for
+from checks import background, execute, refused, wait_for
 
 
 @pytest.fixture
@@ -26,12 +26,6 @@ def smaller(model_database):
         conn.execute("SELECT insitu.quantize_model('minilm', 'minilm_kmeans', 'int4', %s)",
                      ['{"scheme": "kmeans", "block": 64}'])
     return names
-
-
-def refused(conn, sqlstate, sql, *parameters, match=None):
-    with pytest.raises(psycopg.Error, match=match) as error:
-        conn.execute(sql, parameters)
-    assert error.value.sqlstate == sqlstate, error.value
 
 
 def evaluate(conn, model, reference="minilm"):

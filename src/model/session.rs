@@ -274,7 +274,11 @@ pub enum Role {
 
 /// A model as it is stored. The current role must be allowed to use it.
 pub fn stored(name: &str) -> CompiledModel {
-    let (sha256, settings) = resolve(name);
+    read(name, resolve(name))
+}
+
+/// The bytes of a model that was resolved.
+fn read(name: &str, (sha256, settings): (String, Settings)) -> CompiledModel {
     let model = CompiledModel {
         graph: catalog::read_file(name, "graph"),
         tokenizer: catalog::read_file(name, "tokenizer"),
@@ -290,11 +294,16 @@ pub fn stored(name: &str) -> CompiledModel {
     model
 }
 
-/// Works with the encoder of a model, which is made now if this session has none.
-fn with_encoder<T>(name: &str, mut work: impl FnMut(&mut Loaded) -> Result<T, Error>) -> T {
-    let (sha256, _) = resolve(name);
+/// Works with the encoder of a model that was resolved, which is made now if this
+/// session has none.
+fn with_encoder<T>(
+    name: &str,
+    (sha256, settings): (String, Settings),
+    mut work: impl FnMut(&mut Loaded) -> Result<T, Error>,
+) -> T {
     if !with_session(|session| session.loaded.contains_key(&sha256)) {
-        keep(sha256.clone(), new_encoder(&stored(name)));
+        let model = read(name, (sha256.clone(), settings));
+        keep(sha256.clone(), new_encoder(&model));
     }
     uninterrupted(|| {
         with_session(|session| match session.loaded.get_mut(&sha256) {
@@ -307,7 +316,7 @@ fn with_encoder<T>(name: &str, mut work: impl FnMut(&mut Loaded) -> Result<T, Er
 /// The vectors of texts, in their order: rows of as many components as the
 /// model has dimensions.
 pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
-    let (_, settings) = resolve(name);
+    let (sha256, settings) = resolve(name);
     let prefix = match role {
         Role::Passage => &settings.passage_prefix,
         Role::Query => &settings.query_prefix,
@@ -321,7 +330,7 @@ pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
     } else {
         prefixed.iter().map(String::as_str).collect()
     };
-    with_encoder(name, |loaded| loaded.embed(&texts))
+    with_encoder(name, (sha256, settings), |loaded| loaded.embed(&texts))
 }
 
 /// The pieces of a text: characters before each, its characters, and itself.
@@ -331,7 +340,7 @@ pub fn chunk(
     max_tokens: usize,
     overlap: usize,
 ) -> Vec<(usize, usize, String)> {
-    with_encoder(name, |loaded| {
+    with_encoder(name, resolve(name), |loaded| {
         let chunks = loaded.encoder.chunk(text, max_tokens, overlap)?;
         let owned = chunks
             .iter()
@@ -342,7 +351,7 @@ pub fn chunk(
 
 /// How many tokens of texts count.
 pub fn count_tokens(name: &str, texts: &[&str]) -> usize {
-    with_encoder(name, |loaded| {
+    with_encoder(name, resolve(name), |loaded| {
         let most = loaded.encoder.settings().max_tokens;
         let counts = texts.iter().map(|text| loaded.encoder.count_tokens(text));
         counts.map(|count| count.map(|count| count.min(most))).sum()

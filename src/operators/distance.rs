@@ -116,25 +116,50 @@ macro_rules! distance {
     )*};
 }
 
+/// The distances of a type that has a [`Measure`].
+macro_rules! distances {
+    ($vector:ident: $l2:ident, $l2_info:ident, $l2_squared:ident, $l2_squared_info:ident,
+     $inner_product:ident, $inner_product_info:ident,
+     $negative_inner_product:ident, $negative_inner_product_info:ident,
+     $cosine:ident, $cosine_info:ident, $l1:ident, $l1_info:ident) => {
+        distance! {
+            // `<->`: Euclidean distance.
+            $l2, $l2_info: $vector, |a, b| f64::from(a.l2_squared(b)).sqrt();
+            // Its square, which orders in the same way.
+            $l2_squared, $l2_squared_info: $vector, |a, b| f64::from(a.l2_squared(b));
+            $inner_product, $inner_product_info: $vector, |a, b| f64::from(a.inner_product(b));
+            // `<#>`: so that ascending order is nearest first.
+            $negative_inner_product, $negative_inner_product_info: $vector,
+                |a, b| -f64::from(a.inner_product(b));
+            // `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
+            $cosine, $cosine_info: $vector, |a, b| cosine(a, b);
+            // `<+>`: taxicab distance.
+            $l1, $l1_info: $vector, |a, b| f64::from(a.l1(b));
+        }
+    };
+}
+distances!(Vector:
+    insitu_vector_l2_distance, pg_finfo_insitu_vector_l2_distance,
+    insitu_vector_l2_squared_distance, pg_finfo_insitu_vector_l2_squared_distance,
+    insitu_vector_inner_product, pg_finfo_insitu_vector_inner_product,
+    insitu_vector_negative_inner_product, pg_finfo_insitu_vector_negative_inner_product,
+    insitu_vector_cosine_distance, pg_finfo_insitu_vector_cosine_distance,
+    insitu_vector_l1_distance, pg_finfo_insitu_vector_l1_distance);
+distances!(HalfVector:
+    insitu_halfvec_l2_distance, pg_finfo_insitu_halfvec_l2_distance,
+    insitu_halfvec_l2_squared_distance, pg_finfo_insitu_halfvec_l2_squared_distance,
+    insitu_halfvec_inner_product, pg_finfo_insitu_halfvec_inner_product,
+    insitu_halfvec_negative_inner_product, pg_finfo_insitu_halfvec_negative_inner_product,
+    insitu_halfvec_cosine_distance, pg_finfo_insitu_halfvec_cosine_distance,
+    insitu_halfvec_l1_distance, pg_finfo_insitu_halfvec_l1_distance);
+distances!(Sparse:
+    insitu_sparsevec_l2_distance, pg_finfo_insitu_sparsevec_l2_distance,
+    insitu_sparsevec_l2_squared_distance, pg_finfo_insitu_sparsevec_l2_squared_distance,
+    insitu_sparsevec_inner_product, pg_finfo_insitu_sparsevec_inner_product,
+    insitu_sparsevec_negative_inner_product, pg_finfo_insitu_sparsevec_negative_inner_product,
+    insitu_sparsevec_cosine_distance, pg_finfo_insitu_sparsevec_cosine_distance,
+    insitu_sparsevec_l1_distance, pg_finfo_insitu_sparsevec_l1_distance);
 distance! {
-    insitu_vector_l2_distance, pg_finfo_insitu_vector_l2_distance: Vector, |a, b| f64::from(a.l2_squared(b)).sqrt();
-    insitu_vector_l2_squared_distance, pg_finfo_insitu_vector_l2_squared_distance: Vector, |a, b| f64::from(a.l2_squared(b));
-    insitu_vector_inner_product, pg_finfo_insitu_vector_inner_product: Vector, |a, b| f64::from(a.inner_product(b));
-    insitu_vector_negative_inner_product, pg_finfo_insitu_vector_negative_inner_product: Vector, |a, b| -f64::from(a.inner_product(b));
-    insitu_vector_cosine_distance, pg_finfo_insitu_vector_cosine_distance: Vector, |a, b| cosine(a, b);
-    insitu_vector_l1_distance, pg_finfo_insitu_vector_l1_distance: Vector, |a, b| f64::from(a.l1(b));
-    insitu_halfvec_l2_distance, pg_finfo_insitu_halfvec_l2_distance: HalfVector, |a, b| f64::from(a.l2_squared(b)).sqrt();
-    insitu_halfvec_l2_squared_distance, pg_finfo_insitu_halfvec_l2_squared_distance: HalfVector, |a, b| f64::from(a.l2_squared(b));
-    insitu_halfvec_inner_product, pg_finfo_insitu_halfvec_inner_product: HalfVector, |a, b| f64::from(a.inner_product(b));
-    insitu_halfvec_negative_inner_product, pg_finfo_insitu_halfvec_negative_inner_product: HalfVector, |a, b| -f64::from(a.inner_product(b));
-    insitu_halfvec_cosine_distance, pg_finfo_insitu_halfvec_cosine_distance: HalfVector, |a, b| cosine(a, b);
-    insitu_halfvec_l1_distance, pg_finfo_insitu_halfvec_l1_distance: HalfVector, |a, b| f64::from(a.l1(b));
-    insitu_sparsevec_l2_distance, pg_finfo_insitu_sparsevec_l2_distance: Sparse, |a, b| f64::from(a.l2_squared(b)).sqrt();
-    insitu_sparsevec_l2_squared_distance, pg_finfo_insitu_sparsevec_l2_squared_distance: Sparse, |a, b| f64::from(a.l2_squared(b));
-    insitu_sparsevec_inner_product, pg_finfo_insitu_sparsevec_inner_product: Sparse, |a, b| f64::from(a.inner_product(b));
-    insitu_sparsevec_negative_inner_product, pg_finfo_insitu_sparsevec_negative_inner_product: Sparse, |a, b| -f64::from(a.inner_product(b));
-    insitu_sparsevec_cosine_distance, pg_finfo_insitu_sparsevec_cosine_distance: Sparse, |a, b| cosine(a, b);
-    insitu_sparsevec_l1_distance, pg_finfo_insitu_sparsevec_l1_distance: Sparse, |a, b| f64::from(a.l1(b));
     insitu_bit_hamming_distance, pg_finfo_insitu_bit_hamming_distance: Bits, hamming_distance;
     insitu_bit_jaccard_distance, pg_finfo_insitu_bit_jaccard_distance: Bits, jaccard_distance;
 }

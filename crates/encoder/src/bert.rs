@@ -57,8 +57,6 @@ struct Family {
     prefix: &'static str,
     /// Parts of a BERT's names, and what they are here.
     names: &'static [(&'static str, &'static str)],
-    /// Positions begin behind the padding token's number.
-    offset: bool,
     /// Tokens have types.
     kinds: bool,
     /// Scores of attention depend on distance.
@@ -70,7 +68,6 @@ const FAMILIES: [Family; 4] = [
         types: &["bert"],
         prefix: "bert.",
         names: &[],
-        offset: false,
         kinds: true,
         relative: false,
     },
@@ -78,7 +75,6 @@ const FAMILIES: [Family; 4] = [
         types: &["roberta", "xlm-roberta", "camembert"],
         prefix: "roberta.",
         names: &[],
-        offset: true,
         kinds: true,
         relative: false,
     },
@@ -96,7 +92,6 @@ const FAMILIES: [Family; 4] = [
             ("output.dense", "ffn.lin2"),
             ("output.LayerNorm", "output_layer_norm"),
         ],
-        offset: false,
         kinds: false,
         relative: false,
     },
@@ -110,7 +105,6 @@ const FAMILIES: [Family; 4] = [
             ("attention.output.dense", "attention.attn.o"),
             ("attention.output.LayerNorm", "attention.LayerNorm"),
         ],
-        offset: true,
         kinds: false,
         relative: true,
     },
@@ -128,14 +122,9 @@ impl Family {
 
     /// The name of a tensor, given that in a BERT.
     fn name(&self, bert: &str) -> String {
-        let mut name = bert.to_owned();
-        for (theirs, ours) in self.names {
-            // "attention.output.dense" is no "output.dense".
-            if name.contains(theirs) {
-                name = name.replacen(theirs, ours, 1);
-            }
-        }
-        name
+        // "attention.output.dense" comes first, and is no "output.dense" then.
+        let renamed = |name: String, (theirs, ours): &(&str, &str)| name.replacen(theirs, ours, 1);
+        self.names.iter().fold(bert.to_owned(), renamed)
     }
 }
 
@@ -220,12 +209,7 @@ pub(crate) fn write(files: &ModelFiles, facts: &Facts) -> Result<Written, Error>
     };
     config.check_features()?;
     config.check_sizes()?;
-    // A number that the check of sizes refuses, if it is too large.
-    let offset = if family.offset {
-        facts.pad_token_id as usize + 1
-    } else {
-        0
-    };
+    let offset = facts.first_position;
     let Some(positions) = config
         .max_position_embeddings
         .checked_sub(offset)
@@ -754,7 +738,7 @@ fn bucket(distance: i64, buckets: usize) -> usize {
     }
     let octaves = (size as f64 / exact as f64).ln() / (MAX_DISTANCE / exact as f64).ln();
     let wide = exact + (octaves * (half - exact) as f64) as usize;
-    side + wide.min(half - 1)
+    side + wide.min(half.saturating_sub(1))
 }
 
 /// The value that enters a layer, or that leaves the last one.

@@ -139,24 +139,24 @@ impl Encoder {
             // The session brings its threads along.
             let _signals = SignalsBlocked::new()?;
             let open = |cuda| open_session(&environment, graph, options.threads.max(1), cuda);
-            let on_cuda = match options.provider {
-                Provider::Cpu => None,
-                Provider::Cuda | Provider::Auto => Some(check_cuda(&settings).and_then(|()| {
-                    open(true).map_err(|error| Error::Provider {
-                        reason: error.to_string(),
-                    })
-                })),
+            let on_cpu = || {
+                open(false).map_err(|error| Error::Graph {
+                    reason: error.to_string(),
+                })
             };
-            match (options.provider, on_cuda) {
-                (_, Some(Ok(session))) => (session, None),
-                (Provider::Cuda, Some(Err(error))) => return Err(error),
-                (_, on_cuda) => {
-                    let session = open(false).map_err(|error| Error::Graph {
-                        reason: error.to_string(),
-                    })?;
-                    let reason = on_cuda.and_then(Result::err);
-                    (session, reason.map(|error| error.to_string()))
-                }
+            let on_cuda = || {
+                check_cuda(&settings)?;
+                open(true).map_err(|error| Error::Provider {
+                    reason: error.to_string(),
+                })
+            };
+            match options.provider {
+                Provider::Cpu => (on_cpu()?, None),
+                Provider::Cuda => (on_cuda()?, None),
+                Provider::Auto => match on_cuda() {
+                    Ok(session) => (session, None),
+                    Err(error) => (on_cpu()?, Some(error.to_string())),
+                },
             }
         };
         let inputs = session
@@ -357,16 +357,17 @@ impl Encoder {
 
     /// Cuts texts, ordered by their padded lengths, into those of one run each.
     fn batches<'o>(&self, order: &'o [usize], padded: &[usize]) -> Vec<&'o [usize]> {
+        // By how many tokens a run may be padded for a longer text.
+        let slack = match self.settings.padding_free {
+            true => TOKENS_OF_A_RUN,
+            false => 0,
+        };
         let mut batches = Vec::new();
         let mut first = 0;
         for i in 1..order.len() {
             let (count, length) = (i - first, padded[order[i]]);
-            let longer = length - padded[order[i - 1]];
-            let fits = match self.settings.padding_free {
-                // All texts so far would be padded more.
-                true => count * longer <= TOKENS_OF_A_RUN,
-                false => longer == 0,
-            };
+            // All texts so far would be padded more.
+            let fits = count * (length - padded[order[i - 1]]) <= slack;
             let has_room = (count + 1) * length <= self.options.batch_tokens;
             if self.settings.one_by_one || !has_room || !fits {
                 batches.push(&order[first..i]);

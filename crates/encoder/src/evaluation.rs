@@ -1,7 +1,8 @@
 //! How much of one model another one keeps.
 
 use crate::error::Error;
-use crate::operators::{dot, isa};
+use crate::operators::{Isa, dot};
+use crate::pooling::scale_to_length_one;
 
 /// The most rows whose neighbours are looked for.
 const MOST_QUERIES: usize = 1_000;
@@ -53,7 +54,7 @@ pub fn compare(
         });
     }
     let cosines = (ours.dimension == theirs.dimension).then(|| {
-        let of_row = |row: usize| f64::from(dot(isa(), ours.row(row), theirs.row(row)));
+        let of_row = |row: usize| f64::from(dot(ours.isa, ours.row(row), theirs.row(row)));
         let mut cosines: Vec<f64> = (0..count).map(of_row).collect();
         cosines.sort_unstable_by(f64::total_cmp);
         cosines
@@ -82,22 +83,20 @@ pub fn compare(
 struct Rows {
     values: Vec<f32>,
     dimension: usize,
+    isa: Isa,
 }
 
 impl Rows {
     fn new((values, dimension): (&[f32], usize)) -> Self {
         let mut values = values.to_vec();
-        for row in values.chunks_exact_mut(dimension) {
-            let square: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            let scale = if square > 0.0 {
-                1.0 / square.sqrt()
-            } else {
-                0.0
-            };
-            row.iter_mut()
-                .for_each(|x| *x = (f64::from(*x) * scale) as f32);
+        values
+            .chunks_exact_mut(dimension)
+            .for_each(scale_to_length_one);
+        Rows {
+            values,
+            dimension,
+            isa: Isa::best(),
         }
-        Rows { values, dimension }
     }
 
     fn count(&self) -> usize {
@@ -110,10 +109,9 @@ impl Rows {
 
     /// The `k` nearest rows to a row, without itself.
     fn nearest(&self, row: usize, k: usize) -> Vec<usize> {
-        let isa = isa();
         let others = (0..self.count()).filter(|&other| other != row);
         let mut near: Vec<(f32, usize)> = others
-            .map(|other| (dot(isa, self.row(row), self.row(other)), other))
+            .map(|other| (dot(self.isa, self.row(row), self.row(other)), other))
             .collect();
         let by_cosine =
             |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));

@@ -61,7 +61,7 @@ fn copy(row: Option<&[f32]>, vector: &mut [f32]) {
 }
 
 /// A vector of zeros stays one, as in sentence-transformers.
-fn scale_to_length_one(vector: &mut [f32]) {
+pub(crate) fn scale_to_length_one(vector: &mut [f32]) {
     let square: f64 = vector
         .iter()
         .map(|&value| f64::from(value) * f64::from(value))

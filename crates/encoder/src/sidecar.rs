@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::files::{
@@ -44,6 +45,8 @@ pub(crate) struct Facts {
     /// Modules of linear layers, see [`Facts::dense_layers`].
     pub(crate) dense: Vec<DenseModule>,
     pub(crate) max_tokens: usize,
+    /// Rows of the table of positions before that of the first token.
+    pub(crate) first_position: usize,
     pub(crate) query_prefix: String,
     pub(crate) passage_prefix: String,
     pub(crate) pad_token_id: u32,
@@ -183,6 +186,13 @@ fn config_of(module: &Module) -> Result<String, Error> {
     }
 }
 
+/// The configuration of a module that modules.json names.
+fn module_config<T: DeserializeOwned>(files: &ModelFiles, name: &str) -> Result<T, Error> {
+    files.json(name)?.ok_or_else(|| Error::Incomplete {
+        missing: format!("{MODULES} refers to \"{name}\", which is not there"),
+    })
+}
+
 impl Facts {
     pub(crate) fn read(files: &ModelFiles) -> Result<Self, Error> {
         let config: ModelConfig = files.json(CONFIG)?.unwrap_or_default();
@@ -197,12 +207,14 @@ impl Facts {
                 .map_or(0, |padding| padding.pad_id),
         };
 
-        let mut positions = config.max_position_embeddings;
-        if let (Some(positions), Some(model_type)) = (&mut positions, &config.model_type)
-            && OFFSET_POSITIONS.contains(&model_type.as_str())
-        {
-            *positions -= f64::from(pad_token_id) + 1.0;
-        }
+        let has_offset = |kind: &String| OFFSET_POSITIONS.contains(&kind.as_str());
+        let first_position = match config.model_type.as_ref().is_some_and(has_offset) {
+            true => pad_token_id as usize + 1,
+            false => 0,
+        };
+        let positions = config
+            .max_position_embeddings
+            .map(|positions| positions - first_position as f64);
         let max_tokens = max_tokens(&[
             (CONFIG, "max_position_embeddings", positions),
             (SENTENCE_CONFIG, "max_seq_length", sentence.max_seq_length),
@@ -220,6 +232,7 @@ impl Facts {
             normalize: false,
             dense: Vec::new(),
             max_tokens,
+            first_position,
             query_prefix: String::new(),
             passage_prefix: String::new(),
             pad_token_id,
@@ -255,14 +268,7 @@ impl Facts {
                 "Transformer" => {}
                 "Pooling" => {
                     let name = config_of(module)?;
-                    let config =
-                        files
-                            .json::<PoolingConfig>(&name)?
-                            .ok_or_else(|| Error::Incomplete {
-                                missing: format!(
-                                    "{MODULES} refers to \"{name}\", which is not there"
-                                ),
-                            })?;
+                    let config: PoolingConfig = module_config(files, &name)?;
                     self.pooling = Some(self.read_pooling(&name, &config)?);
                 }
                 "Normalize" => self.normalize = true,
@@ -345,11 +351,7 @@ impl DenseModule {
             )));
         }
         let name = format!("{}/config.json", self.path);
-        let config = files
-            .json::<DenseConfig>(&name)?
-            .ok_or_else(|| Error::Incomplete {
-                missing: format!("{MODULES} refers to \"{name}\", which is not there"),
-            })?;
+        let config: DenseConfig = module_config(files, &name)?;
         let activation = config.activation_function.unwrap_or_default();
         let tanh = match activation.rsplit('.').next().unwrap_or_default() {
             // The library's own default.

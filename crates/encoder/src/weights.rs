@@ -19,19 +19,14 @@ impl<'a> Weights<'a> {
     /// Reads the header; `first` is a tensor that every such model has, and `prefix`
     /// what may stand before every name.
     pub(crate) fn open(bytes: &'a [u8], prefix: &'static str, first: &str) -> Result<Self, Error> {
-        let tensors = SafeTensors::deserialize(bytes)
-            .map_err(|error| Error::malformed(SAFETENSORS, error))?;
-        let prefix = ["", prefix]
+        let mut weights = Weights::of_module(SAFETENSORS, bytes)?;
+        weights.prefix = ["", prefix]
             .into_iter()
-            .find(|prefix| tensors.tensor(&format!("{prefix}{first}")).is_ok())
+            .find(|prefix| weights.tensors.tensor(&format!("{prefix}{first}")).is_ok())
             .ok_or_else(|| {
                 Error::malformed(SAFETENSORS, format!("it has no tensor \"{first}\""))
             })?;
-        Ok(Weights {
-            file: SAFETENSORS,
-            tensors,
-            prefix,
-        })
+        Ok(weights)
     }
 
     /// Reads the header of a module's file, whose names have no prefix.

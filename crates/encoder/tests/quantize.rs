@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{Bert, Family, Random, Shape, bits, minilm, open, options, runtime, text, words};
+use common::{
+    Bert, Family, Random, Shape, minilm, open, options, runtime, same_in_any_company, text, words,
+};
 use encoder::{
-    CompiledModel, Encoder, Error, ErrorKind, Options, Precision, QuantizeOptions, compare,
-    quantize,
+    CompiledModel, Encoder, Error, ErrorKind, Precision, QuantizeOptions, compare, quantize,
 };
 use safetensors::Dtype;
 
@@ -116,30 +117,7 @@ fn a_text_has_the_same_vector_in_any_company() {
         (Precision::Int8, "{}"),
         (Precision::Int4, r#"{"block": 64}"#),
     ] {
-        let model = smaller(&model, precision, json);
-        let mut encoder = open(&model, options());
-        let alone = |text: &String| bits(&encoder.embed(&[text.as_str()]).expect("alone"));
-        let expected: Vec<Vec<u32>> = texts.iter().map(alone).collect();
-        let mut random = Random::new(3);
-        for (threads, batch_tokens) in [(1, 100_000), (2, 64), (2, 100_000), (3, 4_096)] {
-            let other = Options {
-                threads,
-                batch_tokens,
-                ..options()
-            };
-            let mut encoder = open(&model, other);
-            for count in [1, 2, 5, 30] {
-                let chosen: Vec<usize> = (0..count).map(|_| random.below(texts.len())).collect();
-                let batch: Vec<&str> = chosen.iter().map(|&text| texts[text].as_str()).collect();
-                let together = bits(&encoder.embed(&batch).expect("together"));
-                for (&text, vector) in chosen.iter().zip(together.chunks_exact(384)) {
-                    assert_eq!(
-                        vector, expected[text],
-                        "{precision:?}, text {text}, {threads} threads"
-                    );
-                }
-            }
-        }
+        same_in_any_company(&smaller(&model, precision, json), &texts, 4);
     }
 }
 

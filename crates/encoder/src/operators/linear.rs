@@ -69,6 +69,39 @@ pub(crate) enum Finish<'a> {
     },
 }
 
+impl Finish<'_> {
+    /// The same for the rows behind the first so many values.
+    pub(crate) fn behind(self, values: usize) -> Self {
+        match self {
+            Finish::Normalize {
+                residual,
+                gamma,
+                beta,
+                epsilon,
+            } => Finish::Normalize {
+                residual: &residual[values..],
+                gamma,
+                beta,
+                epsilon,
+            },
+            other => other,
+        }
+    }
+
+    /// Does what takes whole rows.
+    pub(crate) fn rows(self, isa: Isa, y: &mut [f32]) {
+        if let Finish::Normalize {
+            residual,
+            gamma,
+            beta,
+            epsilon,
+        } = self
+        {
+            normalize(isa, y, residual, gamma, beta, epsilon);
+        }
+    }
+}
+
 impl Weights {
     /// Packs q_w, of shape [outputs, inputs], with its scales, of shape
     /// [outputs, blocks], and biases (none is zeros).
@@ -134,44 +167,26 @@ impl Weights {
     /// [`Self::outputs`].
     pub(crate) fn run(&self, isa: Isa, x: &[f32], y: &mut [f32], finish: Finish<'_>) {
         let mut tile = Tile::default();
-        let mut at = 0;
-        let count = x.len() / self.inputs;
-        while at < count {
-            let rows = tile_rows(count - at);
+        for (at, rows) in tiles(x.len() / self.inputs) {
             let x = &x[at * self.inputs..][..rows * self.inputs];
             let y = &mut y[at * self.outputs..][..rows * self.outputs];
             tile.quantize(isa, self, x, rows);
             for panel in 0..self.panels() {
                 self.panel(isa, &tile, panel, y, self.outputs, panel * COLUMNS, finish);
             }
-            if let Finish::Normalize {
-                residual,
-                gamma,
-                beta,
-                epsilon,
-            } = finish
-            {
-                let residual = &residual[at * self.outputs..][..rows * self.outputs];
-                normalize(isa, y, residual, gamma, beta, epsilon);
-            }
-            at += rows;
+            finish.behind(at * self.outputs).rows(isa, y);
         }
     }
 
     /// Quantizes rows to be used by [`Self::run_panel`].
     pub(crate) fn prepare(&self, isa: Isa, x: &[f32]) -> Vec<Tile> {
-        let mut tiles = Vec::new();
-        let mut at = 0;
-        let count = x.len() / self.inputs;
-        while at < count {
-            let rows = tile_rows(count - at);
+        let quantized = |(at, rows): (usize, usize)| {
             let mut tile = Tile::default();
             let x = &x[at * self.inputs..][..rows * self.inputs];
             tile.quantize(isa, self, x, rows);
-            tiles.push(tile);
-            at += rows;
-        }
-        tiles
+            tile
+        };
+        tiles(x.len() / self.inputs).map(quantized).collect()
     }
 
     /// One panel of outputs of all rows, [`COLUMNS`] values a row in `y`: of the
@@ -231,14 +246,20 @@ fn lines_of(inputs: usize, block: usize) -> usize {
     2 * (whole + (inputs % block).div_ceil(4))
 }
 
-/// Rows of the next tile, when so many are left.
-fn tile_rows(left: usize) -> usize {
-    match left {
-        ROWS.. => ROWS,
-        4.. => 4,
-        2.. => 2,
-        _ => 1,
-    }
+/// The first row of each tile of so many rows, and the tile's rows.
+fn tiles(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rows = match count - at {
+            ROWS.. => ROWS,
+            4.. => 4,
+            2.. => 2,
+            1 => 1,
+            0 => return None,
+        };
+        at += rows;
+        Some((at - rows, rows))
+    })
 }
 
 fn column_array(values: &[f32], panel: usize) -> &[f32; COLUMNS] {
@@ -306,19 +327,19 @@ for_each_isa! {
         let mut greatest = [0.0_f32; LANES];
         // Not a number as soon as one value is not finite.
         let mut poison = [0.0_f32; LANES];
-        let (chunks, rest) = values.as_chunks::<LANES>();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                let value = chunk[lane];
-                least[lane] = if value < least[lane] { value } else { least[lane] };
-                greatest[lane] = if value > greatest[lane] { value } else { greatest[lane] };
-                poison[lane] += value * 0.0;
-            }
-        }
-        for (lane, &value) in rest.iter().enumerate() {
+        let mut see = |lane: usize, value: f32| {
             least[lane] = if value < least[lane] { value } else { least[lane] };
             greatest[lane] = if value > greatest[lane] { value } else { greatest[lane] };
             poison[lane] += value * 0.0;
+        };
+        let (chunks, rest) = values.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, &value) in chunk.iter().enumerate() {
+                see(lane, value);
+            }
+        }
+        for (lane, &value) in rest.iter().enumerate() {
+            see(lane, value);
         }
         let least = least.into_iter().fold(0.0, f32::min);
         let greatest = greatest.into_iter().fold(0.0, f32::max);
@@ -330,11 +351,9 @@ for_each_isa! {
         // A row of zeros, or of denormals, is zeros.
         let (scale, inverse) = if span > f32::MIN_POSITIVE { (span, 1.0 / span) } else { (0.0, 0.0) };
         let zero = (-least * inverse).round_ties_even().clamp(0.0, 255.0);
-        // Adding it rounds to a whole number, whose low bits are those of the sum.
-        const ROUND: f32 = 12_582_912.0;
         for (quantized, &value) in quantized.iter_mut().zip(values) {
             let level = value.mul_add(inverse, zero).clamp(0.0, 255.0);
-            *quantized = (level + ROUND).to_bits() as u8;
+            *quantized = (level + simd::ROUND).to_bits() as u8;
         }
         (scale, zero)
     }
@@ -342,7 +361,7 @@ for_each_isa! {
 
 for_each_isa! {
     /// Adds the residual to rows and normalizes them.
-    pub(crate) fn normalize(
+    fn normalize(
         y: &mut [f32],
         residual: &[f32],
         gamma: &[f32],
@@ -397,9 +416,8 @@ fn products<const R: usize>(
             }
         }
     }
-    let row_scales: &[f32; R] = tile.scales.as_chunks().0[0..1].first().unwrap_or(&[0.0; R]);
-    let zeros: &[f32; R] = tile.zeros.as_chunks().0[0..1].first().unwrap_or(&[0.0; R]);
-    finish::<R>(isa, &mut values, (row_scales, zeros), constants, gelu);
+    let rows = (&tile.scales.as_chunks().0[0], &tile.zeros.as_chunks().0[0]);
+    finish::<R>(isa, &mut values, rows, constants, gelu);
     let (width, column) = geometry;
     let count = COLUMNS.min(width - column);
     for (row, values) in y.chunks_exact_mut(width).zip(&values) {

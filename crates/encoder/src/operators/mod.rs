@@ -15,7 +15,6 @@
 //!   see [`embedding`]. ids and types are int32 or int64, the table int8 [rows,
 //!   width], scales float \[rows\]; with all of the others, the sum of token,
 //!   position and type is normalized.
-//!
 //! * `Pool` (states, mask): states is float [texts, tokens, hidden], mask int32
 //!   [texts, tokens], ones before zeros; gives one row per text, by the `mode` mean,
 //!   cls, max or last_token of its real tokens.
@@ -36,7 +35,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
 };
-use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType};
+use ort::value::{
+    DynTensorValueType, IntoShape, PrimitiveTensorElementType, TensorElementType, ValueRef,
+    ValueRefMut,
+};
 use ort::{Error, Result};
 
 use crate::pooling::pool;
@@ -44,13 +46,7 @@ use crate::settings::Pooling;
 use attention::{Head, Scratch, attend};
 use embedding::{Further, Table, look_up};
 use linear::{COLUMNS, Finish, Weights};
-use simd::Isa;
-pub(crate) use simd::dot;
-
-/// The fastest instruction set of this processor.
-pub(crate) fn isa() -> Isa {
-    Isa::best()
-}
+pub(crate) use simd::{Isa, dot};
 
 /// The domain of the operators.
 pub(crate) const DOMAIN: &str = "insitu";
@@ -126,6 +122,34 @@ fn shaped<T: PrimitiveTensorElementType + Copy>(
     }
 }
 
+/// An input of a node that runs.
+fn input<'c>(context: &'c ComputeContext, index: usize, what: &str) -> Result<ValueRef<'c>> {
+    match context.input(index)? {
+        Some(value) => Ok(value),
+        None => fail(format!("{what} is missing")),
+    }
+}
+
+/// The output of a node that runs.
+fn output(context: &ComputeContext, shape: impl IntoShape) -> Result<ValueRefMut<'_>> {
+    match context.output(0, shape)? {
+        Some(value) => Ok(value),
+        None => fail("nobody takes the result"),
+    }
+}
+
+/// Texts, tokens of each and values of a token, given the shape of their rows and
+/// that of the mask.
+fn rows_and_mask(rows: &[i64], mask: &[i64]) -> Result<[usize; 3]> {
+    match rows {
+        // ONNX Runtime's sizes are not negative.
+        &[texts, length, width] if mask == [texts, length] => {
+            Ok([texts, length, width].map(|size| size as usize))
+        }
+        _ => fail(format!("the rows have shape {rows:?}, the mask {mask:?}")),
+    }
+}
+
 /// A whole number among a node's attributes.
 fn attribute(context: &KernelContext<'_>, name: &str) -> Result<usize> {
     match context.get::<i64>(name).map(usize::try_from) {
@@ -158,8 +182,8 @@ fn parallel(
     Ok(())
 }
 
-/// Runs an operator; a panic becomes an error.
-fn guard(work: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Runs a part of an operator; a panic becomes an error.
+fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| fail("an operator failed"))
 }
 
@@ -221,12 +245,7 @@ impl Operator for QuantizedLinear {
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> Result<LinearKernel> {
-        let mut kernel = None;
-        guard(|| {
-            kernel = Some(LinearKernel::new(context, self.threads)?);
-            Ok(())
-        })?;
-        kernel.ok_or_else(|| Error::new("an operator failed"))
+        guard(|| LinearKernel::new(context, self.threads))
     }
 }
 
@@ -333,25 +352,11 @@ impl LinearKernel {
             .div_ceil(8 * self.threads)
             .next_multiple_of(12)
             .min(96);
-        let rows = if self.threads == 1 { count } else { rows };
         let parts = slices(y, rows * outputs);
         parallel(context, self.threads, parts.len(), |part| {
             let at = part * rows;
             let x = &x[at * inputs..][..rows.min(count - at) * inputs];
-            let finish = match finish {
-                Finish::Normalize {
-                    residual,
-                    gamma,
-                    beta,
-                    epsilon,
-                } => Finish::Normalize {
-                    residual: &residual[at * outputs..],
-                    gamma,
-                    beta,
-                    epsilon,
-                },
-                other => other,
-            };
+            let finish = finish.behind(at * outputs);
             with_slice(&parts[part], |y| self.weights.run(self.isa, x, y, finish));
         })
     }
@@ -389,15 +394,7 @@ impl LinearKernel {
                 row[column..column + width].copy_from_slice(&values[..width]);
             }
         }
-        if let Finish::Normalize {
-            residual,
-            gamma,
-            beta,
-            epsilon,
-        } = finish
-        {
-            linear::normalize(self.isa, y, residual, gamma, beta, epsilon);
-        }
+        finish.rows(self.isa, y);
         Ok(())
     }
 }
@@ -407,9 +404,7 @@ impl Kernel for LinearKernel {
         guard(|| {
             check_absent(context, &self.absent)?;
             let (inputs, outputs) = (self.weights.inputs(), self.weights.outputs());
-            let Some(x) = context.input(0)? else {
-                return fail("x is missing");
-            };
+            let x = input(context, 0, "x")?;
             let (shape, x) = x.try_extract_tensor::<f32>()?;
             let mut shape = shape.to_vec();
             match shape.last_mut() {
@@ -438,9 +433,7 @@ impl Kernel for LinearKernel {
                 }
                 (Some(_), None) => return fail("the residual is missing"),
             };
-            let Some(mut y) = context.output(0, shape)? else {
-                return fail("nobody takes the result");
-            };
+            let mut y = output(context, shape)?;
             let (_, y) = y.try_extract_tensor_mut::<f32>()?;
             let is_small = count * inputs * outputs < SMALL;
             if self.threads == 1 || is_small {
@@ -497,17 +490,10 @@ impl Operator for MaskedAttention {
 impl Kernel for AttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> Result<()> {
         guard(|| {
-            let (Some(qkv), Some(mask)) = (context.input(0)?, context.input(1)?) else {
-                return fail("an input is missing");
-            };
+            let (qkv, mask) = (input(context, 0, "qkv")?, input(context, 1, "the mask")?);
             let (shape, qkv) = qkv.try_extract_tensor::<f32>()?;
             let (mask_shape, mask) = mask.try_extract_tensor::<i32>()?;
-            let (texts, length, stride) = match shape[..] {
-                [texts, length, stride] if mask_shape[..] == [texts, length] => {
-                    (texts as usize, length as usize, stride as usize)
-                }
-                _ => return fail(format!("qkv has shape {shape:?}, the mask {mask_shape:?}")),
-            };
+            let [texts, length, stride] = rows_and_mask(shape, mask_shape)?;
             let hidden = stride / 3;
             let size = hidden / self.heads;
             if stride == 0 || size * self.heads * 3 != stride {
@@ -530,25 +516,21 @@ impl Kernel for AttentionKernel {
                 }
                 None => None,
             };
-            let Some(mut y) = context.output(0, [texts, length, hidden])? else {
-                return fail("nobody takes the result");
-            };
+            let mut y = output(context, [texts, length, hidden])?;
             let (_, y) = y.try_extract_tensor_mut::<f32>()?;
             if texts * length == 0 {
                 return Ok(());
             }
-            // One text after the other is written by one thread or, where there are
-            // fewer texts than threads, head after head.
-            let share = if texts >= 2 * self.threads {
-                self.heads
-            } else {
-                1
-            };
             let is_small = texts * length * length * hidden < SMALL / 4;
             let threads = if is_small { 1 } else { self.threads };
-            let share = if is_small { self.heads } else { share };
+            // A thread takes all heads of a text or, where there are few texts for so
+            // many threads, one.
+            let share = match threads == 1 || texts >= 2 * threads {
+                true => self.heads,
+                false => 1,
+            };
             let groups = self.heads / share;
-            let output = Output(y.as_mut_ptr());
+            let result = Interleaved(y.as_mut_ptr());
             parallel(context, threads, texts * groups, |part| {
                 let (text, group) = (part / groups, part % groups);
                 let qkv = &qkv[text * length * stride..][..length * stride];
@@ -571,11 +553,11 @@ impl Kernel for AttentionKernel {
                         bias,
                         &mut scratch,
                         &mut |token, context| {
-                            output.write((text * length + token) * hidden + at, context);
+                            result.write((text * length + token) * hidden + at, context);
                         },
                     );
                     for token in real..length {
-                        output.fill((text * length + token) * hidden + at, size);
+                        result.fill((text * length + token) * hidden + at, size);
                     }
                 }
             })
@@ -584,16 +566,16 @@ impl Kernel for AttentionKernel {
 }
 
 /// A result of which several threads write parts that interleave.
-struct Output(*mut f32);
+struct Interleaved(*mut f32);
 
 #[allow(unsafe_code)]
 // SAFETY: every head writes its own components of a text's rows, and no other's.
-unsafe impl Sync for Output {}
+unsafe impl Sync for Interleaved {}
 #[allow(unsafe_code)]
 // SAFETY: as above.
-unsafe impl Send for Output {}
+unsafe impl Send for Interleaved {}
 
-impl Output {
+impl Interleaved {
     #[allow(unsafe_code)]
     fn write(&self, at: usize, values: &[f32]) {
         // SAFETY: `at` is that of a head's components in a row of the result.
@@ -645,24 +627,12 @@ impl Operator for Pool {
 impl Kernel for PoolKernel {
     fn compute(&mut self, context: &ComputeContext) -> Result<()> {
         guard(|| {
-            let (Some(states), Some(mask)) = (context.input(0)?, context.input(1)?) else {
-                return fail("an input is missing");
-            };
+            let states = input(context, 0, "the states")?;
+            let mask = input(context, 1, "the mask")?;
             let (shape, states) = states.try_extract_tensor::<f32>()?;
             let (mask_shape, mask) = mask.try_extract_tensor::<i32>()?;
-            let (texts, length, width) = match shape[..] {
-                [texts, length, width] if mask_shape[..] == [texts, length] => {
-                    (texts as usize, length as usize, width as usize)
-                }
-                _ => {
-                    return fail(format!(
-                        "states have shape {shape:?}, the mask {mask_shape:?}"
-                    ));
-                }
-            };
-            let Some(mut y) = context.output(0, [texts, width])? else {
-                return fail("nobody takes the result");
-            };
+            let [texts, length, width] = rows_and_mask(shape, mask_shape)?;
+            let mut y = output(context, [texts, width])?;
             let (_, y) = y.try_extract_tensor_mut::<f32>()?;
             if length * width == 0 {
                 return fail("there are no tokens to pool");
@@ -834,9 +804,7 @@ impl<const WIDE: bool> Kernel for EmbeddingKernel<WIDE> {
             }
             let mut shape = shape;
             shape.push(table.width as i64);
-            let Some(mut y) = context.output(0, shape)? else {
-                return fail("nobody takes the result");
-            };
+            let mut y = output(context, shape)?;
             let (_, y) = y.try_extract_tensor_mut::<f32>()?;
             for (i, (row, &id)) in y.chunks_exact_mut(table.width).zip(&ids).enumerate() {
                 let kind = types.as_ref().map_or(0, |(_, types)| types[i]);

@@ -12,6 +12,10 @@
 /// Partial sums of every reduction.
 pub(crate) const LANES: usize = 16;
 
+/// Adding it rounds a small float to a whole number, whose low bits are those of
+/// the sum.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
 /// The instruction sets that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
@@ -140,8 +144,6 @@ fn exp_in_range(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding it rounds to a whole number, whose low bits are those of the sum.
-    const ROUND: f32 = 12_582_912.0;
     let shifted = x.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_HIGH, x);

@@ -26,6 +26,12 @@ struct Part<'a, T> {
     value: T,
 }
 
+impl<T> Part<'_, T> {
+    fn new(value: T) -> Self {
+        Part { raw: &[], value }
+    }
+}
+
 /// A model's graph.
 ///
 /// Who uses a value is known from the graph as it was read: what takes a node's
@@ -158,29 +164,17 @@ impl<'a> Graph<'a> {
     pub(crate) fn add_initializer(&mut self, tensor: Tensor) {
         self.order.push(tensor.name.clone());
         let name = tensor.name.clone();
-        self.initializers.insert(
-            name,
-            Part {
-                raw: &[],
-                value: tensor,
-            },
-        );
+        self.initializers.insert(name, Part::new(tensor));
     }
 
     /// Takes a node out.
     pub(crate) fn remove(&mut self, index: usize) {
-        self.nodes[index] = Part {
-            raw: &[],
-            value: Node::default(),
-        };
+        self.replace(index, Node::default());
     }
 
     /// Puts a node in the place of one.
     pub(crate) fn replace(&mut self, index: usize, node: Node) {
-        self.nodes[index] = Part {
-            raw: &[],
-            value: node,
-        };
+        self.nodes[index] = Part::new(node);
     }
 
     /// Puts a node right behind one.

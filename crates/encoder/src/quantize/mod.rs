@@ -126,7 +126,7 @@ pub fn quantize(
             return Err(Error::Interrupted);
         }
         if precision != Precision::Fp16 {
-            rewrite.node(index)?;
+            rewrite.node(index);
         }
     }
     if precision == Precision::Fp16 {
@@ -172,7 +172,7 @@ struct Product {
 
 impl Rewrite<'_> {
     /// Replaces a node, if there is something better.
-    fn node(&mut self, index: usize) -> Result<(), Error> {
+    fn node(&mut self, index: usize) {
         let node = self.graph.node(index).clone();
         match (node.domain.as_str(), node.op_type.as_str()) {
             ("" | "ai.onnx", "MatMul") => {
@@ -190,7 +190,6 @@ impl Rewrite<'_> {
             (MICROSOFT, "EmbedLayerNormalization") => self.embeddings(index, &node),
             _ => {}
         }
-        Ok(())
     }
 
     /// The values of a constant matrix, as it is stored.
@@ -297,9 +296,7 @@ impl Rewrite<'_> {
                 {
                     product.bias = Some(other(4)).filter(|name| !name.is_empty());
                     behind = [other(1), other(2), other(3)].to_vec();
-                    let epsilon = node.attribute.iter().find(|a| a.name == "epsilon");
-                    let epsilon = epsilon.and_then(|a| a.f).unwrap_or(1e-12);
-                    attributes.push(Attribute::float("epsilon", epsilon));
+                    attributes.push(epsilon(&node));
                     at = user;
                 }
                 _ => {}
@@ -309,62 +306,27 @@ impl Rewrite<'_> {
             product.output = self.graph.node(at).output[0].clone();
             self.graph.remove(index);
         }
-        let block = self
-            .options
-            .block
-            .unwrap_or(if self.bits == 4 { 32 } else { 0 });
-        let block = if block == 0 {
-            inputs
-        } else {
-            block.min(inputs)
+        let by_default = if self.bits == 4 { 32 } else { 0 };
+        let block = match self.options.block.unwrap_or(by_default) {
+            0 => inputs,
+            block => block.min(inputs),
         };
-        let matrix = quantize_matrix(&product.rows, inputs, self.bits, block, self.options.scheme);
-        let blocks = inputs.div_ceil(block);
-        let name = |what: &str| format!("{}.{what}", product.name);
-        let row = matrix.bytes.len() / outputs;
-        let weights = name("quantized");
-        // Two nodes may share a matrix, which then is stored once.
-        if self.graph.initializer(&weights).is_none() {
-            let tensors = [
-                Some(Tensor::new(&weights, UINT8, &[outputs, row], matrix.bytes)),
-                Some(Tensor::floats(
-                    &name("scales"),
-                    &[outputs, blocks],
-                    &matrix.scales,
-                )),
-                matrix.zero_points.as_ref().map(|zeros| {
-                    Tensor::new(
-                        &name("zero_points"),
-                        UINT8,
-                        &[outputs, blocks],
-                        zeros.clone(),
-                    )
-                }),
-                matrix.codebook.map(|codebook| {
-                    let bytes = codebook.iter().map(|&value| value as u8).collect();
-                    Tensor::new(&name("codebook"), INT8, &[codebook.len()], bytes)
-                }),
-            ];
-            for tensor in tensors.into_iter().flatten() {
-                self.graph.add_initializer(tensor);
-            }
-        }
-        let optional = |there: bool, what: &str| if there { name(what) } else { String::new() };
+        let [weights, scales, zero_points, codebook] = self.stored(&product, block);
         let mut inputs_of = vec![
             product.input.clone(),
             weights,
-            name("scales"),
+            scales,
             product.bias.clone().unwrap_or_default(),
-            optional(matrix.zero_points.is_some(), "zero_points"),
-            optional(matrix.codebook.is_some(), "codebook"),
+            zero_points,
+            codebook,
         ];
         inputs_of.extend(behind);
         while inputs_of.last().is_some_and(String::is_empty) {
             inputs_of.pop();
         }
         attributes.extend([
-            Attribute::int("bits", matrix.bits as i64),
-            Attribute::int("block", matrix.block as i64),
+            Attribute::int("bits", self.bits as i64),
+            Attribute::int("block", block as i64),
             Attribute::int("inputs", inputs as i64),
         ]);
         let inputs_of: Vec<&str> = inputs_of.iter().map(String::as_str).collect();
@@ -379,6 +341,45 @@ impl Rewrite<'_> {
         self.changes += 1;
     }
 
+    /// The names of a product's weights, scales, zero points and codebook in few
+    /// bits; empty for what the scheme does without. Two nodes may share a matrix,
+    /// which then is stored once.
+    fn stored(&mut self, product: &Product, block: usize) -> [String; 4] {
+        let (inputs, outputs) = (product.inputs, product.outputs);
+        let scheme = self.options.scheme;
+        let optional = |there: bool, what: &str| match there {
+            true => format!("{}.{what}", product.name),
+            false => String::new(),
+        };
+        let names = [
+            optional(true, "quantized"),
+            optional(true, "scales"),
+            optional(scheme == Scheme::Affine, "zero_points"),
+            optional(scheme == Scheme::Kmeans, "codebook"),
+        ];
+        if self.graph.initializer(&names[0]).is_some() {
+            return names;
+        }
+        let matrix = quantize_matrix(&product.rows, inputs, self.bits, block, scheme);
+        let row = matrix.bytes.len() / outputs;
+        let of_blocks = [outputs, inputs.div_ceil(block)];
+        let tensors = [
+            Some(Tensor::new(&names[0], UINT8, &[outputs, row], matrix.bytes)),
+            Some(Tensor::floats(&names[1], &of_blocks, &matrix.scales)),
+            matrix
+                .zero_points
+                .map(|zeros| Tensor::new(&names[2], UINT8, &of_blocks, zeros)),
+            matrix.codebook.map(|codebook| {
+                let bytes = codebook.iter().map(|&value| value as u8).collect();
+                Tensor::new(&names[3], INT8, &[codebook.len()], bytes)
+            }),
+        ];
+        for tensor in tensors.into_iter().flatten() {
+            self.graph.add_initializer(tensor);
+        }
+        names
+    }
+
     /// Whether a `SkipLayerNormalization` does no more than `QuantizedLinear` can.
     fn is_plain_norm(&self, node: &Node, width: usize) -> bool {
         let has = |index: usize| {
@@ -386,12 +387,13 @@ impl Rewrite<'_> {
             self.is_vector(name, width)
         };
         let bias = node.input.get(4).is_none_or(|name| name.is_empty()) || has(4);
-        let one_output = node
-            .output
-            .iter()
-            .skip(1)
-            .all(|output| !self.graph.is_used(output));
-        node.input.len() >= 4 && has(2) && has(3) && bias && one_output
+        node.input.len() >= 4 && has(2) && has(3) && bias && self.gives_one_value(node)
+    }
+
+    /// Whether nothing uses more than a node's first output.
+    fn gives_one_value(&self, node: &Node) -> bool {
+        let mut further = node.output.iter().skip(1);
+        further.all(|output| !self.graph.is_used(output))
     }
 
     /// ONNX Runtime's `Attention`: the product with the three projections, then
@@ -450,10 +452,7 @@ impl Rewrite<'_> {
         let Some((rows, width, values)) = self.matrix(words) else {
             return;
         };
-        let further = node.output.iter().skip(1);
-        let is_ours = further
-            .into_iter()
-            .all(|output| !self.graph.is_used(output))
+        let is_ours = self.gives_one_value(node)
             && self.is_vector(gamma, width)
             && self.is_vector(beta, width)
             && [positions, kinds].into_iter().all(|name| {
@@ -463,8 +462,6 @@ impl Rewrite<'_> {
         if !is_ours {
             return;
         }
-        let epsilon = node.attribute.iter().find(|a| a.name == "epsilon");
-        let epsilon = epsilon.and_then(|a| a.f).unwrap_or(1e-12);
         let [table, scales] = self.table(words, rows, width, &values);
         let inputs = [ids, &table, &scales, types, positions, kinds, gamma, beta];
         let node = Node::new(
@@ -472,7 +469,7 @@ impl Rewrite<'_> {
             DOMAIN,
             &inputs.map(String::as_str),
             &node.output[0],
-            vec![Attribute::float("epsilon", epsilon)],
+            vec![epsilon(node)],
         );
         self.graph.replace(index, node);
         self.changes += 1;
@@ -543,4 +540,11 @@ impl Rewrite<'_> {
             self.changes += 1;
         }
     }
+}
+
+/// The attribute ε of a node that normalizes.
+fn epsilon(node: &Node) -> Attribute {
+    let given = node.attribute.iter().find(|a| a.name == "epsilon");
+    let value = given.and_then(|a| a.f).unwrap_or(1e-12);
+    Attribute::float("epsilon", value)
 }

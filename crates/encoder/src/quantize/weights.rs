@@ -40,8 +40,6 @@ const SAMPLE: usize = 1 << 16;
 
 /// A matrix in few bits, as `QuantizedLinear` reads it (see [`crate::operators`]).
 pub(crate) struct Matrix {
-    pub bits: usize,
-    pub block: usize,
     pub bytes: Vec<u8>,
     pub scales: Vec<f32>,
     pub zero_points: Option<Vec<u8>>,
@@ -57,8 +55,6 @@ pub(crate) fn quantize(
     scheme: Scheme,
 ) -> Matrix {
     let mut matrix = Matrix {
-        bits,
-        block,
         bytes: Vec::new(),
         scales: Vec::new(),
         zero_points: None,
@@ -202,17 +198,17 @@ mod tests {
     }
 
     /// What a matrix stands for.
-    fn read(matrix: &Matrix, inputs: usize) -> Vec<f32> {
-        let blocks = inputs.div_ceil(matrix.block);
-        let row = if matrix.bits == 8 {
+    fn read(matrix: &Matrix, inputs: usize, bits: usize, block: usize) -> Vec<f32> {
+        let blocks = inputs.div_ceil(block);
+        let row = if bits == 8 {
             inputs
         } else {
             inputs.div_ceil(2)
         };
         let rows = matrix.bytes.len() / row;
         let value = |output: usize, input: usize| {
-            let scale = output * blocks + input / matrix.block;
-            let q = if matrix.bits == 8 {
+            let scale = output * blocks + input / block;
+            let q = if bits == 8 {
                 f32::from(matrix.bytes[output * row + input] as i8)
             } else {
                 let byte = matrix.bytes[output * row + input / 2];
@@ -235,7 +231,12 @@ mod tests {
     }
 
     fn error(rows: &[f32], inputs: usize, bits: usize, block: usize, scheme: Scheme) -> f64 {
-        let found = read(&quantize(rows, inputs, bits, block, scheme), inputs);
+        let found = read(
+            &quantize(rows, inputs, bits, block, scheme),
+            inputs,
+            bits,
+            block,
+        );
         let square = |x: f32| f64::from(x) * f64::from(x);
         let wrong: f64 = rows.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
         let all: f64 = rows.iter().map(|&w| square(w)).sum();
@@ -265,7 +266,7 @@ mod tests {
             let rows = weights(5 * 33);
             assert!(error(&rows, 33, 4, 16, scheme) < 0.15);
             let zeros = quantize(&[0.0; 6], 3, 4, 2, scheme);
-            assert_eq!(read(&zeros, 3), [0.0; 6]);
+            assert_eq!(read(&zeros, 3, 4, 2), [0.0; 6]);
         }
     }
 }

@@ -61,6 +61,42 @@ pub fn bits(vectors: &[f32]) -> Vec<u32> {
     vectors.iter().map(|value| value.to_bits()).collect()
 }
 
+/// Every text alone, then in many compositions, with other limits and threads.
+pub fn same_in_any_company(model: &CompiledModel, texts: &[String], rounds: usize) {
+    let mut encoder = open(model, options());
+    let dimension = encoder.dimension();
+    let alone: Vec<Vec<u32>> = texts
+        .iter()
+        .map(|text| bits(&encoder.embed(&[text.as_str()]).expect("alone")))
+        .collect();
+    let mut random = Random::new(17);
+    for threads in [1, 2, 3] {
+        for batch_tokens in [1, 100, 1_000, 1_000_000] {
+            let mut encoder = open(
+                model,
+                Options {
+                    threads,
+                    batch_tokens,
+                    ..options()
+                },
+            );
+            for _ in 0..rounds {
+                let chosen: Vec<usize> = (0..1 + random.below(40))
+                    .map(|_| random.below(texts.len()))
+                    .collect();
+                let batch: Vec<&str> = chosen.iter().map(|&text| texts[text].as_str()).collect();
+                let together = bits(&encoder.embed(&batch).expect("together"));
+                for (&text, vector) in chosen.iter().zip(together.chunks_exact(dimension)) {
+                    assert_eq!(
+                        vector, alone[text],
+                        "text {text}, {threads} threads, {batch_tokens} tokens a batch"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// A sequence of numbers that is the same in every run (splitmix64).
 pub struct Random(u64);
 
