@@ -207,7 +207,7 @@ def end_to_end(conn, peers, texts):
     conn.execute("CREATE TABLE copied (id int, body text, emb vector(384))")
     begin = time.perf_counter()
     conn.execute("INSERT INTO copied SELECT id, body, insitu.embed('int8', body) FROM docs LIMIT 10000")
-    results["INSERT … SELECT row by row, int8"] = 10_000 / (time.perf_counter() - begin)
+    results["INSERT … SELECT row by row, int8"] = min(10_000, len(texts)) / (time.perf_counter() - begin)
     for name, model in peers.items():
         begin = time.perf_counter()
         model.embed(texts)

@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use ann::metric;
-use ann::simd::{Kernel, kernels};
+use ann::simd::{Kernel, SparseKernel, kernels};
 use pgrx::prelude::*;
 
 use crate::errors::raise;
@@ -58,22 +58,20 @@ impl<T: Component> Measure for Dense<'_, T> {
     }
 }
 
-/// Sums `term` over the components of which one is not zero.
-fn sum<'a>(a: Sparse<'a>, b: Sparse<'a>, term: impl Fn(f32, f32) -> f32) -> f32 {
+fn apply_sparse(kernel: SparseKernel, a: Sparse<'_>, b: Sparse<'_>) -> f32 {
     sparse::check_same(a, b);
-    a.components().sum(b.components(), term)
+    kernel(a.components(), b.components())
 }
 
 impl Measure for Sparse<'_> {
     fn l2_squared(self, other: Self) -> f32 {
-        sum(self, other, |x, y| (x - y) * (x - y))
+        apply_sparse(kernels().sparse.l2_squared, self, other)
     }
     fn inner_product(self, other: Self) -> f32 {
-        sparse::check_same(self, other);
-        self.components().inner_product(other.components())
+        apply_sparse(kernels().sparse.inner_product, self, other)
     }
     fn l1(self, other: Self) -> f32 {
-        sum(self, other, |x, y| (x - y).abs())
+        apply_sparse(kernels().sparse.l1, self, other)
     }
     fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
         let squares = |vector: Sparse<'_>| vector.values().iter().map(|x| x * x).sum();

@@ -1,6 +1,6 @@
 //! Nanoseconds a distance, per instruction set and dimension.
 
-use ann::simd;
+use ann::{SparseVector, simd};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -24,5 +24,44 @@ fn distances(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, distances);
+fn sparse_distances(c: &mut Criterion) {
+    for components in [32_u32, 200] {
+        // Indices that no pattern foretells, of which a part is in both.
+        let indices = |seed: u32| -> Vec<u32> {
+            let mut state = seed;
+            let mut index = 0;
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                index += 1 + (state >> 24) % 12;
+                index
+            };
+            (0..components).map(|_| next()).collect()
+        };
+        let rows: Vec<Vec<u32>> = (0..1000).map(indices).collect();
+        let values = vec![0.5; components as usize];
+        let vector = |indices| SparseVector {
+            indices,
+            values: &values,
+        };
+        let mut group = c.benchmark_group(format!("{components} components, 1000 rows"));
+        for set in simd::available() {
+            for (name, kernel) in [
+                ("l2_squared", set.sparse.l2_squared),
+                ("inner_product", set.sparse.inner_product),
+                ("l1", set.sparse.l1),
+            ] {
+                group.bench_function(BenchmarkId::new(name, set.name), |bench| {
+                    let query = vector(&rows[0]);
+                    bench.iter(|| {
+                        rows.iter()
+                            .map(|row| kernel(query, vector(row)))
+                            .sum::<f32>()
+                    })
+                });
+            }
+        }
+    }
+}
+
+criterion_group!(benches, distances, sparse_distances);
 criterion_main!(benches);

@@ -1,6 +1,8 @@
 //! Every instruction set of this processor against a naive `f64` oracle.
 
-use ann::simd;
+use std::collections::BTreeMap;
+
+use ann::{SparseVector, simd};
 use half::f16;
 use proptest::prelude::*;
 
@@ -72,6 +74,49 @@ proptest! {
             prop_assert_eq!((half.inner_product)(&a, &b), (single.inner_product)(&wide_a, &wide_b));
             prop_assert_eq!((half.l1)(&a, &b), (single.l1)(&wide_a, &wide_b));
             prop_assert_eq!((half.cosine_parts)(&a, &b), (single.cosine_parts)(&wide_a, &wide_b));
+        }
+    }
+
+    /// Lengths around the size of a block, with many or few indices in common, and
+    /// one vector much longer than the other.
+    #[test]
+    fn sparse_vectors_agree_with_the_oracle(
+        (a, b) in (1_u32..200, 0_usize..70, 0_usize..70, -12_i32..12)
+            .prop_flat_map(|(dimensions, a, b, exponent)| {
+                let scale = 10_f32.powi(exponent);
+                let value = (-1.0_f32..1.0).prop_map(move |x| x * scale);
+                // The last index that a component can have is among them.
+                let index = (0..dimensions).prop_map(move |i| u32::MAX - dimensions + i);
+                (
+                    prop::collection::btree_map(index.clone(), value.clone(), 0..=a),
+                    prop::collection::btree_map(index, value, 0..=b),
+                )
+            })
+    ) {
+        let parts = |vector: &BTreeMap<u32, f32>| -> (Vec<u32>, Vec<f32>) {
+            vector.iter().map(|(&index, &value)| (index, value)).unzip()
+        };
+        let (a_parts, b_parts) = (parts(&a), parts(&b));
+        let sparse = |(indices, values)| SparseVector { indices, values };
+        let x = sparse((&a_parts.0[..], &a_parts.1[..]));
+        let y = sparse((&b_parts.0[..], &b_parts.1[..]));
+        let (dense_a, dense_b): (Vec<f32>, Vec<f32>) = a
+            .keys()
+            .chain(b.keys().filter(|index| !a.contains_key(index)))
+            .map(|index| {
+                let at = |vector: &BTreeMap<u32, f32>| vector.get(index).copied().unwrap_or(0.0);
+                (at(&a), at(&b))
+            })
+            .unzip();
+        let l2 = naive(&dense_a, &dense_b, |x, y| (x - y) * (x - y));
+        let l1 = naive(&dense_a, &dense_b, |x, y| (x - y).abs());
+        let ip = naive(&dense_a, &dense_b, |x, y| x * y);
+        let ip_terms = naive(&dense_a, &dense_b, |x, y| (x * y).abs());
+        for set in simd::available() {
+            assert_close(set.name, "l2", (set.sparse.l2_squared)(x, y), l2, l2);
+            assert_close(set.name, "l1", (set.sparse.l1)(x, y), l1, l1);
+            assert_close(set.name, "ip", (set.sparse.inner_product)(x, y), ip, ip_terms);
+            prop_assert_eq!((set.sparse.l2_squared)(x, x), 0.0);
         }
     }
 

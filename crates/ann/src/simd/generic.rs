@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::SparseVector;
+
 /// A register of `f32` lanes.
 ///
 /// # Safety
@@ -34,6 +36,9 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn where_positive(self, of: Self) -> Self;
     /// A bit for each lane, the first lane's lowest: whether it is positive.
     unsafe fn positive_bits(self) -> u32;
+    /// `value` in the lanes where `indices`, whole numbers in the form of a register,
+    /// are `index`, else `self`.
+    unsafe fn put(self, value: f32, indices: Self, index: u32) -> Self;
     /// `|self|`.
     unsafe fn abs(self) -> Self;
     /// `self * a + acc`.
@@ -276,6 +281,102 @@ pub(super) unsafe fn sign_code<V: Lanes>(
     }
 }
 
+/// The components of a sparse vector, a register at a time; the last register is
+/// filled up with zeros at an index that no component has.
+struct Registers<'a, V> {
+    indices: &'a [u32],
+    values: &'a [f32],
+    count: usize,
+    /// As many as the widest register has.
+    last: ([u32; 16], [f32; 16]),
+    lanes: std::marker::PhantomData<V>,
+}
+
+impl<'a, V: Lanes> Registers<'a, V> {
+    #[inline(always)]
+    fn new(vector: &'a SparseVector<'_>) -> Self {
+        let (indices, values) = vector.pairs();
+        let whole = indices.len() / V::LANES * V::LANES;
+        let rest = indices.len() - whole;
+        let mut last = ([u32::MAX; 16], [0.0; 16]);
+        last.0[..rest].copy_from_slice(&indices[whole..]);
+        last.1[..rest].copy_from_slice(&values[whole..]);
+        Registers {
+            indices: &indices[..whole],
+            values: &values[..whole],
+            count: indices.len().div_ceil(V::LANES),
+            last,
+            lanes: std::marker::PhantomData,
+        }
+    }
+
+    /// Indices and components of a register; those of the last one also beyond it.
+    #[inline(always)]
+    fn get(&self, register: usize) -> (&[u32], &[f32]) {
+        let lanes = register * V::LANES..(register + 1) * V::LANES;
+        match (self.indices.get(lanes.clone()), self.values.get(lanes)) {
+            (Some(indices), Some(values)) => (indices, values),
+            _ => (&self.last.0[..V::LANES], &self.last.1[..V::LANES]),
+        }
+    }
+}
+
+/// Σ `term(aᵢ, bᵢ)` over the indices of `a` and, if `EITHER`, those that only `b`
+/// has. `term(0, 0)` is 0.
+///
+/// Which of two indices is smaller cannot be foreseen, so that merging the lists one
+/// by one costs a wrong guess or a wait for each. Here every index of a register of
+/// the one is compared with every index of a register of the other, without a branch.
+///
+/// # Safety
+///
+/// The processor has `V`'s instruction set.
+#[inline(always)]
+pub(super) unsafe fn sparse_sum<V: Lanes, const EITHER: bool>(
+    a: SparseVector<'_>,
+    b: SparseVector<'_>,
+    term: impl Fn(V, V) -> V,
+) -> f32 {
+    let (a, b) = (Registers::<V>::new(&a), Registers::<V>::new(&b));
+    // SAFETY: `get` gives `LANES` values, and every load reads as many.
+    unsafe {
+        let mut sum = V::zero();
+        let (mut i, mut j) = (0, 0);
+        // What `b` has at the indices of this register of `a`; and what this register
+        // of `b` has where `a` has nothing.
+        let mut opposite = V::zero();
+        let mut alone = V::load(b.get(0).1.as_ptr());
+        while i < a.count || (EITHER && j < b.count) {
+            let ((x, x_values), (y, y_values)) = (a.get(i), b.get(j));
+            let (has_a, has_b) = (i < a.count, j < b.count);
+            if has_a && has_b {
+                let x_lanes = V::load(x.as_ptr().cast());
+                let y_lanes = V::load(y.as_ptr().cast());
+                for k in 0..V::LANES {
+                    opposite = opposite.put(y_values[k], x_lanes, y[k]);
+                    if EITHER {
+                        alone = alone.put(0.0, y_lanes, x[k]);
+                    }
+                }
+            }
+            let (x_last, y_last) = (x[V::LANES - 1], y[V::LANES - 1]);
+            if has_a && (!has_b || x_last <= y_last) {
+                sum = sum.add(term(V::load(x_values.as_ptr()), opposite));
+                opposite = V::zero();
+                i += 1;
+            }
+            if has_b && (!has_a || y_last <= x_last) {
+                if EITHER {
+                    sum = sum.add(term(V::zero(), alone));
+                }
+                j += 1;
+                alone = V::load(b.get(j).1.as_ptr());
+            }
+        }
+        sum.sum()
+    }
+}
+
 /// How many bits differ.
 #[inline(always)]
 pub(super) fn hamming(a: &[u8], b: &[u8]) -> u64 {
@@ -407,7 +508,9 @@ macro_rules! kernels {
     // `$d` is a dollar sign, for the macro inside.
     ($d:tt $name:literal, $lanes:ty, $scan:path $(, $feature:literal)?) => {{
         use crate::quantize::extended;
-        use crate::simd::{Distances, Kernels, generic};
+        use crate::SparseVector;
+        use crate::simd::generic::Lanes;
+        use crate::simd::{Distances, Kernels, SparseDistances, generic};
         use half::f16;
 
         /// A kernel compiled for the instruction set, as a safe function: the
@@ -447,6 +550,17 @@ macro_rules! kernels {
             name: $name,
             single: distances!(f32),
             half: distances!(f16),
+            sparse: SparseDistances {
+                l2_squared: kernel!(
+                    (a: SparseVector<'_>, b: SparseVector<'_>) -> f32,
+                    generic::sparse_sum::<$lanes, true>(a, b, |x, y| x.sub(y).mul(x.sub(y)))),
+                inner_product: kernel!(
+                    (a: SparseVector<'_>, b: SparseVector<'_>) -> f32,
+                    generic::sparse_sum::<$lanes, false>(a, b, |x, y| x.mul(y))),
+                l1: kernel!(
+                    (a: SparseVector<'_>, b: SparseVector<'_>) -> f32,
+                    generic::sparse_sum::<$lanes, true>(a, b, |x, y| x.sub(y).abs())),
+            },
             hamming: kernel!((a: &[u8], b: &[u8]) -> u64, generic::hamming(a, b)),
             common_bits: kernel!(
                 (a: &[u8], b: &[u8]) -> (u64, u64), generic::common_bits(a, b)),

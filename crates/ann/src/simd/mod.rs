@@ -26,6 +26,7 @@ use std::sync::LazyLock;
 
 use half::f16;
 
+use crate::SparseVector;
 use crate::quantize::extended::{Bits, Grid};
 
 /// A distance kernel over two slices of the same length.
@@ -47,6 +48,20 @@ pub struct Distances<T> {
     pub l1: Kernel<T>,
     /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
     pub cosine_parts: CosineKernel<T>,
+}
+
+/// A distance kernel over two sparse vectors.
+pub type SparseKernel = fn(SparseVector<'_>, SparseVector<'_>) -> f32;
+
+/// The distance kernels for sparse vectors. Sums are kept in `f32`.
+#[derive(Clone, Copy)]
+pub struct SparseDistances {
+    /// Σ (aᵢ − bᵢ)².
+    pub l2_squared: SparseKernel,
+    /// Σ aᵢ·bᵢ.
+    pub inner_product: SparseKernel,
+    /// Σ |aᵢ − bᵢ|.
+    pub l1: SparseKernel,
 }
 
 /// A kernel that packs signs and returns four sums, see [`Kernels::sign_code`].
@@ -91,6 +106,8 @@ pub struct Kernels {
     pub single: Distances<f32>,
     /// For half precision.
     pub half: Distances<f16>,
+    /// For sparse vectors.
+    pub sparse: SparseDistances,
     /// How many bits of two strings of one length differ.
     pub hamming: fn(&[u8], &[u8]) -> u64,
     /// How many bits are set in both of two strings, and how many in either.

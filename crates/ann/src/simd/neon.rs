@@ -115,6 +115,11 @@ unsafe impl Lanes for float32x4_t {
         vsubq_f32(self, other)
     }
     #[inline(always)]
+    unsafe fn put(self, value: f32, indices: Self, index: u32) -> Self {
+        let same = vceqq_u32(vreinterpretq_u32_f32(indices), vdupq_n_u32(index));
+        vbslq_f32(same, vdupq_n_f32(value), self)
+    }
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         vabsq_f32(self)
     }

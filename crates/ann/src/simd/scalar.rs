@@ -63,6 +63,14 @@ unsafe impl Lanes for One {
         One(self.0 - other.0)
     }
     #[inline(always)]
+    unsafe fn put(self, value: f32, indices: Self, index: u32) -> Self {
+        if indices.0.to_bits() == index {
+            One(value)
+        } else {
+            self
+        }
+    }
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         One(self.0.abs())
     }

@@ -181,6 +181,12 @@ unsafe impl Lanes for __m512 {
         _mm512_sub_ps(self, other)
     }
     #[inline(always)]
+    unsafe fn put(self, value: f32, indices: Self, index: u32) -> Self {
+        let index = _mm512_set1_epi32(index.cast_signed());
+        let same = _mm512_cmpeq_epi32_mask(_mm512_castps_si512(indices), index);
+        _mm512_mask_mov_ps(self, same, _mm512_set1_ps(value))
+    }
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         _mm512_abs_ps(self)
     }
@@ -244,6 +250,12 @@ unsafe impl Lanes for __m256 {
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
         _mm256_sub_ps(self, other)
+    }
+    #[inline(always)]
+    unsafe fn put(self, value: f32, indices: Self, index: u32) -> Self {
+        let index = _mm256_set1_epi32(index.cast_signed());
+        let same = _mm256_cmpeq_epi32(_mm256_castps_si256(indices), index);
+        _mm256_blendv_ps(self, _mm256_set1_ps(value), _mm256_castsi256_ps(same))
     }
     #[inline(always)]
     unsafe fn abs(self) -> Self {

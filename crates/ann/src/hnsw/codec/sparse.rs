@@ -16,7 +16,7 @@
 use super::Codec;
 use crate::metric;
 use crate::quantize::bound::{has_exact_norm, lower_bound};
-use crate::{Metric, SparseVector};
+use crate::{Metric, SparseVector, simd};
 
 const HEAD: usize = 16;
 
@@ -98,11 +98,13 @@ impl Sparse {
     }
 
     fn key_of(&self, a: SparseVector<'_>, b: SparseVector<'_>) -> f32 {
-        self.metric.key(match self.metric {
-            Metric::L2 => a.sum(b, |x, y| (x - y) * (x - y)),
-            Metric::L1 => a.sum(b, |x, y| (x - y).abs()),
-            _ => a.inner_product(b),
-        })
+        let kernels = &simd::kernels().sparse;
+        let kernel = match self.metric {
+            Metric::L2 => kernels.l2_squared,
+            Metric::L1 => kernels.l1,
+            _ => kernels.inner_product,
+        };
+        self.metric.key(kernel(a, b))
     }
 }
 
@@ -217,12 +219,13 @@ mod tests {
 
     /// What the operators compute.
     fn operator(metric: Metric, a: SparseVector<'_>, b: SparseVector<'_>) -> f64 {
+        let kernels = &simd::kernels().sparse;
         match metric {
-            Metric::L2 => f64::from(a.sum(b, |x, y| (x - y) * (x - y))).sqrt(),
-            Metric::InnerProduct => -f64::from(a.inner_product(b)),
-            Metric::L1 => f64::from(a.sum(b, |x, y| (x - y).abs())),
+            Metric::L2 => f64::from((kernels.l2_squared)(a, b)).sqrt(),
+            Metric::InnerProduct => -f64::from((kernels.inner_product)(a, b)),
+            Metric::L1 => f64::from((kernels.l1)(a, b)),
             _ => {
-                let product = |a: SparseVector<'_>, b| f64::from(a.inner_product(b));
+                let product = |a, b| f64::from((kernels.inner_product)(a, b));
                 let norms = (product(a, a) * product(b, b)).sqrt();
                 1.0 - (product(a, b) / norms).clamp(-1.0, 1.0)
             }
