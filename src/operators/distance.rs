@@ -6,9 +6,12 @@
 
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ann::metric;
 use ann::simd::{Kernel, SparseKernel, kernels};
 use pgrx::prelude::*;
+use pgrx::varsize_any;
 
 use crate::errors::raise;
 use crate::types::dense::{self, Component, Dense, Owned, OwnedHalfVector};
@@ -90,6 +93,28 @@ fn cosine<V: Measure>(a: V, b: V) -> f64 {
     1.0 - similarity.clamp(-1.0, 1.0)
 }
 
+/// Asks for the row that a sequential scan comes to next. Rows fill a page from its end
+/// on, so it lies before this one, and is likely as long. Rows that an index found are
+/// far apart, and ask for nothing.
+///
+/// # Safety
+///
+/// `datum` is a varlena.
+unsafe fn prefetch_next(datum: pg_sys::Datum) {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    const NEAR: usize = 4 * pg_sys::BLCKSZ as usize;
+    // The header of a row, and a few columns more.
+    const HEAD: usize = 64;
+    let last = LAST.load(Ordering::Relaxed);
+    LAST.store(datum.value(), Ordering::Relaxed);
+    if datum.value().abs_diff(last) < NEAR {
+        let row = datum.cast_mut_ptr::<u8>();
+        // SAFETY: the header of a varlena tells its size.
+        let len = unsafe { varsize_any(row.cast()) } + HEAD;
+        ann::simd::prefetch(row.wrapping_sub(len), len);
+    }
+}
+
 /// A function of the server for two arguments of a type, with its information record
 /// (fmgr.h). The server calls it with arguments that are not null.
 macro_rules! distance {
@@ -101,6 +126,7 @@ macro_rules! distance {
             // SAFETY: the function is strict, of two arguments of this type.
             unsafe {
                 let arguments = (*fcinfo).args.as_slice(2);
+                prefetch_next(arguments[0].value);
                 let a = $vector::from_datum(arguments[0].value);
                 let b = $vector::from_datum(arguments[1].value);
                 distance(a, b).into_datum().unwrap_or(pg_sys::Datum::null())
