@@ -73,7 +73,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     pub fn insert(&self, code: &Code, tid: HeapTid, uniform: f64) -> Result<(), Error> {
         let level = random_level(self.options.m, uniform);
         let query = self.codec.query_of_code(code.bytes());
-        let (meta, found) = self.find(&query, level)?;
+        let (meta, found) = self.find(&query, level, self.options.ef_construction.into())?;
         if let Some(level_0) = found.first()
             && self.add_to_duplicate(level_0, code, tid)?
         {
@@ -90,14 +90,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(())
     }
 
-    /// The live vertices nearest to a query on each level up to `level`, and the
+    /// The `ef` live vertices nearest to a query on each level up to `level`, and the
     /// metapage by which they were found.
     pub(super) fn find(
         &self,
         query: &C::Query,
         level: u8,
+        ef: usize,
     ) -> Result<(Meta, Vec<Vec<Found>>), Error> {
-        let ef = usize::from(self.options.ef_construction);
         let mut tries = 0;
         loop {
             let meta = self.meta()?;
@@ -189,7 +189,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             };
             let neighbours: Vec<Vertex> = chosen.places.iter().map(|p| p.number).collect();
             for &neighbour in &neighbours {
-                self.add_link(neighbour, level, &new)?;
+                self.add_link(neighbour, level, &new, |_| false)?;
             }
             self.ensure_linked(number, code, level, &neighbours)?;
         }
@@ -239,7 +239,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         query: &C::Query,
     ) -> Result<(), Error> {
         let top = (vertices.len() - 1) as u8;
-        let (_, mut found) = self.find(query, top)?;
+        let (_, mut found) = self.find(query, top, self.options.ef_construction.into())?;
         for found in &mut found {
             found.retain(|f| !vertices.contains(&f.vertex));
         }
@@ -252,7 +252,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         code: &other,
                         query: &self.codec.query_of_code(other.bytes()),
                     };
-                    self.add_link(vertex, level, &new)?;
+                    self.add_link(vertex, level, &new, |_| false)?;
                 }
             }
         }

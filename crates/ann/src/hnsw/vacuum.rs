@@ -21,7 +21,7 @@ use rustc_hash::FxHashSet;
 
 use super::beam::{Graph, Neighbours};
 use super::codec::Codec;
-use super::index::{Index, METAPAGE};
+use super::index::{Index, METAPAGE, fused_width};
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
 use super::links::{Neighbourhood, Newcomer};
 use crate::Error;
@@ -318,7 +318,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(highest)
     }
 
-    /// Gives a vertex new neighbours in the place of its dead ones.
+    /// Gives a vertex new neighbours in the place of its dead ones. A plain vertex
+    /// that searched also becomes theirs, as one that is inserted does.
     fn repair_vertex(&self, marked: &Marked, vertex: Vertex, level: u8) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             let places = list.places.iter().enumerate();
@@ -329,7 +330,10 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             let mut candidates = Vec::new();
             let neighbours = list.places.iter().filter(|p| p.number != NONE).count();
             if searches(self.is_fused(), dead.len(), neighbours) {
-                let (_, found) = self.find(&list.query, level)?;
+                // Among the dead, plain vertices have to look as far as fused ones.
+                let ef = usize::from(self.options.ef_construction);
+                let ef = if self.is_fused() { ef } else { fused_width(ef) };
+                let (_, found) = self.find(&list.query, level, ef)?;
                 let found = found.get(usize::from(level)).map_or(&[][..], |found| found);
                 let numbers = found.iter().map(|f| f.vertex);
                 candidates.extend(numbers.filter(|&n| n != vertex && !list.contains(n)));
@@ -349,6 +353,16 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             // What linked to this vertex may be dead.
             let numbers = list.places.iter().map(|place| place.number);
             let neighbours: Vec<Vertex> = numbers.filter(|&n| n != NONE).collect();
+            if searched > 0 && !self.is_fused() {
+                let new = Newcomer {
+                    number: vertex,
+                    code: &list.own,
+                    query: &list.query,
+                };
+                for &neighbour in &neighbours {
+                    self.add_link(neighbour, level, &new, |n| marked.dead.contains(n))?;
+                }
+            }
             self.ensure_linked(vertex, &list.own, level, &neighbours)?;
             if neighbours.is_empty() && level == 0 {
                 // Everything within two steps is dead: search for neighbours.

@@ -188,6 +188,29 @@ fn rows_replaced_by_longer_ones_are_found() {
     }
 }
 
+/// What is left of a graph with few links is no worse than a new graph of the rest.
+#[test]
+fn the_quarter_that_vacuum_leaves_is_found() {
+    let (mut left, mut new) = (0.0, 0.0);
+    for seed in 0..4 {
+        let options = Options {
+            m: 4,
+            ef_construction: 8,
+            seed,
+            ..options((Metric::L2, Storage::Plain), 24)
+        };
+        let vectors = normal_clusters(8100, 24, seed + 5);
+        let (vectors, queries) = vectors.split_at(8000);
+        let store = build_all(&options, vectors, 0);
+        vacuum(&store, |row| row >= 2000);
+        let rows = &numbered(vectors)[..2000];
+        assert_valid(&store, rows.iter().map(|r| r.0));
+        left += recall(&store, rows, queries, 40) / 4.0;
+        new += recall(&build_all(&options, &vectors[..2000], 0), rows, queries, 40) / 4.0;
+    }
+    assert!(left >= new, "{left} of what is left, {new} of what is new");
+}
+
 /// Where many vertices are turned down by their neighbours: short vectors
 /// under inner product, and equal vectors.
 #[test]
