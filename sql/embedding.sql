@@ -121,7 +121,10 @@ DECLARE
     next_rows text;
     last tid;
     found bigint;
+    written bigint;
+    lost bigint;
     of_pass bigint;
+    left_out bigint;
     done bigint := 0;
     total bigint;
     started timestamptz := pg_catalog.clock_timestamp();
@@ -150,18 +153,28 @@ BEGIN
             ' embedded AS MATERIALIZED ('
             '  SELECT unnest(array_agg(place)) AS place, unnest(insitu.embed($3, array_agg(body))) AS vector FROM batch),'
             ' written AS (UPDATE ONLY %1$s AS t SET %3$I = e.vector FROM embedded e WHERE t.ctid = e.place'
-            '   RETURNING e.place)'
-            ' SELECT max(place), count(*) FROM written', leaf, text_column, vector_column);
+            '   RETURNING e.place, t.%3$I AS vector)'
+            ' SELECT coalesce(max(w.place), max(e.place)), count(*), count(w.place),'
+            '        count(*) FILTER (WHERE w.place IS NOT NULL AND w.vector IS NULL)'
+            '   FROM embedded e LEFT JOIN written w USING (place)', leaf, text_column, vector_column);
         -- Rows that others change move behind, and a scan may begin in the middle:
-        -- until a pass from the beginning finds none.
+        -- until a pass from the beginning writes none.
         LOOP
             last := '(0,0)';
             of_pass := 0;
+            left_out := 0;
             LOOP
-                EXECUTE next_rows INTO last, found USING last, batch, model;
+                EXECUTE next_rows INTO last, found, written, lost USING last, batch, model;
                 EXIT WHEN found = 0;
-                of_pass := of_pass + found;
-                done := done + found;
+                IF lost > 0 THEN
+                    RAISE object_not_in_prerequisite_state USING
+                        MESSAGE = format('a trigger of %s takes the vectors in column "%s" away again', leaf, vector_column),
+                        DETAIL = format('%s of %s rows were NULL after the update.', lost, found),
+                        HINT = 'Disable the trigger, or have it leave vectors that are given alone.';
+                END IF;
+                of_pass := of_pass + written;
+                left_out := left_out + found - written;
+                done := done + written;
                 PERFORM insitu.note_embed_job(target, model, done, greatest(done, total), started);
                 IF clock_timestamp() > told + interval '5 seconds' THEN
                     told := clock_timestamp();
@@ -172,6 +185,9 @@ BEGIN
             END LOOP;
             EXIT WHEN of_pass = 0;
         END LOOP;
+        IF left_out > 0 THEN
+            RAISE WARNING '% rows of % have no vector: a trigger left them as they are', left_out, leaf;
+        END IF;
     END LOOP;
     PERFORM insitu.note_embed_job(NULL, NULL, NULL, NULL, NULL);
     RAISE NOTICE 'embedded % rows of %', done, target;

@@ -111,6 +111,29 @@ def test_bulk(admin, docs):
     assert admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
 
 
+def test_a_trigger_that_takes_vectors_away_does_not_hold_up_a_run_for_ever(admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 25) n")
+    admin.execute("CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                  " IF TG_ARGV[0] = 'skip' AND NEW.id % 5 <> 0 THEN RETURN NULL; END IF;"
+                  " IF TG_ARGV[0] = 'erase' AND NEW.id = 17 THEN NEW.emb := NULL; END IF; RETURN NEW; END $$")
+    admin.execute("CREATE TRIGGER meddle BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION meddle('erase')")
+    error = refused(admin, "55000", "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 10)")
+    assert error.diag.message_primary == 'a trigger of public.docs takes the vectors in column "emb" away again'
+    assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (10,)
+
+    admin.execute("CREATE OR REPLACE TRIGGER meddle BEFORE UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION meddle('skip')")
+    notices = []
+    admin.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+    # Four of five rows are left out, also where a whole batch is.
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 2)")
+    assert notices == ["12 rows of public.docs have no vector: a trigger left them as they are", "embedded 3 rows of public.docs"]
+    assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (13,)
+
+    admin.execute("DROP TRIGGER meddle ON docs")
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
+    assert wrong(admin) == []
+
+
 def test_partitions(admin):
     admin.execute("DROP TABLE IF EXISTS parts; CREATE TABLE parts (id int, body text, emb vector(8)) PARTITION BY RANGE (id);"
                   " CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (500);"

@@ -20,8 +20,8 @@ use crate::operators;
 use crate::pooling::pool;
 use crate::runtime;
 use crate::settings::{Pooling, Precision, Settings};
-use crate::threads::SignalsBlocked;
-use crate::tokenizer::{TextTokenizer, Tokens};
+use crate::threads::{self, SignalsBlocked};
+use crate::tokenizer::{MAX_TEXT_BYTES, TextTokenizer, Tokens};
 use crate::watchdog::Watchdog;
 
 /// Padded lengths are multiples of this: few enough lengths that texts find
@@ -39,6 +39,10 @@ const KEEP_MEMORY_TOKENS: usize = 4_096;
 
 /// After a call with more tokens in all, which hardly notices it, too.
 const LARGE_CALL_TOKENS: usize = 16_384;
+
+/// Text that is worth another thread for its tokens: they take some 0.5 µs a byte, and
+/// beginning a thread some 50 µs.
+const BYTES_OF_A_THREAD: usize = 4_096;
 
 /// Where a model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,9 +66,8 @@ pub struct Options {
     /// The most tokens, padding included, in one run of the model. Memory grows
     /// with it. A text that is longer runs alone.
     pub batch_tokens: usize,
-    /// Whether the caller wants to stop. It is asked on the caller's thread
-    /// between texts and, every 10 ms while the model runs, on a thread of the
-    /// encoder: it must do no more than look at a flag.
+    /// Whether the caller wants to stop. It is asked between texts and, every 10 ms
+    /// while the model runs, on any thread: it must do no more than look at a flag.
     pub interrupted: fn() -> bool,
 }
 
@@ -285,10 +288,7 @@ impl Encoder {
             .map_err(|_| Error::memory(size.checked_mul(size_of::<f32>())))?;
         vectors.resize(size, 0.0);
 
-        let tokens = texts
-            .iter()
-            .map(|text| self.tokenizer.tokens(text, self.options.interrupted))
-            .collect::<Result<Vec<Tokens>, Error>>()?;
+        let tokens = self.tokenize(texts)?;
         let padded: Vec<usize> = tokens
             .iter()
             .map(|tokens| match self.settings.padding_free {
@@ -353,6 +353,24 @@ impl Encoder {
             }
         }
         Ok(())
+    }
+
+    /// The tokens of each text. Long calls share the texts out among threads.
+    fn tokenize(&self, texts: &[&str]) -> Result<Vec<Tokens>, Error> {
+        let bytes: usize = texts
+            .iter()
+            .map(|text| text.len().min(MAX_TEXT_BYTES))
+            .sum();
+        let threads = self.options.threads.min(bytes / BYTES_OF_A_THREAD).max(1);
+        let parts = threads::on_each(threads, |first| {
+            let own = texts.iter().skip(first).step_by(threads);
+            own.map(|text| self.tokenizer.tokens(text, self.options.interrupted))
+                .collect::<Result<Vec<Tokens>, Error>>()
+        })?;
+        let parts: Result<Vec<Vec<Tokens>>, Error> = parts.into_iter().collect();
+        let mut parts: Vec<_> = parts?.into_iter().map(Vec::into_iter).collect();
+        let in_turns = (0..texts.len()).filter_map(|text| parts[text % threads].next());
+        Ok(in_turns.collect())
     }
 
     /// Cuts texts, ordered by their padded lengths, into those of one run each.

@@ -8,7 +8,8 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::thread::{Builder, JoinHandle};
+use std::panic::resume_unwind;
+use std::thread::{self, Builder, JoinHandle};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -54,10 +55,37 @@ pub(crate) fn spawn(
     Builder::new()
         .name(name.to_owned())
         .spawn(work)
-        .map_err(|error: io::Error| Error::Resource {
-            what: "a thread",
-            reason: error.to_string(),
-        })
+        .map_err(no_thread)
+}
+
+/// Calls `work` with 0, 1, … on as many threads, of which the caller's is the first, and
+/// returns what it gave, in this order.
+pub(crate) fn on_each<T: Send>(
+    threads: usize,
+    work: impl Fn(usize) -> T + Sync,
+) -> Result<Vec<T>, Error> {
+    let work = &work;
+    thread::scope(|scope| {
+        let others = {
+            let _signals = SignalsBlocked::new()?;
+            (1..threads)
+                .map(|number| Builder::new().spawn_scoped(scope, move || work(number)))
+                .collect::<Result<Vec<_>, io::Error>>()
+                .map_err(no_thread)?
+        };
+        let mut given = vec![work(0)];
+        for other in others {
+            given.push(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        Ok(given)
+    })
+}
+
+fn no_thread(error: io::Error) -> Error {
+    Error::Resource {
+        what: "a thread",
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +94,7 @@ mod tests {
 
     use nix::sys::signal::{SigSet, Signal};
 
-    use super::{SignalsBlocked, spawn};
+    use super::{SignalsBlocked, on_each, spawn};
 
     #[test]
     fn the_guard_restores_the_mask() {
@@ -77,6 +105,18 @@ mod tests {
             assert!(during.contains(Signal::SIGTERM) && during.contains(Signal::SIGUSR1));
         }
         assert_eq!(SigSet::thread_get_mask().expect("mask"), before);
+    }
+
+    #[test]
+    fn each_thread_gives_its_part_and_takes_no_signal() {
+        let caller = std::thread::current().id();
+        let given = on_each(3, |number| {
+            let mask = SigSet::thread_get_mask().expect("mask");
+            let is_caller = std::thread::current().id() == caller;
+            (number, is_caller, mask.contains(Signal::SIGTERM))
+        });
+        let expected = [(0, true, false), (1, false, true), (2, false, true)];
+        assert_eq!(given.expect("threads"), expected);
     }
 
     #[test]
