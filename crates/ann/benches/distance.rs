@@ -63,5 +63,21 @@ fn sparse_distances(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, distances, sparse_distances);
+fn bits(c: &mut Criterion) {
+    for dimension in [384_usize, 1024, 64_000] {
+        let a: Vec<u8> = (0..dimension / 8).map(|i| (i * 37) as u8).collect();
+        let b: Vec<u8> = (0..dimension / 8).map(|i| (i * 91) as u8).collect();
+        let mut group = c.benchmark_group(format!("{dimension} bits"));
+        for set in simd::available() {
+            group.bench_function(BenchmarkId::new("hamming", set.name), |bench| {
+                bench.iter(|| (set.hamming)(black_box(&a), black_box(&b)))
+            });
+            group.bench_function(BenchmarkId::new("common_bits", set.name), |bench| {
+                bench.iter(|| (set.common_bits)(black_box(&a), black_box(&b)))
+            });
+        }
+    }
+}
+
+criterion_group!(benches, distances, sparse_distances, bits);
 criterion_main!(benches);

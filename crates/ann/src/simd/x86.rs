@@ -18,7 +18,14 @@ pub(super) fn available() -> Vec<Kernels> {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("popcnt")
     {
-        sets.push(AVX512);
+        let mut set = AVX512;
+        if is_x86_feature_detected!("avx512vpopcntdq") {
+            // SAFETY: this processor has the instruction.
+            set.hamming = |a, b| unsafe { hamming_avx512(a, b) };
+            // SAFETY: as above.
+            set.common_bits = |a, b| unsafe { common_bits_avx512(a, b) };
+        }
+        sets.push(set);
     }
     if is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
@@ -33,6 +40,56 @@ pub(super) fn available() -> Vec<Kernels> {
 const AVX512: Kernels = kernels!(
     $ "avx512", __m512, scan_block_avx512, "avx512f,avx512bw,popcnt");
 const AVX2: Kernels = kernels!($ "avx2", __m256, scan_block_avx2, "avx2,fma,f16c,popcnt");
+
+/// See [`Kernels::hamming`].
+///
+/// # Safety
+///
+/// The processor has AVX-512F, AVX-512BW and AVX-512 VPOPCNTDQ.
+#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
+unsafe fn hamming_avx512(a: &[u8], b: &[u8]) -> u64 {
+    let count = |n, a, b| _mm512_add_epi64(n, _mm512_popcnt_epi64(_mm512_xor_si512(a, b)));
+    let differing = fold_bits(a, b, _mm512_setzero_si512(), count);
+    _mm512_reduce_add_epi64(differing).cast_unsigned()
+}
+
+/// See [`Kernels::common_bits`].
+///
+/// # Safety
+///
+/// As [`hamming_avx512`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
+unsafe fn common_bits_avx512(a: &[u8], b: &[u8]) -> (u64, u64) {
+    let add = |n, x| _mm512_add_epi64(n, _mm512_popcnt_epi64(x));
+    let count = |(both, either), a, b| {
+        (
+            add(both, _mm512_and_si512(a, b)),
+            add(either, _mm512_or_si512(a, b)),
+        )
+    };
+    let none = _mm512_setzero_si512();
+    let (both, either) = fold_bits(a, b, (none, none), count);
+    let sum = |n| _mm512_reduce_add_epi64(n).cast_unsigned();
+    (sum(both), sum(either))
+}
+
+/// Folds two strings of bits 512 at a time; the last ones are filled up with zeros.
+///
+/// # Safety
+///
+/// As [`hamming_avx512`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vpopcntdq")]
+unsafe fn fold_bits<T>(a: &[u8], b: &[u8], start: T, step: impl Fn(T, __m512i, __m512i) -> T) -> T {
+    assert_eq!(a.len(), b.len(), "bit strings of different lengths");
+    let mut folded = start;
+    for at in (0..a.len()).step_by(64) {
+        let there = u64::MAX >> (64 - (a.len() - at).min(64));
+        let load = |bits: &[u8]| _mm512_maskz_loadu_epi8(there, bits.as_ptr().add(at).cast());
+        folded = step(folded, load(a), load(b));
+    }
+    folded
+}
 
 /// Bytes of a table whose sums fit into 16 bits: those of 1024 dimensions.
 const WIDEN_AFTER: usize = 4096;
