@@ -17,7 +17,7 @@ THREADS = os.cpu_count()
 SHAPES = [(32, 30), (1, 300)]
 
 
-def measure(connection, texts, rounds, say):
+def measure(connection, texts, rounds, say, model="minilm", precision="fp32", shapes=SHAPES):
     """Rows of {texts_per_call, direct_ms, sql_ms, round_trip_ms, direct_tokens_per_second, sql_tokens_per_second}.
 
     No call repeats a text of an earlier one, so that no cache can answer.
@@ -26,17 +26,17 @@ def measure(connection, texts, rounds, say):
     # Compiled before the clock runs, and in sight.
     subprocess.run(["cargo", "build", *EXAMPLE], cwd=ROOT, check=True)
     connection.execute(f"SET insitu.threads = {THREADS}")
-    connection.execute("SELECT insitu.embed('minilm', 'warm')")
+    connection.execute("SELECT insitu.embed(%s, 'warm')", [model])
     results = []
-    for per_call, calls in SHAPES:
+    for per_call, calls in shapes:
         direct, in_sql, empty = [], [], []
         for _ in range(rounds):
             some = list(itertools.islice(fresh, per_call * calls))
             if len(some) < per_call * calls:
                 say(f"  the texts are used up after {len(direct)} rounds of {per_call} a call")
                 break
-            direct.append(_direct(some, per_call))
-            in_sql.append(_in_sql(connection, some, per_call))
+            direct.append(_direct(some, per_call, precision))
+            in_sql.append(_in_sql(connection, model, some, per_call))
             empty.append(_round_trip(connection, calls))
         if not direct:
             continue
@@ -51,28 +51,28 @@ def measure(connection, texts, rounds, say):
     return results
 
 
-def _direct(texts, per_call):
+def _direct(texts, per_call, precision):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.writelines(text + "\n" for text in texts)
         file.flush()
         done = subprocess.run(["cargo", "run", "--quiet", *EXAMPLE, "--", os.environ["INSITU_MINILM"],
-                               os.environ["INSITU_ONNXRUNTIME"], file.name, str(per_call), str(THREADS)],
+                               os.environ["INSITU_ONNXRUNTIME"], file.name, str(per_call), str(THREADS), precision],
                               cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"the encoder's throughput example failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _in_sql(connection, texts, per_call):
+def _in_sql(connection, model, texts, per_call):
     """Milliseconds per call. vector_dims and count keep the vectors out of the connection."""
     calls = [texts[i:i + per_call] for i in range(0, len(texts), per_call)]
     if per_call == 1:
-        query, arguments = "SELECT vector_dims(insitu.embed('minilm', %s))", [call[0] for call in calls]
+        query, arguments = "SELECT vector_dims(insitu.embed(%s, %s))", [call[0] for call in calls]
     else:
-        query, arguments = "SELECT count(v) FROM unnest(insitu.embed('minilm', %s::text[])) v", calls
+        query, arguments = "SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", calls
     started = time.perf_counter()
     for argument in arguments:
-        connection.execute(query, [argument], prepare=True).fetchone()
+        connection.execute(query, [model, argument], prepare=True).fetchone()
     return 1000 * (time.perf_counter() - started) / len(calls)
 
 

@@ -22,6 +22,7 @@ for folder in ("scripts", "demo", "tests"):
 
 import numpy as np
 
+import embedding
 from bench import machine, say
 from cluster import Cluster
 from corpus import descriptions
@@ -57,6 +58,7 @@ def main():
         results["quality"] = quality(conn, results["sample"], peers, texts)
         results["speed"] = speed(conn, peers, arguments.rounds)
         results["short"] = short(conn, peers, arguments.rounds)
+        results["bare"] = bare(conn, arguments.rounds)
         results["end_to_end"] = end_to_end(conn, peers, texts)
     directory = ROOT / "bench/results"
     (directory / f"{arguments.name}.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -194,6 +196,16 @@ def short(conn, peers, rounds):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def bare(conn, rounds):
+    """{model: what embedding.measure gives} for one text of SHORT tokens: SQL against the same session without a database."""
+    random = np.random.default_rng(4)
+    texts = [" ".join(random.choice(WORDS, SHORT - 2)) for _ in range(2 * 300 * rounds)]
+    results = {}
+    for name, precision in (("minilm", "fp32"), ("int8", "int8")):
+        results[name], = embedding.measure(conn, texts[len(results)::2], rounds, say, name, precision, [(1, 280)])
+    return results
+
+
 def end_to_end(conn, peers, texts):
     """Rows/s: in the database from text to stored vector, in Python from text to array."""
     say(f"{len(texts):,} descriptions, end to end")
@@ -236,6 +248,11 @@ def markdown(results):
         shown = "fp32" if name == "minilm" else name
         lines.append(f"| {shown} | " + " | ".join(cells) + f" | {rate:,.0f} | {rate / results['speed']['minilm']:.2f}"
                      f" | {results['short'][name]:.2f} |")
+    lines += ["", f"One text of {SHORT} tokens, ms: in SQL, and in the same session of ONNX Runtime without a database:", "",
+              "| model | session alone | in SQL | more | of it a round trip |", "|---|---|---|---|---|"]
+    for name, row in results["bare"].items():
+        lines.append(f"| {'fp32' if name == 'minilm' else name} | {row['direct_ms']:.2f} | {row['sql_ms']:.2f}"
+                     f" | {row['sql_ms'] - row['direct_ms']:.2f} | {row['round_trip_ms']:.2f} |")
     lines += ["", f"{results['rows']:,} descriptions end to end:", "", "| | rows/s |", "|---|---|"]
     lines += [f"| {name} | {rate:,.0f} |" for name, rate in results["end_to_end"].items()]
     return "\n".join(lines) + "\n"

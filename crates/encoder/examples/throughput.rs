@@ -3,7 +3,7 @@
 //! SQL.
 //!
 //! ```text
-//! throughput MODEL_DIRECTORY ONNXRUNTIME_LIBRARY TEXT_FILE TEXTS_PER_CALL THREADS
+//! throughput MODEL_DIRECTORY ONNXRUNTIME_LIBRARY TEXT_FILE TEXTS_PER_CALL THREADS PRECISION
 //! ```
 //!
 //! Tokens are those that the model sees: special ones included, cut-off ones not.
@@ -12,7 +12,10 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use encoder::{Encoder, ModelFiles, Options, Provider, compile, load_runtime};
+use encoder::{
+    Encoder, ModelFiles, Options, Precision, Provider, QuantizeOptions, compile, load_runtime,
+    quantize,
+};
 use serde_json::json;
 
 /// Repeats the file until so much time has passed, for a steady figure.
@@ -20,12 +23,14 @@ const AT_LEAST: Duration = Duration::from_secs(5);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [model, library, file, texts_per_call, threads] = arguments.as_slice() else {
+    let [model, library, file, texts_per_call, threads, precision] = arguments.as_slice() else {
         return Err(
-            "usage: throughput MODEL_DIRECTORY ONNXRUNTIME_LIBRARY TEXT_FILE TEXTS_PER_CALL THREADS"
+            "usage: throughput MODEL_DIRECTORY ONNXRUNTIME_LIBRARY TEXT_FILE TEXTS_PER_CALL \
+                    THREADS PRECISION"
                 .into(),
         );
     };
+    let precision = Precision::from_name(precision).ok_or("no such precision")?;
     let texts_per_call: usize = texts_per_call.parse()?;
     let threads: usize = threads.parse()?;
     let content = std::fs::read_to_string(file)?;
@@ -35,7 +40,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     load_runtime(Path::new(library))?;
-    let model = compile(&ModelFiles::read_directory(Path::new(model))?)?;
+    let mut model = compile(&ModelFiles::read_directory(Path::new(model))?)?;
+    if precision != Precision::Fp32 {
+        model = quantize(
+            &model,
+            precision,
+            &QuantizeOptions::default(),
+            &mut |_, _| true,
+        )?;
+    }
     let max_tokens = model.settings.max_tokens;
     let mut encoder = Encoder::new(
         &model.graph,
