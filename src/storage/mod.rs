@@ -4,11 +4,12 @@
 //! Each page is a standard page whose hole is closed (`pd_lower` = `pd_upper`),
 //! so that WAL records keep all of its content. After the server's header come
 //! eight bytes that say whose page it is and which one, in the same cache line,
-//! because every visit looks at both. Changes are Generic WAL records
-//! (PostgreSQL's src/backend/access/transam/generic_xlog.c).
+//! because every visit looks at both. Changes are records of Generic WAL, see
+//! [`record`].
 
 #![allow(unsafe_code)]
 
+mod record;
 mod rows;
 
 pub use rows::RowsAhead;
@@ -192,9 +193,7 @@ impl<'r> RelationPages<'r> {
         // SAFETY: the relation is open; the pages were written by this backend.
         unsafe {
             let is_init = self.fork == pg_sys::ForkNumber::INIT_FORKNUM;
-            let persistence = (*(*self.relation).rd_rel).relpersistence as u8;
-            let permanent = persistence == pg_sys::RELPERSISTENCE_PERMANENT;
-            if is_init || permanent && is_logged(self.relation) {
+            if is_init || is_logged(self.relation) {
                 pg_sys::log_newpage_range(self.relation, self.fork, 0, blocks, true);
             }
         }
@@ -458,55 +457,25 @@ impl PageStore for RelationPages<'_> {
     }
 
     fn commit(&self, pages: &mut [&mut Buffer<'_>], edit: &mut dyn FnMut(&mut [&mut Body])) {
-        let mut edit_images = |images: &[*mut u8]| {
-            // SAFETY: the images are distinct pages of BLCKSZ bytes each, which
-            // nobody else can see (Generic WAL) or which are locked (build).
-            let mut bodies: Vec<&mut Body> = images
-                .iter()
-                .map(|image| unsafe { &mut *image.add(BODY_AT).cast::<Body>() })
-                .collect();
-            edit(&mut bodies);
-        };
-        if self.logging == Logging::Later {
-            let images: Vec<*mut u8> = pages.iter().map(|page| page.page).collect();
+        if self.logging == Logging::Records {
             // SAFETY: the buffers are pinned and exclusively locked.
-            unsafe {
-                for page in pages.iter_mut() {
-                    if std::mem::take(&mut page.is_new) {
-                        init_page(page.page, pg_sys::BufferGetBlockNumber(page.buffer));
-                    }
-                }
-                edit_images(&images);
-                for page in pages.iter() {
-                    pg_sys::MarkBufferDirty(page.buffer);
-                }
-            }
+            unsafe { record::write(pages, is_logged(self.relation), edit) };
             return;
         }
-        // SAFETY: the buffers are pinned and exclusively locked, and there are
-        // at most four. If `edit` panics, the state is abandoned with the
-        // transaction, and no page has changed.
+        // SAFETY: the buffers are pinned and exclusively locked; they are distinct.
         unsafe {
-            let state = pg_sys::GenericXLogStart(self.relation);
-            let images: Vec<*mut u8> = pages
-                .iter_mut()
-                .map(|page| {
-                    let is_new = std::mem::take(&mut page.is_new);
-                    let flags = if is_new {
-                        pg_sys::GENERIC_XLOG_FULL_IMAGE
-                    } else {
-                        0
-                    };
-                    let image: *mut u8 =
-                        pg_sys::GenericXLogRegisterBuffer(state, page.buffer, flags as i32).cast();
-                    if is_new {
-                        init_page(image, pg_sys::BufferGetBlockNumber(page.buffer));
-                    }
-                    image
-                })
+            for page in pages.iter_mut() {
+                if std::mem::take(&mut page.is_new) {
+                    init_page(page.page, pg_sys::BufferGetBlockNumber(page.buffer));
+                }
+            }
+            let mut bodies: Vec<&mut Body> = (pages.iter())
+                .map(|page| &mut *page.page.add(BODY_AT).cast::<Body>())
                 .collect();
-            edit_images(&images);
-            pg_sys::GenericXLogFinish(state);
+            edit(&mut bodies);
+            for page in pages.iter() {
+                pg_sys::MarkBufferDirty(page.buffer);
+            }
         }
     }
 

@@ -14,7 +14,7 @@
 //! said of these two forms ([`Form`]): squared L2, and negative inner product.
 
 use super::layout::{ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options};
-use crate::metric::normalize;
+use crate::metric::{self, normalize};
 use crate::quantize::bound::{has_exact_norm, lower_bound};
 use crate::quantize::extended::{self, Bits};
 use crate::quantize::fastscan::Table;
@@ -465,7 +465,7 @@ impl Codec {
 /// with which nothing overflows. Its bounds tell nothing either way.
 fn shorten(vector: &mut [f32]) {
     const LONGEST: f64 = 1e14;
-    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let squares = metric::squares(vector);
     if squares > LONGEST * LONGEST {
         let scale = LONGEST / squares.sqrt();
         for x in vector {

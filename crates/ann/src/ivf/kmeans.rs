@@ -13,6 +13,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::index::sample;
 
+use crate::metric;
 use crate::team::Team;
 
 /// Vectors that are compared with all centroids at once.
@@ -36,10 +37,7 @@ pub struct Centroids {
 impl Centroids {
     /// Prepares centroids of `dimension` components.
     pub fn new(values: Vec<f32>, dimension: usize) -> Self {
-        let half_square = |c: &[f32]| {
-            let square: f64 = c.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            (square / 2.0) as f32
-        };
+        let half_square = |centroid: &[f32]| (metric::squares(centroid) / 2.0) as f32;
         Centroids {
             half_squares: values.chunks_exact(dimension).map(half_square).collect(),
             values,

@@ -10,7 +10,7 @@
 //! [`UNDERFLOW`]; vectors so short or so long that more than that is lost have an
 //! infinite error ([`has_exact_norm`]).
 
-use crate::Metric;
+use crate::{Metric, metric};
 
 /// More than the root of the sum of so many squares as a vector has
 /// components, each too small to be told from zero.
@@ -18,7 +18,7 @@ const UNDERFLOW: f64 = 1e-18;
 
 /// Whether products with the vector can be computed in `f32` without loss.
 pub fn has_exact_norm(vector: &[f32]) -> bool {
-    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let squares = metric::squares(vector);
     squares == 0.0 || (1e-28..1e28).contains(&squares)
 }
 

@@ -91,10 +91,7 @@ impl Fused {
 
     fn prepare(&self, rotated: Vec<f32>) -> FusedQuery {
         let table = Table::new(&rotated[..self.coded]);
-        let norm_squared = rotated
-            .iter()
-            .map(|&x| f64::from(x) * f64::from(x))
-            .sum::<f64>();
+        let norm_squared = metric::squares(&rotated);
         FusedQuery {
             norm_squared: norm_squared as f32,
             norm: norm_squared.sqrt() as f32,
