@@ -130,6 +130,28 @@ def test_first_inserts_race(database, conn, index):
         conn.execute("VACUUM items")
 
 
+def test_pages_that_are_added_at_once_have_one_owner_each(database, conn, index):
+    """Wide vectors need a new page every few rows, so many sessions add pages to the file in the same moment."""
+    conn.execute("DROP TABLE IF EXISTS items, pool")
+    conn.execute("CREATE TABLE pool AS SELECT n AS id, (SELECT array_agg(random()) FROM generate_series(1, 1000)"
+                 " WHERE n IS NOT NULL)::vector(1000) AS emb FROM generate_series(1, 250) n")
+    conn.execute("CREATE TABLE items AS SELECT * FROM pool; ALTER TABLE items ALTER emb TYPE vector(1000)")
+    conn.execute("CREATE INDEX items_emb ON items USING " + index.replace("ivf (emb vector_l2_ops)",
+                                                                          "ivf (emb vector_l2_ops) WITH (lists = 50)"))
+    statements = 80 if index.startswith("ivf") else 2
+
+    def insert_all(worker):
+        # A code of its own for each row: equal ones share a vertex.
+        for n in range(statements):
+            execute(database, f"INSERT INTO items SELECT id, emb * (SELECT array_agg({1 + worker + n / 100}) FROM generate_series"
+                              "(1, 1000))::vector FROM pool")
+
+    with background() as pool:
+        for future in [pool.submit(insert_all, worker) for worker in range(8)]:
+            future.result()
+    assert verify(conn, "items_emb").heap_tids == 250 * (1 + 8 * statements)
+
+
 def test_an_open_transaction_blocks_nobody(database, items):
     with database.connect() as other, other.transaction():
         other.execute("INSERT INTO items VALUES (30000, %s)", [DATA[30_000]])

@@ -425,7 +425,9 @@ impl PageStore for RelationPages<'_> {
 
     fn extend(&self) -> Result<Buffer<'_>, Error> {
         // SAFETY: the relation is open. The extension lock keeps others from
-        // extending it at the same time; a new buffer is locked at once.
+        // extending it at the same time. The page is locked before anybody can read
+        // it (bufmgr.c): who finds it at the end of the file must not take it for one
+        // that a crash left there.
         unsafe {
             let persistence = (*(*self.relation).rd_rel).relpersistence as u8;
             let is_shared = persistence != pg_sys::RELPERSISTENCE_TEMP;
@@ -438,9 +440,8 @@ impl PageStore for RelationPages<'_> {
             }
             let buffer = self.buffer(
                 pg_sys::InvalidBlockNumber,
-                pg_sys::ReadBufferMode::RBM_NORMAL,
+                pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK,
             );
-            pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
             if needs_lock {
                 pg_sys::UnlockRelationForExtension(
                     self.relation,
