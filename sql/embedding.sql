@@ -125,6 +125,7 @@ DECLARE
     lost bigint;
     of_pass bigint;
     left_out bigint;
+    again boolean;
     done bigint := 0;
     total bigint;
     started timestamptz := pg_catalog.clock_timestamp();
@@ -158,7 +159,8 @@ BEGIN
             '        count(*) FILTER (WHERE w.place IS NOT NULL AND w.vector IS NULL)'
             '   FROM embedded e LEFT JOIN written w USING (place)', leaf, text_column, vector_column);
         -- Rows that others change move behind, and a scan may begin in the middle:
-        -- until a pass from the beginning writes none.
+        -- until a pass from the beginning finds none, or two in turn write none.
+        again := false;
         LOOP
             last := '(0,0)';
             of_pass := 0;
@@ -183,7 +185,8 @@ BEGIN
                 COMMIT;
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
             END LOOP;
-            EXIT WHEN of_pass = 0;
+            EXIT WHEN of_pass = 0 AND (left_out = 0 OR again);
+            again := of_pass = 0;
         END LOOP;
         IF left_out > 0 THEN
             RAISE WARNING '% rows of % have no vector: a trigger left them as they are', left_out, leaf;

@@ -46,6 +46,10 @@ SELECT bool_and(abs((a::sparsevec <-> b::sparsevec) - (a <-> b)) < 1e-4 AND abs(
     AND abs((a::sparsevec <=> b::sparsevec) - (a <=> b)) < 1e-6 AND abs((a::sparsevec <+> b::sparsevec) - (a <+> b)) < 1e-3) AS same
 FROM (SELECT array_agg(greatest(i * n % 17 - 9, 0))::vector AS a, array_agg(greatest(i * n % 19 - 11, 0))::vector AS b
       FROM generate_series(1, 100) AS i, generate_series(1, 16) AS n GROUP BY n) AS pairs;
+-- A vector is at no distance from itself.
+SELECT bool_and(v <=> v = 0 AND v <-> v = 0 AND v <+> v = 0) AS same
+FROM (SELECT array_agg(sin(i * n))::vector::sparsevec AS v
+      FROM generate_series(1, 100) AS i, generate_series(1, 50) AS n GROUP BY n) AS vectors;
 
 -- Order: as of the same vectors with their zeros.
 CREATE TABLE sparse (v sparsevec(4));

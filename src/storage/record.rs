@@ -132,6 +132,9 @@ pub(super) unsafe fn write(
                 draft.compare(page);
             }
 
+            if is_logged {
+                pg_sys::XLogBeginInsert();
+            }
             enter_critical_section();
             for (draft, page) in drafts.iter().zip(pages.iter()) {
                 draft.apply(page);
@@ -145,6 +148,8 @@ pub(super) unsafe fn write(
     });
 }
 
+/// Inserts the record that was begun.
+///
 /// # Safety
 ///
 /// In a critical section, after the changes of the pages.
@@ -152,7 +157,6 @@ unsafe fn log(drafts: &mut [Draft], pages: &[&mut Buffer<'_>]) {
     // SAFETY: the pages are dirty and locked, and what is registered lives on until
     // the record is inserted.
     unsafe {
-        pg_sys::XLogBeginInsert();
         for (number, (draft, page)) in (0_u8..).zip(drafts.iter_mut().zip(pages)) {
             let mut flags = pg_sys::REGBUF_STANDARD;
             if draft.is_whole {

@@ -55,11 +55,15 @@ pub(crate) fn spawn(
     Builder::new()
         .name(name.to_owned())
         .spawn(work)
-        .map_err(no_thread)
+        .map_err(|error: io::Error| Error::Resource {
+            what: "a thread",
+            reason: error.to_string(),
+        })
 }
 
 /// Calls `work` with 0, 1, … on as many threads, of which the caller's is the first, and
-/// returns what it gave, in this order.
+/// returns what it gave, in this order. Where the system has no more threads, the caller
+/// does their part.
 pub(crate) fn on_each<T: Send>(
     threads: usize,
     work: impl Fn(usize) -> T + Sync,
@@ -70,22 +74,17 @@ pub(crate) fn on_each<T: Send>(
             let _signals = SignalsBlocked::new()?;
             (1..threads)
                 .map(|number| Builder::new().spawn_scoped(scope, move || work(number)))
-                .collect::<Result<Vec<_>, io::Error>>()
-                .map_err(no_thread)?
+                .collect::<Vec<io::Result<_>>>()
         };
         let mut given = vec![work(0)];
-        for other in others {
-            given.push(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        for (number, other) in (1..).zip(others) {
+            given.push(match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(_) => work(number),
+            });
         }
         Ok(given)
     })
-}
-
-fn no_thread(error: io::Error) -> Error {
-    Error::Resource {
-        what: "a thread",
-        reason: error.to_string(),
-    }
 }
 
 #[cfg(test)]

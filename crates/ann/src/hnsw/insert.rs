@@ -189,7 +189,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             };
             let neighbours: Vec<Vertex> = chosen.places.iter().map(|p| p.number).collect();
             for &neighbour in &neighbours {
-                self.add_link(neighbour, level, &new, |_| false)?;
+                self.add_link(neighbour, level, &new)?;
             }
             self.ensure_linked(number, code, level, &neighbours)?;
         }
@@ -252,7 +252,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         code: &other,
                         query: &self.codec.query_of_code(other.bytes()),
                     };
-                    self.add_link(vertex, level, &new, |_| false)?;
+                    self.add_link(vertex, level, &new)?;
                 }
             }
         }

@@ -312,21 +312,14 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         Ok(Some(list))
     }
 
-    /// Adds a link to a vertex as the heuristic says; where there is no room, in the
-    /// place of one for whose neighbour `is_dead` says so.
+    /// Adds a link to a vertex as the heuristic says.
     pub(super) fn add_link(
         &self,
         vertex: Vertex,
         level: u8,
         new: &Newcomer<'_, C::Query>,
-        is_dead: impl Fn(Vertex) -> bool,
     ) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
-            if list.room() == 0
-                && let Some(position) = list.places.iter().rposition(|p| is_dead(p.number))
-            {
-                list.remove(position);
-            }
             if list.contains(new.number)
                 || !list.add(new, &list.measure(&self.codec, new))
                 || self.replace_links(vertex, level, &list)?

@@ -22,7 +22,7 @@ use rustc_hash::FxHashSet;
 use super::beam::{Graph, Neighbours};
 use super::codec::Codec;
 use super::index::{Index, METAPAGE, fused_width};
-use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
+use super::layout::{HeapTid, Meta, NONE, Place, Slot, SlotMut, State, Vertex};
 use super::links::{Neighbourhood, Newcomer};
 use crate::Error;
 use crate::page::{Block, PageStore};
@@ -263,6 +263,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(());
         }
         self.replace_entry(marked)?;
+        let mut touched = VertexSet::default();
         for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
             self.store.pause();
             let mut broken = Vec::new();
@@ -272,13 +273,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     let at = self.layout.locate(vertex)?.1;
                     let slot = Slot::parse(&self.layout, block, &page, at)?;
                     let has_dead = || slot.neighbours().any(|n| marked.dead.contains(n));
-                    if slot.state == State::Live && has_dead() {
+                    if slot.state == State::Live && (touched.contains(vertex) || has_dead()) {
                         broken.push((vertex, slot.header.level));
                     }
                 }
             }
             for (vertex, level) in broken {
-                self.repair_vertex(marked, vertex, level)?;
+                self.repair_vertex(marked, vertex, level, &mut touched)?;
             }
         }
         Ok(())
@@ -319,8 +320,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// Gives a vertex new neighbours in the place of its dead ones. A plain vertex
-    /// that searched also becomes theirs, as one that is inserted does.
-    fn repair_vertex(&self, marked: &Marked, vertex: Vertex, level: u8) -> Result<(), Error> {
+    /// that searched also becomes theirs, where they have a place for it.
+    fn repair_vertex(
+        &self,
+        marked: &Marked,
+        vertex: Vertex,
+        level: u8,
+        touched: &mut VertexSet,
+    ) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             let places = list.places.iter().enumerate();
             let dead: Vec<usize> = places
@@ -360,7 +367,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     query: &list.query,
                 };
                 for &neighbour in &neighbours {
-                    self.add_link(neighbour, level, &new, |n| marked.dead.contains(n))?;
+                    self.link_in_free_place(marked, neighbour, level, &new, touched)?;
                 }
             }
             self.ensure_linked(vertex, &list.own, level, &neighbours)?;
@@ -369,6 +376,37 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 self.relink(&[vertex], &list.own, &list.query)?;
             }
             break;
+        }
+        Ok(())
+    }
+
+    /// Adds a link to a vertex where there is room, or in the place of a dead link, and
+    /// then notes it in `touched`: it is still to be repaired. No link to the living
+    /// goes; some vertex may be reached by it alone.
+    fn link_in_free_place(
+        &self,
+        marked: &Marked,
+        vertex: Vertex,
+        level: u8,
+        new: &Newcomer<'_, C::Query>,
+        touched: &mut VertexSet,
+    ) -> Result<(), Error> {
+        while let Some(mut list) = self.neighbourhood(vertex, level)? {
+            if list.contains(new.number) {
+                break;
+            }
+            if list.room() == 0 {
+                let is_dead = |place: &Place| marked.dead.contains(place.number);
+                let Some(position) = list.places.iter().rposition(is_dead) else {
+                    break;
+                };
+                list.remove(position);
+                touched.insert(vertex);
+            }
+            let added = list.add(new, &list.measure(&self.codec, new));
+            if !added || self.replace_links(vertex, level, &list)? {
+                break;
+            }
         }
         Ok(())
     }
