@@ -31,17 +31,17 @@ impl<C: Codec> Builder<C> {
         team: &dyn Team,
     ) -> Result<(), Error> {
         let nodes = self.progress.lock().sealed;
-        self.connect(nodes, &|| index.store.pause());
-        let mut numbers = Numbers::default();
+        let order = self.connect(nodes, &|| index.store.pause());
+        let mut numbers = Numbers::new(nodes);
+        for &node in &order {
+            numbers.add(node, self.level(node));
+        }
         let mut rows: FxHashMap<u32, Vec<HeapTid>> = FxHashMap::default();
         for node in 0..nodes {
             let (batch, i) = self.batch(node);
-            match self.duplicate_of(node) {
-                NONE => numbers.add(node, self.level(node)),
-                other => {
-                    numbers.skip();
-                    rows.entry(other).or_default().push(batch.tids[i]);
-                }
+            let element = self.duplicate_of(node);
+            if element != NONE {
+                rows.entry(element).or_default().push(batch.tids[i]);
             }
         }
         let capacity = index.layout.posting_capacity();
@@ -60,9 +60,11 @@ impl<C: Codec> Builder<C> {
         }
 
         let mut writer = PageWriter::new(index);
-        let elements = || (0..nodes).filter(|&node| self.duplicate_of(node) == NONE);
-        let uppers = elements().flat_map(|node| (1..=self.level(node)).map(move |l| (node, l)));
-        let mut slots = elements().map(|node| (node, 0)).chain(uppers);
+        let elements = order.iter().copied();
+        let uppers = elements
+            .clone()
+            .flat_map(|node| (1..=self.level(node)).map(move |level| (node, level)));
+        let mut slots = elements.map(|node| (node, 0)).chain(uppers);
         let layout = &index.layout;
         loop {
             let chunk: Vec<(u32, u8)> = slots.by_ref().take(CHUNK).collect();
@@ -164,52 +166,60 @@ impl<C: Codec> Builder<C> {
         links
     }
 
-    /// Makes sure that every node can be reached on level 0 from the entry
-    /// point.
+    /// Makes sure that every element can be reached on level 0 from the entry
+    /// point, and returns the elements in the order of a [`Walk`] from there.
     ///
     /// The heuristic may have turned a node down everywhere, most of all where
     /// many vectors are equal. Then it goes into the list of a neighbour that
     /// can be reached, in the place of the last link there, and takes that link
     /// over itself: whatever could be reached before still can.
-    fn connect(&self, nodes: u32, pause: &dyn Fn()) {
-        let Some((entry, _)) = *self.entry.read() else {
-            return;
+    fn connect(&self, nodes: u32, pause: &dyn Fn()) -> Vec<u32> {
+        let mut walk = Walk {
+            reached: vec![false; nodes as usize],
+            order: Vec::new(),
         };
-        let mut reached = vec![false; nodes as usize];
-        self.reach(entry, &mut reached, pause);
+        let Some((entry, _)) = *self.entry.read() else {
+            return walk.order;
+        };
+        let is_element = |&node: &u32| self.duplicate_of(node) == NONE;
+        self.reach(entry, &mut walk, pause);
         let mut progress = true;
         while progress {
             progress = false;
-            for node in (0..nodes).filter(|&node| self.duplicate_of(node) == NONE) {
-                if reached[node as usize] {
+            for node in (0..nodes).filter(is_element) {
+                if walk.has_reached(node) {
                     continue;
                 }
                 let list = self.list(node, 0);
-                let host = present(list).find(|link| reached[link.vertex as usize]);
+                let host = present(list).find(|link| walk.has_reached(link.vertex));
                 if let Some(host) = host {
                     self.attach(node, host);
-                    self.reach(node, &mut reached, pause);
+                    self.reach(node, &mut walk, pause);
                     progress = true;
                 }
             }
         }
+        let lost = (0..nodes).filter(|node| is_element(node) && !walk.has_reached(*node));
+        walk.order.extend(lost.collect::<Vec<_>>());
+        walk.order
     }
 
-    /// Marks all nodes that can be reached from one.
-    fn reach(&self, from: u32, reached: &mut [bool], pause: &dyn Fn()) {
+    /// Goes on with the walk to all nodes that can be reached from one.
+    fn reach(&self, from: u32, walk: &mut Walk, pause: &dyn Fn()) {
         let mut stack = vec![from];
-        reached[from as usize] = true;
-        let mut visited = 0_u32;
+        let mut links: Vec<Link> = Vec::new();
         while let Some(node) = stack.pop() {
-            visited += 1;
-            if visited.is_multiple_of(4096) {
+            if std::mem::replace(&mut walk.reached[node as usize], true) {
+                continue;
+            }
+            walk.order.push(node);
+            if walk.order.len().is_multiple_of(4096) {
                 pause();
             }
-            for link in present(self.list(node, 0)) {
-                if !std::mem::replace(&mut reached[link.vertex as usize], true) {
-                    stack.push(link.vertex);
-                }
-            }
+            links.clear();
+            links.extend(present(self.list(node, 0)).filter(|link| !walk.has_reached(link.vertex)));
+            links.sort_unstable_by(|a, b| b.distance.total_cmp(&a.distance));
+            stack.extend(links.iter().map(|link| link.vertex));
         }
     }
 
@@ -236,9 +246,25 @@ impl<C: Codec> Builder<C> {
     }
 }
 
-/// The vertex numbers of the nodes: level 0 in the order of the nodes, then
-/// all upper vertices, then all postings.
-#[derive(Default)]
+/// A walk along the links of level 0, depth first and to the nearest neighbour
+/// first. Vertices on the same page are near each other then, and a search finds
+/// more of what it reads in the caches of the processor and of the server
+/// (Coleman et al., Graph Reordering for Cache-Efficient Near Neighbor Search,
+/// 2022).
+struct Walk {
+    reached: Vec<bool>,
+    /// What was reached, in the order of the walk.
+    order: Vec<u32>,
+}
+
+impl Walk {
+    fn has_reached(&self, node: u32) -> bool {
+        self.reached[node as usize]
+    }
+}
+
+/// The vertex numbers of the nodes: level 0 in the order of the walk, then all
+/// upper vertices, then all postings.
 struct Numbers {
     level_0: Vec<Vertex>,
     elements: Vertex,
@@ -251,8 +277,19 @@ struct Numbers {
 }
 
 impl Numbers {
+    fn new(nodes: u32) -> Self {
+        Numbers {
+            level_0: vec![NONE; nodes as usize],
+            elements: 0,
+            upper: FxHashMap::default(),
+            uppers: 0,
+            postings: FxHashMap::default(),
+            posting_count: 0,
+        }
+    }
+
     fn add(&mut self, node: u32, level: u8) {
-        self.level_0.push(self.elements);
+        self.level_0[node as usize] = self.elements;
         self.elements += 1;
         if level > 0 {
             self.upper.insert(node, self.uppers);
@@ -269,10 +306,6 @@ impl Numbers {
         self.postings
             .get(&node)
             .map_or(NONE, |before| self.elements + self.uppers + before)
-    }
-
-    fn skip(&mut self) {
-        self.level_0.push(NONE);
     }
 
     fn vertex(&self, node: u32, level: u8) -> Vertex {
