@@ -74,10 +74,35 @@ impl<Q> Neighbourhood<Q> {
         self.places.iter().any(|place| place.number == vertex)
     }
 
+    /// The neighbours.
+    pub fn neighbours(&self) -> impl Iterator<Item = Vertex> + '_ {
+        let numbers = self.places.iter().map(|place| place.number);
+        numbers.filter(|&number| number != NONE)
+    }
+
+    /// The neighbours, each with its distance.
+    pub fn by_distance(&self) -> impl Iterator<Item = (f32, Vertex)> + '_ {
+        let distances = self.distances.iter().copied();
+        let numbers = self.places.iter().map(|place| place.number);
+        distances.zip(numbers).filter(|&(_, number)| number != NONE)
+    }
+
+    /// The positions of the links to some vertices.
+    pub fn positions_of(&self, wanted: impl Fn(Vertex) -> bool) -> Vec<usize> {
+        let is_wanted = |place: &Place| place.number != NONE && wanted(place.number);
+        (0..self.places.len())
+            .filter(|&position| is_wanted(&self.places[position]))
+            .collect()
+    }
+
     /// How many more links there is room for.
     pub fn room(&self) -> usize {
-        let used = self.places.iter().filter(|p| p.number != NONE).count();
-        self.capacity - used.min(self.capacity)
+        self.capacity - self.neighbours().count().min(self.capacity)
+    }
+
+    /// Takes all links out.
+    pub fn clear(&mut self) {
+        (0..self.places.len()).for_each(|position| self.remove(position));
     }
 
     /// Takes the link at a position out.

@@ -11,7 +11,7 @@
 //!    "In-Place Updates of a Graph Index for Streaming Approximate Nearest
 //!    Neighbor Search", 2025 (arXiv:2502.13826) do so: work bounded by the
 //!    neighbours of the dead. A vertex that loses many of its neighbours
-//!    ([`searches`]) searches the graph as well.
+//!    ([`searches`]) searches the graph instead.
 //! 4. [`Index::free`] puts the marked slots into the chain of free slots.
 //!
 //! A crash between any two records leaves a valid index in which some vertices
@@ -22,7 +22,7 @@ use rustc_hash::FxHashSet;
 use super::beam::{Graph, Neighbours};
 use super::codec::Codec;
 use super::index::{Index, METAPAGE, fused_width};
-use super::layout::{HeapTid, Meta, NONE, Place, Slot, SlotMut, State, Vertex};
+use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
 use super::links::{Neighbourhood, Newcomer};
 use crate::Error;
 use crate::page::{Block, PageStore};
@@ -48,6 +48,15 @@ impl VertexSet {
 
     fn is_empty(&self) -> bool {
         self.0.iter().all(|&word| word == 0)
+    }
+
+    /// The vertices that are not in another set, in ascending order.
+    fn without<'a>(&'a self, other: &'a VertexSet) -> impl Iterator<Item = Vertex> + 'a {
+        self.0.iter().enumerate().flat_map(|(i, &word)| {
+            let rest = word & !other.0.get(i).unwrap_or(&0);
+            let bits = (0..64).filter(move |bit| rest >> bit & 1 != 0);
+            bits.map(move |bit| 64 * i as Vertex + bit)
+        })
     }
 }
 
@@ -92,7 +101,7 @@ impl Marked {
 }
 
 /// Whether a vertex that loses `dead` of its `neighbours` searches the graph for
-/// others, beside those behind the dead.
+/// others, instead of those behind the dead.
 ///
 /// Behind most neighbours, most are dead as well. A search of fused vertices
 /// is wide enough to do without; one of plain vertices has exactly `ef`, and
@@ -282,7 +291,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 self.repair_vertex(marked, vertex, level, &mut touched)?;
             }
         }
-        Ok(())
+        self.link_the_unlinked()
     }
 
     fn replace_entry(&self, marked: &Marked) -> Result<(), Error> {
@@ -319,8 +328,9 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(highest)
     }
 
-    /// Gives a vertex new neighbours in the place of its dead ones. A plain vertex
-    /// that searched also becomes theirs, where they have a place for it.
+    /// Gives a vertex new neighbours in the place of its dead ones: those behind
+    /// them, or, where it lost many, the nearest that a search finds, which then
+    /// get links to it in turn.
     fn repair_vertex(
         &self,
         marked: &Marked,
@@ -329,61 +339,62 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         touched: &mut VertexSet,
     ) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
-            let places = list.places.iter().enumerate();
-            let dead: Vec<usize> = places
-                .filter(|(_, place)| marked.dead.contains(place.number))
-                .map(|(position, _)| position)
-                .collect();
-            let mut candidates = Vec::new();
-            let neighbours = list.places.iter().filter(|p| p.number != NONE).count();
-            if searches(self.is_fused(), dead.len(), neighbours) {
-                // Among the dead, plain vertices have to look as far as fused ones.
-                let ef = usize::from(self.options.ef_construction);
-                let ef = if self.is_fused() { ef } else { fused_width(ef) };
-                let (_, found) = self.find(&list.query, level, ef)?;
-                let found = found.get(usize::from(level)).map_or(&[][..], |found| found);
-                let numbers = found.iter().map(|f| f.vertex);
-                candidates.extend(numbers.filter(|&n| n != vertex && !list.contains(n)));
-            }
-            let behind = self.behind_the_dead(marked, vertex, level, &list)?;
-            let searched = candidates.len();
-            for number in behind {
-                if !candidates[..searched].contains(&number) {
-                    candidates.push(number);
-                }
-            }
-            dead.into_iter().for_each(|position| list.remove(position));
+            let neighbours = list.neighbours().count();
+            let dead = list.positions_of(|number| marked.dead.contains(number));
+            let searches = searches(self.is_fused(), dead.len(), neighbours);
+            let candidates = if searches {
+                let nearest = self.nearest_to(marked, vertex, level, &list)?;
+                list.clear();
+                nearest
+            } else {
+                let behind = self.behind_the_dead(marked, vertex, level, &list)?;
+                dead.into_iter().for_each(|position| list.remove(position));
+                behind
+            };
             self.fill(&mut list, &candidates, level)?;
             if !self.replace_links(vertex, level, &list)? {
                 continue;
             }
-            // What linked to this vertex may be dead.
-            let numbers = list.places.iter().map(|place| place.number);
-            let neighbours: Vec<Vertex> = numbers.filter(|&n| n != NONE).collect();
-            if searched > 0 && !self.is_fused() {
+            if searches {
                 let new = Newcomer {
                     number: vertex,
                     code: &list.own,
                     query: &list.query,
                 };
-                for &neighbour in &neighbours {
-                    self.link_in_free_place(marked, neighbour, level, &new, touched)?;
+                for neighbour in list.neighbours() {
+                    self.link_back_from(marked, neighbour, level, &new, touched)?;
                 }
-            }
-            self.ensure_linked(vertex, &list.own, level, &neighbours)?;
-            if neighbours.is_empty() && level == 0 {
-                // Everything within two steps is dead: search for neighbours.
-                self.relink(&[vertex], &list.own, &list.query)?;
             }
             break;
         }
         Ok(())
     }
 
-    /// Adds a link to a vertex where there is room, or in the place of a dead link, and
-    /// then notes it in `touched`: it is still to be repaired. No link to the living
-    /// goes; some vertex may be reached by it alone.
-    fn link_in_free_place(
+    /// The live vertices nearest to a vertex, its present neighbours among them.
+    fn nearest_to(
+        &self,
+        marked: &Marked,
+        vertex: Vertex,
+        level: u8,
+        list: &Neighbourhood<C::Query>,
+    ) -> Result<Vec<Vertex>, Error> {
+        // Among the dead, plain vertices have to look as far as fused ones.
+        let ef = usize::from(self.options.ef_construction);
+        let ef = if self.is_fused() { ef } else { fused_width(ef) };
+        let (_, found) = self.find(&list.query, level, ef)?;
+        let found = found.get(usize::from(level)).map_or(&[][..], |found| found);
+        let mut nearest: Vec<(f32, Vertex)> =
+            found.iter().map(|f| (f.distance, f.vertex)).collect();
+        nearest.retain(|&(_, number)| number != vertex && !list.contains(number));
+        let kept = list.by_distance();
+        nearest.extend(kept.filter(|&(_, number)| !marked.dead.contains(number)));
+        nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(nearest.into_iter().map(|(_, number)| number).collect())
+    }
+
+    /// Adds a link to a vertex as the heuristic says, in the place of a dead link if
+    /// there is one; the vertex, noted in `touched`, is still to be repaired then.
+    fn link_back_from(
         &self,
         marked: &Marked,
         vertex: Vertex,
@@ -395,17 +406,46 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             if list.contains(new.number) {
                 break;
             }
-            if list.room() == 0 {
-                let is_dead = |place: &Place| marked.dead.contains(place.number);
-                let Some(position) = list.places.iter().rposition(is_dead) else {
-                    break;
-                };
+            let dead = list.positions_of(|number| marked.dead.contains(number));
+            if list.room() == 0
+                && let Some(&position) = dead.last()
+            {
                 list.remove(position);
                 touched.insert(vertex);
             }
             let added = list.add(new, &list.measure(&self.codec, new));
             if !added || self.replace_links(vertex, level, &list)? {
                 break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Links to the vertices that no other links to (any more).
+    fn link_the_unlinked(&self) -> Result<(), Error> {
+        let (mut live, mut linked) = (VertexSet::default(), VertexSet::default());
+        for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
+            self.store.pause();
+            let page = self.store.read(block)?;
+            for vertex in vertices {
+                let at = self.layout.locate(vertex)?.1;
+                let slot = Slot::parse(&self.layout, block, &page, at)?;
+                if slot.state == State::Live {
+                    live.insert(vertex);
+                    slot.neighbours().for_each(|n| linked.insert(n));
+                }
+            }
+        }
+        for vertex in live.without(&linked) {
+            self.store.pause();
+            let level = self.with_slot(vertex, |slot| slot.header.level)?;
+            let Some(list) = self.neighbourhood(vertex, level)? else {
+                continue;
+            };
+            let neighbours: Vec<Vertex> = list.neighbours().collect();
+            self.ensure_linked(vertex, &list.own, level, &neighbours)?;
+            if neighbours.is_empty() && level == 0 {
+                self.relink(&[vertex], &list.own, &list.query)?;
             }
         }
         Ok(())
@@ -464,15 +504,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     ) -> Result<Vec<Vertex>, Error> {
         /// Behind each.
         const NEAREST: usize = 1;
-        let own = list.places.iter().map(|place| place.number);
-        let mut seen: FxHashSet<Vertex> = own.chain([vertex, NONE]).collect();
+        let mut seen: FxHashSet<Vertex> = list.neighbours().chain([vertex, NONE]).collect();
         let mut candidates: Vec<(f32, Vertex)> = Vec::new();
         let mut others: Vec<(f32, Vertex)> = Vec::new();
         let mut numbers = Vec::new();
         let mut estimates = Vec::new();
         let by_distance = |a: &(f32, Vertex), b: &(f32, Vertex)| a.0.total_cmp(&b.0);
-        let dead = list.places.iter().map(|place| place.number);
-        for dead in dead.filter(|&n| marked.dead.contains(n)) {
+        for dead in list.neighbours().filter(|&n| marked.dead.contains(n)) {
             numbers.clear();
             estimates.clear();
             let mut neighbours = Neighbours {

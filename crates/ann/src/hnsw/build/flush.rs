@@ -249,8 +249,8 @@ impl<C: Codec> Builder<C> {
 /// A walk along the links of level 0, depth first and to the nearest neighbour
 /// first. Vertices on the same page are near each other then, and a search finds
 /// more of what it reads in the caches of the processor and of the server
-/// (Coleman et al., Graph Reordering for Cache-Efficient Near Neighbor Search,
-/// 2022).
+/// (Coleman et al., "Graph Reordering for Cache-Efficient Near Neighbor Search",
+/// arXiv:2104.03221).
 struct Walk {
     reached: Vec<bool>,
     /// What was reached, in the order of the walk.

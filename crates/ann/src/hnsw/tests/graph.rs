@@ -3,6 +3,7 @@
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::check::Report;
+use crate::hnsw::layout::Slot;
 use crate::hnsw::{Code, Codec, Options, Scan, Storage};
 use crate::quantize::bound::tests::operator;
 use crate::{AnyVector, HeapTid};
@@ -55,6 +56,23 @@ fn built_index_finds_the_nearest() {
             let recall = recall(&store, &numbered(&vectors), &queries, 40);
             assert!(recall >= 0.95, "{kind:?}, {threads} threads: {recall}");
         }
+    }
+}
+
+/// Rows that come in any order are written beside their neighbours: most
+/// vertices are linked to the next one.
+#[test]
+fn a_build_writes_neighbours_side_by_side() {
+    for storage in STORAGES {
+        let vectors = clustered(3000, 24, 33);
+        let store = build_all(&options((Metric::L2, storage), 24), &vectors, 1);
+        let index = open(&store);
+        let is_linked_to_next = |&vertex: &u32| {
+            let look = |slot: Slot<'_>| slot.places().contains(&(vertex + 1));
+            index.with_slot(vertex, look).unwrap()
+        };
+        let linked = (0..2999).filter(is_linked_to_next).count();
+        assert!(linked > 2000, "{storage:?}: {linked}");
     }
 }
 
