@@ -341,7 +341,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             let neighbours = list.neighbours().count();
             let dead = list.positions_of(|number| marked.dead.contains(number));
-            let searches = searches(self.is_fused(), dead.len(), neighbours);
+            let searches =
+                touched.contains(vertex) || searches(self.is_fused(), dead.len(), neighbours);
             let candidates = if searches {
                 let nearest = self.nearest_to(marked, vertex, level, &list)?;
                 list.clear();
@@ -393,7 +394,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// Adds a link to a vertex as the heuristic says, in the place of a dead link if
-    /// there is one; the vertex, noted in `touched`, is still to be repaired then.
+    /// there is one. A vertex that lost such a link is noted in `touched`: it is still
+    /// to be repaired, whether there are dead links left or not.
     fn link_back_from(
         &self,
         marked: &Marked,
