@@ -81,7 +81,7 @@ impl<Q> Neighbourhood<Q> {
     }
 
     /// The neighbours, each with its distance.
-    pub fn by_distance(&self) -> impl Iterator<Item = (f32, Vertex)> + '_ {
+    pub fn with_distances(&self) -> impl Iterator<Item = (f32, Vertex)> + '_ {
         let distances = self.distances.iter().copied();
         let numbers = self.places.iter().map(|place| place.number);
         distances.zip(numbers).filter(|&(_, number)| number != NONE)

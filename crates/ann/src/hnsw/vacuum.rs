@@ -17,7 +17,7 @@
 //! A crash between any two records leaves a valid index in which some vertices
 //! are marked; the next vacuum finds and finishes them.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::beam::{Graph, Neighbours};
 use super::codec::Codec;
@@ -79,6 +79,10 @@ struct Change {
     dies: bool,
 }
 
+/// For each vertex that is still to be repaired, how many of its dead links gave way
+/// to new ones already.
+type Displaced = FxHashMap<Vertex, u32>;
+
 /// What [`Index::mark`] found.
 #[derive(Default)]
 pub struct Marked {
@@ -100,16 +104,16 @@ impl Marked {
     }
 }
 
-/// Whether a vertex that loses `dead` of its `neighbours` searches the graph for
+/// Whether a vertex that loses `lost` of its `neighbours` searches the graph for
 /// others, instead of those behind the dead.
 ///
 /// Behind most neighbours, most are dead as well. A search of fused vertices
 /// is wide enough to do without; one of plain vertices has exactly `ef`, and
 /// what local repairs lose adds up, most of all where rows that were replaced
 /// are far from the others under inner product.
-fn searches(is_fused: bool, dead: usize, neighbours: usize) -> bool {
+fn searches(is_fused: bool, lost: usize, neighbours: usize) -> bool {
     let share = if is_fused { 2 } else { 8 };
-    share * dead > neighbours
+    share * lost > neighbours
 }
 
 impl<S: PageStore, C: Codec> Index<'_, S, C> {
@@ -272,7 +276,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(());
         }
         self.replace_entry(marked)?;
-        let mut touched = VertexSet::default();
+        let mut displaced = Displaced::default();
         for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
             self.store.pause();
             let mut broken = Vec::new();
@@ -282,13 +286,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     let at = self.layout.locate(vertex)?.1;
                     let slot = Slot::parse(&self.layout, block, &page, at)?;
                     let has_dead = || slot.neighbours().any(|n| marked.dead.contains(n));
-                    if slot.state == State::Live && (touched.contains(vertex) || has_dead()) {
+                    if slot.state == State::Live && (displaced.contains_key(&vertex) || has_dead())
+                    {
                         broken.push((vertex, slot.header.level));
                     }
                 }
             }
             for (vertex, level) in broken {
-                self.repair_vertex(marked, vertex, level, &mut touched)?;
+                self.repair_vertex(marked, vertex, level, &mut displaced)?;
             }
         }
         self.link_the_unlinked()
@@ -336,13 +341,13 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         marked: &Marked,
         vertex: Vertex,
         level: u8,
-        touched: &mut VertexSet,
+        displaced: &mut Displaced,
     ) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             let neighbours = list.neighbours().count();
             let dead = list.positions_of(|number| marked.dead.contains(number));
-            let searches =
-                touched.contains(vertex) || searches(self.is_fused(), dead.len(), neighbours);
+            let lost = dead.len() + displaced.get(&vertex).map_or(0, |&count| count as usize);
+            let searches = searches(self.is_fused(), lost, neighbours);
             let candidates = if searches {
                 let nearest = self.nearest_to(marked, vertex, level, &list)?;
                 list.clear();
@@ -363,11 +368,12 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     query: &list.query,
                 };
                 for neighbour in list.neighbours() {
-                    self.link_back_from(marked, neighbour, level, &new, touched)?;
+                    self.link_back_from(marked, neighbour, level, &new, displaced)?;
                 }
             }
             break;
         }
+        displaced.remove(&vertex);
         Ok(())
     }
 
@@ -387,36 +393,43 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         let mut nearest: Vec<(f32, Vertex)> =
             found.iter().map(|f| (f.distance, f.vertex)).collect();
         nearest.retain(|&(_, number)| number != vertex && !list.contains(number));
-        let kept = list.by_distance();
+        let kept = list.with_distances();
         nearest.extend(kept.filter(|&(_, number)| !marked.dead.contains(number)));
         nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         Ok(nearest.into_iter().map(|(_, number)| number).collect())
     }
 
     /// Adds a link to a vertex as the heuristic says, in the place of a dead link if
-    /// there is one. A vertex that lost such a link is noted in `touched`: it is still
-    /// to be repaired, whether there are dead links left or not.
+    /// there is one; that is counted in `displaced`, as the vertex is still to be
+    /// repaired, whether it has dead links left or not.
     fn link_back_from(
         &self,
         marked: &Marked,
         vertex: Vertex,
         level: u8,
         new: &Newcomer<'_, C::Query>,
-        touched: &mut VertexSet,
+        displaced: &mut Displaced,
     ) -> Result<(), Error> {
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             if list.contains(new.number) {
                 break;
             }
             let dead = list.positions_of(|number| marked.dead.contains(number));
+            let mut gave_way = false;
             if list.room() == 0
                 && let Some(&position) = dead.last()
             {
                 list.remove(position);
-                touched.insert(vertex);
+                gave_way = true;
             }
             let added = list.add(new, &list.measure(&self.codec, new));
-            if !added || self.replace_links(vertex, level, &list)? {
+            if !added {
+                break;
+            }
+            if self.replace_links(vertex, level, &list)? {
+                if gave_way {
+                    *displaced.entry(vertex).or_default() += 1;
+                }
                 break;
             }
         }
