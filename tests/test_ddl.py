@@ -55,6 +55,28 @@ def test_temporary_table_that_forgets_on_commit(conn):
         assert conn.execute(nearest_sql("brief", "l2"), [QUERIES[0]]).fetchall() == []
 
 
+def test_temporary_table_with_centroids_that_forgets_on_commit(conn):
+    create_items(conn, ROWS[:20], "marks")
+    conn.execute(f"CREATE TEMP TABLE brief (id int, emb vector({DIMS})) ON COMMIT DELETE ROWS")
+    conn.execute("CREATE INDEX brief_emb ON brief USING ivf (emb vector_l2_ops) WITH (centroids = 'marks')")
+    with conn.transaction():
+        copy_rows(conn, "brief", enumerate(ROWS[:300]), types=("int4", "vector"))
+        assert recall(conn, "brief", "l2", QUERIES) >= 0.95
+    assert verify(conn, "brief_emb").heap_tids == 0
+
+
+def test_lists_of_a_partial_index_of_few_rows(conn):
+    """Of a table of which few rows are in the index, so many pages are read that there are rows for all lists."""
+    # A row to a page, and more pages than a sample for a full table reads.
+    conn.execute("CREATE TABLE wide (id int, emb vector(3), filler text) WITH (fillfactor = 10)")
+    conn.execute("""INSERT INTO wide SELECT i, CASE WHEN i % 60 = 0 THEN ARRAY[random(), random(), random()]::vector END,
+                    repeat('x', 1000) FROM generate_series(1, 12000) i""")
+    conn.execute("CREATE INDEX wide_emb ON wide USING ivfflat (emb vector_l2_ops) WITH (lists = 190)")
+    assert verify(conn, "wide_emb").lists == 190
+    conn.execute("CREATE INDEX wide_part ON wide USING ivf (emb vector_l2_ops) WHERE id % 60 = 0 AND id <= 6000")
+    assert verify(conn, "wide_part").lists == 1
+
+
 def test_partitioned_table(conn):
     conn.execute(f"CREATE TABLE parts (id bigint, emb vector({DIMS})) PARTITION BY HASH (id)")
     for part in range(3):
@@ -70,6 +92,28 @@ def test_partitioned_table(conn):
     assert sum(verify(conn, f"parts_{part}_emb_idx").heap_tids for part in range(3)) == len(ROWS)
     with pytest.raises(psycopg.Error):
         verify(conn, "parts_emb")
+
+
+@pytest.mark.parametrize("method", ["hnsw", "ivf"])
+def test_a_scan_that_begins_anew_often_needs_no_more_memory(conn, method):
+    """A join that searches for each of many rows: the memory of the backend stays as it is."""
+    conn.execute("DROP TABLE IF EXISTS near_to")
+    conn.execute("CREATE TABLE near_to AS SELECT i, ARRAY[random(), random(), random()]::vector(3) AS emb "
+                 "FROM generate_series(1, 20000) i")
+    conn.execute(f"CREATE INDEX ON near_to USING {method} (emb vector_l2_ops)")
+    conn.execute("SET enable_seqscan = off")
+
+    def used():
+        return conn.execute("SELECT sum(used_bytes) FROM pg_backend_memory_contexts").fetchone()[0]
+
+    with conn.transaction():
+        conn.execute("SET LOCAL enable_material = off")
+        conn.execute("DECLARE pairs CURSOR FOR SELECT b.i FROM near_to a, LATERAL "
+                     "(SELECT i FROM near_to ORDER BY emb <-> a.emb LIMIT 1) b")
+        conn.execute("MOVE 2000 FROM pairs")
+        before = used()
+        conn.execute("MOVE 5000 FROM pairs")
+        assert used() - before < 500_000
 
 
 def test_tablespace(items):

@@ -46,6 +46,8 @@ pub struct RelationPages<'r> {
     relation: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
     logging: Logging,
+    /// Whether pages are found by [`Hints`].
+    has_hints: bool,
     /// As many blocks as the relation had when last asked; it never shrinks.
     blocks: Cell<Block>,
     /// Called by [`PageStore::pause`].
@@ -161,10 +163,14 @@ impl<'r> RelationPages<'r> {
         fork: pg_sys::ForkNumber::Type,
         logging: Logging,
     ) -> Self {
+        // SAFETY: the relation is open.
+        let persistence = unsafe { (*(*relation).rd_rel).relpersistence } as u8;
         RelationPages {
             relation,
             fork,
             logging,
+            has_hints: fork == pg_sys::ForkNumber::MAIN_FORKNUM
+                && persistence != pg_sys::RELPERSISTENCE_TEMP,
             blocks: Cell::new(0),
             on_pause: || {
                 pgrx::check_for_interrupts!();
@@ -210,10 +216,10 @@ impl<'r> RelationPages<'r> {
     /// Pins a page. If it is still in the buffer where it was last, the server
     /// need not look for it.
     fn pin(&self, block: Block) -> pg_sys::Buffer {
-        let hint = self.hint(block);
-        if self.fork == pg_sys::ForkNumber::MAIN_FORKNUM
-            && let Some(buffer) = hint
-        {
+        // A buffer that is only ever pinned by its hint looks unused to the server,
+        // which would give it away before others (bufmgr.c, PinBuffer_Locked).
+        let hint = self.hint(block).filter(|_| !Hints::with(Hints::is_turn));
+        if let Some(buffer) = hint {
             // SAFETY: the relation is open; the server checks that the buffer
             // holds this page.
             unsafe {
@@ -232,13 +238,20 @@ impl<'r> RelationPages<'r> {
         buffer
     }
 
-    /// The buffer that held a page when this backend last saw it.
+    /// The buffer that held a page when this backend last saw it. Of other forks, and
+    /// of temporary relations, whose numbers are their own, nothing is known.
     fn hint(&self, block: Block) -> Option<pg_sys::Buffer> {
+        if !self.has_hints {
+            return None;
+        }
         let known = Hints::with(|hints| hints.place(self.file(), block).copied());
         known.filter(|&buffer| buffer > 0)
     }
 
     fn set_hint(&self, block: Block, buffer: pg_sys::Buffer) {
+        if !self.has_hints {
+            return;
+        }
         Hints::with(|hints| {
             if let Some(place) = hints.place(self.file(), block) {
                 *place = buffer;
@@ -298,34 +311,50 @@ impl<'r> RelationPages<'r> {
 /// backend: a table that each page has one place in, by its number. A hint may
 /// be wrong at any time, or of another page with the same place; whoever uses
 /// it lets the server check.
-struct Hints(Vec<pg_sys::Buffer>);
+struct Hints {
+    buffers: Vec<pg_sys::Buffer>,
+    /// Pins since the server last looked for a page itself.
+    pins: u32,
+}
 
 impl Hints {
+    /// Of so many pins, the server looks for the page itself in one.
+    const TURN: u32 = 16;
+
     /// Places for the pages of an index of 16 GiB, in 8 MiB.
     const MOST: usize = 1 << 21;
 
     /// Uses the hints of this backend.
     fn with<R>(work: impl FnOnce(&mut Hints) -> R) -> R {
         thread_local! {
-            static HINTS: RefCell<Hints> = const { RefCell::new(Hints(Vec::new())) };
+            static HINTS: RefCell<Hints> = const {
+                RefCell::new(Hints { buffers: Vec::new(), pins: 0 })
+            };
         }
         HINTS.with_borrow_mut(work)
+    }
+
+    /// Counts a pin, and tells whether it is one in which the server is to look for
+    /// the page itself.
+    fn is_turn(&mut self) -> bool {
+        self.pins = (self.pins + 1) % Self::TURN;
+        self.pins == 0
     }
 
     /// The place of a page, if there is one.
     fn place(&mut self, file: u32, block: Block) -> Option<&mut pg_sys::Buffer> {
         // Indexes that are searched in turns begin at different places.
         let number = block.wrapping_add(file.wrapping_mul(0x9e37_79b9)) as usize;
-        let mask = self.0.len().wrapping_sub(1);
-        self.0.get_mut(number & mask)
+        let mask = self.buffers.len().wrapping_sub(1);
+        self.buffers.get_mut(number & mask)
     }
 
     /// Makes room for the pages of an index.
     fn grow(&mut self, blocks: Block) {
         let len = (blocks as usize).next_power_of_two().min(Self::MOST);
-        if self.0.len() < len {
+        if self.buffers.len() < len {
             // What is known has other places in a larger table.
-            self.0 = vec![0; len];
+            self.buffers = vec![0; len];
         }
     }
 }

@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
 use crate::am::explain::Counters;
-use crate::am::{open, scan as common};
+use crate::am::open::{self, RowContext};
+use crate::am::scan as common;
 use crate::errors::unwrap_index;
 use crate::settings::{
     EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES, SCAN_MEM_MULTIPLIER,
@@ -120,10 +121,11 @@ pub unsafe extern "C-unwind" fn amgettuple(
     }
 }
 
-/// Reads the query of a scan.
+/// Reads the query of a scan. What the server allocates for that is freed at once:
+/// a scan may begin anew for each row of another table.
 unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
     // SAFETY: as in `amgettuple`.
-    unsafe {
+    RowContext::new().run(|| unsafe {
         let index = (*scan).indexRelation;
         let query = common::query(scan);
         let pages = RelationPages::new(index);
@@ -155,7 +157,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             last: f64::NEG_INFINITY,
             finished: false,
         }
-    }
+    })
 }
 
 /// Begins the search of a scan and walks down to level 0 of the graph; after

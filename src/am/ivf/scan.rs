@@ -12,7 +12,8 @@ use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
 use crate::am::explain::Counters;
-use crate::am::{open, scan as common};
+use crate::am::open::{self, RowContext};
+use crate::am::scan as common;
 use crate::errors::unwrap_index;
 use crate::settings::{IVF, IVFFLAT, IvfSettings};
 use crate::storage::RelationPages;
@@ -115,10 +116,11 @@ pub unsafe extern "C-unwind" fn amgettuple(
     }
 }
 
-/// Reads the query of a scan.
+/// Reads the query of a scan. What the server allocates for that is freed at once:
+/// a scan may begin anew for each row of another table.
 unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Search {
     // SAFETY: as in `amgettuple`.
-    unsafe {
+    RowContext::new().run(|| unsafe {
         let relation = (*scan).indexRelation;
         let query = common::query(scan);
         let name = open::name(relation);
@@ -146,7 +148,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
             probes,
             most_probes: settings.most_probes(probes),
         }
-    }
+    })
 }
 
 /// Begins the search of a scan and chooses the first lists; after each of the two,
