@@ -187,7 +187,8 @@ unsafe extern "C-unwind" fn on_sampled_row(
     }
 }
 
-/// A random choice of at most so many rows, from as many random pages.
+/// A random choice of at most `capacity` rows, from so many random pages, and the
+/// share of the table's pages that these are.
 ///
 /// # Safety
 ///
@@ -197,8 +198,8 @@ unsafe fn sample(
     index: pg_sys::Relation,
     index_info: *mut pg_sys::IndexInfo,
     plan: &Plan,
-    capacity: usize,
-) -> Sample {
+    (capacity, pages): (usize, usize),
+) -> (Sample, f64) {
     // SAFETY: the caller gives open relations.
     unsafe {
         let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
@@ -210,7 +211,8 @@ unsafe fn sample(
         };
         let main = pg_sys::ForkNumber::MAIN_FORKNUM;
         let blocks = pg_sys::RelationGetNumberOfBlocksInFork(heap, main);
-        let mut wanted = (capacity as u64).min(u64::from(blocks));
+        let mut wanted = (pages as u64).min(u64::from(blocks));
+        let share = wanted as f64 / f64::from(blocks.max(1));
         // Each page is as likely as every other (Knuth, The Art of Computer
         // Programming, volume 2, 3.4.2, algorithm S).
         for block in 0..blocks {
@@ -234,8 +236,13 @@ unsafe fn sample(
                 std::ptr::null_mut(),
             );
         }
-        sampling.sample
+        (sampling.sample, if blocks == 0 { 1.0 } else { share })
     }
+}
+
+/// How many rows the sample for so many lists should have.
+fn sample_len(lists: u32) -> usize {
+    (lists as usize * SAMPLE_PER_LIST).max(LEAST_SAMPLE)
 }
 
 /// The number of rows that the server expects in a table.
@@ -258,6 +265,24 @@ unsafe fn expected_rows(heap: pg_sys::Relation) -> f64 {
     rows
 }
 
+/// Raises an ERROR if `maintenance_work_mem` has no room for the centroids of so many
+/// lists: they are held as they move, as they are coded, and as rows are assigned to
+/// them.
+fn check_budget(lists: usize, plan: &Plan) {
+    let least = 3 * lists * plan.codec.padded() * size_of::<f32>();
+    if lists > 1 && least > budget() {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!(
+                "memory required is {} MB, maintenance_work_mem is {} MB",
+                least.div_ceil(1 << 20),
+                budget() >> 20
+            ),
+            "Increase maintenance_work_mem, or use fewer lists.",
+        );
+    }
+}
+
 /// The centroids of an index: those of its table of centroids, or of a sample.
 ///
 /// # Safety
@@ -277,44 +302,40 @@ unsafe fn centroids(
         if let Some(table) = &plan.centroids {
             return given_centroids(index, plan, table);
         }
-        let expected = || default_lists(expected_rows(heap));
-        let lists = plan.lists.unwrap_or_else(expected) as usize;
         // A part of the memory is for the centroids.
         let most = (budget() / 2 / row_len).max(1);
         report(SUBPHASE, phase::SAMPLING);
-        let wanted = (lists * SAMPLE_PER_LIST).max(LEAST_SAMPLE);
-        let sample = sample(heap, index, index_info, plan, wanted.min(most));
-        let seen = sample.seen();
-        if seen < lists && plan.lists.is_some() {
-            ErrorReport::new(
-                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-                format!("{} index created with little data", plan.method),
-                "",
-            )
-            .set_detail("This will cause low recall.")
-            .set_hint("Drop the index until the table has more data.")
-            .report(PgLogLevel::NOTICE);
-        }
+        let lists_for = |rows: f64| plan.lists.unwrap_or_else(|| default_lists(rows));
+        let capacity = sample_len(lists_for(expected_rows(heap))).min(most);
+        let mut pages = capacity;
+        let (sample, rows) = loop {
+            let (sample, share) = sample(heap, index, index_info, plan, (capacity, pages));
+            // Of a partial index, or where many vectors are NULL, the index has fewer
+            // rows than the table: then more pages are looked at.
+            let seen = sample.seen() as f64;
+            let rows = seen / share;
+            let missing = sample_len(lists_for(rows)).min(capacity) as f64 / seen;
+            if share == 1.0 || missing <= 1.0 {
+                break (sample, rows);
+            }
+            pages = (pages as f64 * missing.max(2.0)) as usize;
+        };
         // Few rows have few lists, so that most of them are compared.
         let lists = match plan.lists {
-            Some(_) if seen >= lists => lists,
-            _ if seen < LEAST_SAMPLE => lists.min(default_lists(seen as f64) as usize),
-            _ => lists,
-        };
-        // Centroids are held as they move, as they are coded, and as rows are
-        // assigned to them.
-        let least = 3 * lists * row_len;
-        if lists > 1 && least > budget() {
-            raise_with_hint(
-                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                format!(
-                    "memory required is {} MB, maintenance_work_mem is {} MB",
-                    least.div_ceil(1 << 20),
-                    budget() >> 20
-                ),
-                "Increase maintenance_work_mem, or use fewer lists.",
-            );
-        }
+            Some(lists) if rows < f64::from(lists) => {
+                ErrorReport::new(
+                    PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                    format!("{} index created with little data", plan.method),
+                    "",
+                )
+                .set_detail("This will cause low recall.")
+                .set_hint("Drop the index until the table has more data.")
+                .report(PgLogLevel::NOTICE);
+                lists.min(default_lists(rows))
+            }
+            _ => lists_for(rows),
+        } as usize;
+        check_budget(lists, plan);
         let vectors = sample.into_vectors();
         if vectors.is_empty() {
             return vec![0.0; padded];
@@ -348,6 +369,12 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
         };
         let kind = *(*index).rd_opcintype;
         let mut values = Vec::new();
+        // The commit that empties a temporary table builds its indexes anew, after the
+        // snapshot is gone.
+        let is_commit = !pg_sys::ActiveSnapshotSet();
+        if is_commit {
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
         let result = Spi::connect(|client| {
             let columns = client.select(
                 "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute
@@ -384,9 +411,11 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
             )?;
             let context = RowContext::new();
             for row in rows {
+                pgrx::check_for_interrupts!();
                 let Some(vector) = row.get::<pgrx::AnyElement>(1)? else {
                     continue;
                 };
+                check_budget(values.len() / plan.codec.padded() + 1, plan);
                 context.run_and_reset(|| {
                     let value = plan.reader.read(vector.datum());
                     if let Some(prepared) = plan.codec.prepare(value.as_vector()) {
@@ -396,6 +425,9 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
             }
             Ok::<(), spi::Error>(())
         });
+        if is_commit {
+            pg_sys::PopActiveSnapshot();
+        }
         if let Err(error) = result {
             wrong(
                 format!("centroids cannot be read from {table}: {error}"),

@@ -335,7 +335,10 @@ impl Codec {
             pack_bits(&vector, &mut bits);
         }
         let (centroids, rows) = (self.centroids.layout.coded, self.rows.layout.coded);
-        let table = |coded: usize| Table::new(&vector[..coded]);
+        let table = |coded: usize| match self.is_relative() {
+            true => Table::new(&vector[..coded]),
+            false => Table::of_halves(&vector[..coded]),
+        };
         let sum: f64 = vector.iter().map(|&q| f64::from(q)).sum();
         let norm: f64 = vector.iter().map(|&q| f64::from(q) * f64::from(q)).sum();
         Query {

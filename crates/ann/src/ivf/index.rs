@@ -85,6 +85,7 @@ pub fn create<S: PageStore>(
     let mut members = Vec::new();
     let mut known = FxHashSet::default();
     for centroid in centroids {
+        store.pause();
         codec.encode(
             Level::Centroids,
             (centroid, true),

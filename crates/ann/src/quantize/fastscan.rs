@@ -78,17 +78,26 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of a rotated query.
+    /// The table of a rotated query, in as fine steps as it can be.
     pub fn new(query: &[f32]) -> Self {
-        let mut widest = 0.0_f32;
+        let width = |group: &[f32; 4]| group.iter().map(|q| q.abs()).sum();
+        let groups = query.as_chunks::<4>().0.iter();
+        let widest: f32 = groups.map(width).fold(0.0, f32::max);
+        let step = if widest > 0.0 { widest / 255.0 } else { 1.0 };
+        Self::with_step(query, step)
+    }
+
+    /// The table of a query of components ±½, whose sums are exact.
+    pub fn of_halves(query: &[f32]) -> Self {
+        Self::with_step(query, 1.0 / 32.0)
+    }
+
+    fn with_step(query: &[f32], step: f32) -> Self {
         let mut offset = 0.0_f64;
         for group in query.as_chunks::<4>().0 {
             let least: f32 = group.iter().map(|q| q.min(0.0)).sum();
-            let width: f32 = group.iter().map(|q| q.abs()).sum();
-            widest = widest.max(width);
             offset += f64::from(least);
         }
-        let step = if widest > 0.0 { widest / 255.0 } else { 1.0 };
         let mut entries = vec![0; query.len() * 4];
         (simd::kernels().fill_table)(query, step, &mut entries);
         let sum: f64 = query.iter().map(|&q| f64::from(q)).sum();
@@ -144,6 +153,26 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+
+    /// Of strings of bits, as components ±½, any number of which differ.
+    #[test]
+    fn sums_over_halves_are_exact() {
+        let mut rng = SmallRng::seed_from_u64(11);
+        for padded in [64, 2048, 64_000] {
+            let query: Vec<f32> = (0..padded)
+                .map(|_| if rng.random() { 0.5 } else { -0.5 })
+                .collect();
+            let (block, codes) = random_block(&mut rng, padded);
+            let mut sums = [0.0; BLOCK];
+            Table::of_halves(&query).centred_sums(&block, &mut sums);
+            for (code, sum) in codes.iter().zip(sums) {
+                let has = |i: usize| code[i / 8] >> (i % 8) & 1 != 0;
+                let of_bits: f32 = (0..padded).filter(|&i| has(i)).map(|i| query[i]).sum();
+                let half: f32 = query.iter().sum::<f32>() / 2.0;
+                assert_eq!(sum, of_bits - half);
+            }
+        }
+    }
 
     fn random_block(rng: &mut SmallRng, padded: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         let mut rows = unpack(&vec![0xa5; block_len(padded)]);
