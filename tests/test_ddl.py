@@ -5,8 +5,8 @@ import re
 import psycopg
 import pytest
 
-from checks import (assert_index_scan, background, clustered, copy_rows, create_items, execute, nearest_sql, plan_nodes,
-                    recall, verify, wait_for)
+from checks import (assert_index_scan, background, clustered, copy_rows, create_items, execute, install, nearest_sql,
+                    plan_nodes, recall, verify, wait_for)
 
 DIMS = 32
 DATA = clustered(3030, DIMS, seed=80)
@@ -114,6 +114,23 @@ def test_a_scan_that_begins_anew_often_needs_no_more_memory(conn, method):
         before = used()
         conn.execute("MOVE 5000 FROM pairs")
         assert used() - before < 500_000
+
+
+def test_pages_that_are_searched_count_as_used(new_cluster):
+    """The server gives those pages away first that nobody seems to use: the way into an index is not among them."""
+    database = install(new_cluster())
+    with database.connect() as conn:
+        conn.execute("CREATE EXTENSION pg_buffercache")
+        create_items(conn, ROWS)
+        conn.execute(BUILD)
+    database.cluster.restart()
+    with database.connect() as conn:
+        conn.execute("SET enable_seqscan = off")
+        for query in QUERIES:
+            conn.execute(nearest_sql("items", "l2"), [query])
+        used = conn.execute("SELECT max(usagecount) FROM pg_buffercache "
+                            "WHERE relfilenode = pg_relation_filenode('items_emb') AND relforknumber = 0").fetchone()[0]
+    assert used == 5
 
 
 def test_tablespace(items):
