@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::sync::{Arc, LazyLock};
 
-use ann::ivf::kmeans::{Centroids, ROUNDS, Sample, cluster};
+use ann::ivf::kmeans::{ROUNDS, Sample, cluster};
 use ann::ivf::layout::{MAX_LISTS, default_lists};
 use ann::ivf::{Builder, Codec, Options, index::create};
 use ann::quantize::extended::Bits;
@@ -15,7 +15,7 @@ use pgrx::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{codec, index as open_index, options};
+use super::{index as open_index, options};
 use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
@@ -71,7 +71,7 @@ pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::
 struct Plan {
     method: String,
     name: String,
-    codec: Arc<Codec>,
+    codec: Codec,
     options: Options,
     reader: Reader,
     /// Lists, if the creator said how many.
@@ -111,10 +111,10 @@ unsafe fn plan(index: pg_sys::Relation) -> Plan {
         let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
         let eight = chosen.bits.unwrap_or(Bits::Eight);
         let mut options = with_bits(eight, seed);
-        let mut found = codec(&options);
+        let mut found = Codec::new(&options);
         if found.is_none() && chosen.bits.is_none() {
             options = with_bits(Bits::Four, seed);
-            found = codec(&options);
+            found = Codec::new(&options);
         }
         let Some(codec) = found else {
             if matches!(metric, Metric::L1 | Metric::Jaccard) {
@@ -155,6 +155,8 @@ unsafe fn plan(index: pg_sys::Relation) -> Plan {
 /// What reads the rows of the sample.
 struct Sampling<'p> {
     plan: &'p Plan,
+    /// The last vector that was loaded.
+    loaded: Vec<f32>,
     sample: Sample,
     rng: SmallRng,
     row_context: RowContext,
@@ -180,8 +182,14 @@ unsafe extern "C-unwind" fn on_sampled_row(
         let context = sampling.row_context;
         context.run_and_reset(|| {
             let value = sampling.plan.reader.read(datum);
-            if let Some(prepared) = sampling.plan.codec.prepare(value.as_vector()) {
-                sampling.sample.show(&prepared.vector, &mut sampling.rng);
+            let loaded = &mut sampling.loaded[..];
+            if sampling
+                .plan
+                .codec
+                .load(value.as_vector(), loaded)
+                .is_some()
+            {
+                sampling.sample.show(loaded, &mut sampling.rng);
             }
         });
     }
@@ -205,6 +213,7 @@ unsafe fn sample(
         let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
         let mut sampling = Sampling {
             plan,
+            loaded: vec![0.0; plan.codec.padded()],
             sample: Sample::new(plan.codec.padded(), capacity),
             rng: SmallRng::seed_from_u64(seed),
             row_context: RowContext::new(),
@@ -283,7 +292,8 @@ fn check_budget(lists: usize, plan: &Plan) {
     }
 }
 
-/// The centroids of an index: those of its table of centroids, or of a sample.
+/// The centroids of an index: those of its table of centroids, or of a sample. Their
+/// mean, or that of the sample, becomes that of the plan's codec.
 ///
 /// # Safety
 ///
@@ -292,16 +302,53 @@ unsafe fn centroids(
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
     index_info: *mut pg_sys::IndexInfo,
-    plan: &Plan,
+    plan: &mut Plan,
     team: &Workers,
 ) -> Vec<f32> {
     let padded = plan.codec.padded();
-    let row_len = padded * size_of::<f32>();
+    // SAFETY: passed on.
+    let (mut vectors, lists) = unsafe {
+        match &plan.centroids {
+            Some(table) => (given_centroids(index, plan, table), None),
+            None => {
+                let (vectors, lists) = sampled(heap, index, index_info, plan);
+                (vectors, Some(lists))
+            }
+        }
+    };
+    if vectors.is_empty() {
+        return vec![0.0; padded];
+    }
+    plan.codec.set_mean_of(&vectors);
+    for part in vectors.chunks_mut(1024 * padded) {
+        pgrx::check_for_interrupts!();
+        plan.codec.prepare_loaded(part);
+    }
+    let Some(lists) = lists else { return vectors };
+    report(SUBPHASE, phase::CLUSTERING);
+    // SAFETY: the state belongs to this backend.
+    let seed = unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) };
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let found = cluster(team, &vectors, padded, lists, &mut rng, &mut |round| {
+        report(SUBPHASE, phase::CLUSTERING + round as i64);
+    });
+    found.values
+}
+
+/// A sample of the rows, loaded, and how many lists there are to be.
+///
+/// # Safety
+///
+/// An open index and its table.
+unsafe fn sampled(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    index_info: *mut pg_sys::IndexInfo,
+    plan: &Plan,
+) -> (Vec<f32>, usize) {
+    let row_len = plan.codec.padded() * size_of::<f32>();
     // SAFETY: passed on.
     unsafe {
-        if let Some(table) = &plan.centroids {
-            return given_centroids(index, plan, table);
-        }
         // A part of the memory is for the centroids.
         let most = (budget() / 2 / row_len).max(1);
         report(SUBPHASE, phase::SAMPLING);
@@ -336,22 +383,11 @@ unsafe fn centroids(
             _ => lists_for(rows),
         } as usize;
         check_budget(lists, plan);
-        let vectors = sample.into_vectors();
-        if vectors.is_empty() {
-            return vec![0.0; padded];
-        }
-        report(SUBPHASE, phase::CLUSTERING);
-        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let found = cluster(team, &vectors, padded, lists, &mut rng, &mut |round| {
-            report(SUBPHASE, phase::CLUSTERING + round as i64);
-        });
-        let Centroids { values, .. } = found;
-        values
+        (sample.into_vectors(), lists)
     }
 }
 
-/// The vectors of a table of centroids: of its one column of the index's type.
+/// The vectors of a table of centroids, loaded: of its one column of the index's type.
 ///
 /// # Safety
 ///
@@ -369,6 +405,7 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
         };
         let kind = *(*index).rd_opcintype;
         let mut values = Vec::new();
+        let mut loaded = vec![0.0; plan.codec.padded()];
         // The commit that empties a temporary table builds its indexes anew, after the
         // snapshot is gone.
         let is_commit = !pg_sys::ActiveSnapshotSet();
@@ -418,8 +455,8 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
                 check_budget(values.len() / plan.codec.padded() + 1, plan);
                 context.run_and_reset(|| {
                     let value = plan.reader.read(vector.datum());
-                    if let Some(prepared) = plan.codec.prepare(value.as_vector()) {
-                        values.extend(prepared.vector);
+                    if plan.codec.load(value.as_vector(), &mut loaded).is_some() {
+                        values.extend_from_slice(&loaded);
                     }
                 });
             }
@@ -491,10 +528,10 @@ pub unsafe extern "C-unwind" fn ambuild(
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: the caller gives open relations, exclusively locked.
     let (rows, indexed) = unsafe {
-        let plan = plan(index);
+        let mut plan = plan(index);
         let pages = RelationPages::for_build(index);
         let team = Workers(worker_count());
-        let centroids = centroids(heap, index, index_info, &plan, &team);
+        let centroids = centroids(heap, index, index_info, &mut plan, &team);
         let created = create(&pages, &plan.options, &plan.codec, &centroids);
         unwrap_index(created, &plan.name);
         let held = 2 * centroids.len() * size_of::<f32>();

@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use ann::Metric;
-use ann::ivf::index::read_meta;
+use ann::ivf::index::{read_mean, read_meta};
 use ann::ivf::{Codec, Index, Options};
 use lru::LruCache;
 use pgrx::prelude::*;
@@ -67,34 +67,29 @@ fn handler(
 /// An index on the pages of a relation.
 pub type RelationIndex<'s, 'r> = Index<'s, RelationPages<'r>, Arc<Codec>>;
 
-/// Opens the index on its pages.
+/// Opens the index on its pages. The codecs that the session used last are kept: a
+/// rotation of wide vectors takes longer to make than to use. The seed, which each
+/// build draws anew, tells indexes apart.
 pub fn index<'s, 'r>(pages: &'s RelationPages<'r>, name: &str) -> RelationIndex<'s, 'r> {
-    let meta = unwrap_index(read_meta(pages), name);
-    let options = unwrap_index(meta.options(), name);
-    let Some(codec) = codec(&options) else {
-        let reason = "its codes cannot serve its metric".into();
-        raise_index(ann::Error::Corrupted { block: 0, reason }, name)
-    };
-    Index::open(pages, codec, &meta)
-}
-
-/// The codec of an index with these options, if there is one. The codecs that the
-/// session used last are kept: a rotation of wide vectors takes longer to make
-/// than to use.
-pub fn codec(options: &Options) -> Option<Arc<Codec>> {
     const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
     thread_local! {
         static CODECS: RefCell<LruCache<Options, Arc<Codec>>> =
             RefCell::new(LruCache::new(KEPT));
     }
-    CODECS.with_borrow_mut(|codecs| {
-        if let Some(codec) = codecs.get(options) {
-            return Some(codec.clone());
-        }
-        let codec = Arc::new(Codec::new(options)?);
-        codecs.put(*options, codec.clone());
-        Some(codec)
-    })
+    let meta = unwrap_index(read_meta(pages), name);
+    let options = unwrap_index(meta.options(), name);
+    let kept = CODECS.with_borrow_mut(|codecs| codecs.get(&options).cloned());
+    let codec = kept.unwrap_or_else(|| {
+        let Some(codec) = Codec::new(&options) else {
+            let reason = "its codes cannot serve its metric".into();
+            raise_index(ann::Error::Corrupted { block: 0, reason }, name)
+        };
+        let mean = unwrap_index(read_mean(pages, &meta), name);
+        let codec = Arc::new(codec.with_mean(mean));
+        CODECS.with_borrow_mut(|codecs| codecs.put(options, codec.clone()));
+        codec
+    });
+    Index::open(pages, codec, &meta)
 }
 
 /// The reader of an open index.

@@ -53,6 +53,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             tids: FxHashSet::default(),
         };
         check.seen.extend([METAPAGE, self.apex()]);
+        check.seen.extend(self.meta()?.mean_blocks());
         let root = self.root();
         let link = self.link(root)?;
         check.list(root, link.head, &mut |_, _, _| {})?;

@@ -55,6 +55,10 @@ pub struct Codec {
     options: Options,
     form: Form,
     padded: usize,
+    /// Under L2, what is subtracted from each vector first; nothing if it is empty.
+    /// That changes no distance, but what is computed of them loses less to rounding
+    /// where vectors are far from the origin and near to each other.
+    mean: Vec<f32>,
     rotation: Option<Rotation>,
     centroids: Storey,
     rows: Storey,
@@ -148,10 +152,42 @@ impl Codec {
             options: *options,
             form,
             padded,
+            mean: Vec::new(),
             rotation,
             centroids,
             rows,
         })
+    }
+
+    /// The same codec with the mean of an index, empty for none.
+    pub fn with_mean(self, mean: Vec<f32>) -> Self {
+        Codec { mean, ..self }
+    }
+
+    /// Takes the mean of vectors that were loaded without one.
+    pub fn set_mean_of(&mut self, loaded: &[f32]) {
+        /// With a larger mean, what is left might overflow.
+        const LARGEST: f64 = 1e18;
+        let rows = loaded.len() / self.padded;
+        if self.options.metric != Metric::L2 || rows == 0 {
+            return;
+        }
+        let mut sums = vec![0.0_f64; self.options.dimension as usize];
+        for vector in loaded.chunks_exact(self.padded) {
+            for (sum, &x) in sums.iter_mut().zip(vector) {
+                *sum += f64::from(x);
+            }
+        }
+        let mean = sums.into_iter().map(|sum| sum / rows as f64);
+        let mean: Vec<f64> = mean.collect();
+        if mean.iter().all(|x| x.abs() < LARGEST) {
+            self.mean = mean.into_iter().map(|x| x as f32).collect();
+        }
+    }
+
+    /// The mean; empty if there is none.
+    pub fn mean(&self) -> &[f32] {
+        &self.mean
     }
 
     /// What the index was created with.
@@ -186,15 +222,22 @@ impl Codec {
         self.rotation.is_some()
     }
 
-    /// Copies a vector, normalized under cosine, and tells whether products with
-    /// it lose nothing. `None` if the index leaves it out: it is zero then.
+    fn subtract_mean(&self, vector: &mut [f32]) {
+        for (x, mean) in vector.iter_mut().zip(&self.mean) {
+            *x -= mean;
+        }
+    }
+
+    /// Copies a vector, less the mean, normalized under cosine, and tells whether
+    /// products with it lose nothing. `None` if the index leaves it out: it is zero then.
     pub fn load(&self, vector: AnyVector<'_>, out: &mut [f32]) -> Option<bool> {
         match vector {
             AnyVector::Components(values) => {
                 let (head, rest) = out.split_at_mut(values.len());
                 head.copy_from_slice(values);
                 rest.fill(0.0);
-                let is_exact = has_exact_norm(values);
+                self.subtract_mean(head);
+                let is_exact = has_exact_norm(head);
                 let is_placed = self.options.metric != Metric::Cosine || normalize(head);
                 if !is_exact {
                     shorten(head);
@@ -209,6 +252,15 @@ impl Codec {
                 Some(true)
             }
             AnyVector::Sparse(_) => None,
+        }
+    }
+
+    /// Makes vectors that were loaded without a mean those that [`Codec::prepare`]
+    /// gives.
+    pub fn prepare_loaded(&self, loaded: &mut [f32]) {
+        for vector in loaded.chunks_exact_mut(self.padded) {
+            self.subtract_mean(vector);
+            self.rotate(vector);
         }
     }
 

@@ -4,12 +4,13 @@ use rustc_hash::FxHashSet;
 
 use super::codec::{Base, Centre, Codec, Level, Query};
 use super::layout::{
-    APEX, DEAD, Entry, Header, Kind, Layout, Link, Member, Meta, NO_BLOCK, Options, Place, ROOT,
+    APEX, DEAD, Entry, HEADER, Header, Kind, Layout, Link, Member, Meta, NO_BLOCK, Options, Place,
+    ROOT,
 };
 use super::stream::Stream;
 use crate::Error;
 use crate::hnsw::Code;
-use crate::page::{Block, Body, PageStore};
+use crate::page::{BODY_LEN, Block, Body, PageStore};
 use crate::quantize::fastscan::BLOCK;
 
 /// The metapage's block.
@@ -47,6 +48,33 @@ impl List {
 /// Reads the metapage of an index.
 pub fn read_meta<S: PageStore>(store: &S) -> Result<Meta, Error> {
     Meta::parse(&*store.read(METAPAGE)?)
+}
+
+/// Components of the mean on a page.
+const MEAN_PART: usize = (BODY_LEN - HEADER) / size_of::<f32>();
+
+/// Reads the mean that vectors of an index are relative to: what
+/// [`Codec::with_mean`] takes.
+pub fn read_mean<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<f32>, Error> {
+    let dimension = meta.options()?.dimension as usize;
+    let pages = meta.mean_pages as usize;
+    if pages != 0 && pages != dimension.div_ceil(MEAN_PART) {
+        let reason = format!("{pages} pages have the mean of {dimension} dimensions");
+        return Err(Error::corrupted(METAPAGE, reason));
+    }
+    let mut mean: Vec<f32> = Vec::with_capacity(dimension);
+    for block in meta.mean_blocks() {
+        let page = store.read(block)?;
+        if Header::of(&page).kind() != Some(Kind::Mean) {
+            return Err(Error::corrupted(block, "it has no part of the mean"));
+        }
+        let len = MEAN_PART.min(dimension - mean.len());
+        mean.extend_from_slice(bytemuck::cast_slice(&page.0[HEADER..HEADER + 4 * len]));
+    }
+    if !mean.iter().all(|x| x.is_finite()) {
+        return Err(Error::corrupted(meta.apex, "the mean is not finite"));
+    }
+    Ok(mean)
 }
 
 /// Writes an index of empty lists with these centroids, of [`Codec::padded`]
@@ -100,15 +128,24 @@ pub fn create<S: PageStore>(
 
     let mut meta = Meta::new(options, members.len() as u32);
     meta.apex = METAPAGE + 1;
-    for block in [METAPAGE, meta.apex] {
+    let mean = codec.mean().chunks(MEAN_PART);
+    meta.mean_pages = mean.len() as u32;
+    let add = |write: &dyn Fn(&mut Body)| -> Result<(), Error> {
         let mut page = store.extend()?;
-        store.commit(&mut [&mut page], &mut |bodies| match block {
-            METAPAGE => meta.write(bodies[0]),
-            _ => {
-                Header::new(Kind::Codes, APEX, NO_BLOCK, NO_BLOCK).write(bodies[0]);
-                layout.entry_mut(bodies[0], 0).copy_from_slice(&apex);
-            }
-        });
+        store.commit(&mut [&mut page], &mut |bodies| write(bodies[0]));
+        Ok(())
+    };
+    add(&|body| meta.write(body))?;
+    add(&|body| {
+        Header::new(Kind::Codes, APEX, NO_BLOCK, NO_BLOCK).write(body);
+        layout.entry_mut(body, 0).copy_from_slice(&apex);
+    })?;
+    for part in mean {
+        add(&|body| {
+            Header::new(Kind::Mean, APEX, NO_BLOCK, NO_BLOCK).write(body);
+            let bytes: &[u8] = bytemuck::cast_slice(part);
+            body.0[HEADER..HEADER + bytes.len()].copy_from_slice(bytes);
+        })?;
     }
     let index = Index::open(store, codec, &meta);
     let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();

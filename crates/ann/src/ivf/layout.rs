@@ -39,7 +39,7 @@ pub fn default_probes(lists: u32) -> u32 {
 
 const MAGIC: u32 = 0x4956_5349; // "ISVI"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What the creator of an index chooses, beside its centroids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +73,9 @@ pub struct Meta {
     pub built_rows: u64,
     /// The sum of their squared distances from their lists' centroids.
     pub built_spread: f64,
-    reserved: u64,
+    /// Pages with the mean, which follow that of the apex.
+    pub mean_pages: u32,
+    reserved: u32,
 }
 
 const _: () = assert!(size_of::<Meta>() == 64);
@@ -93,8 +95,15 @@ impl Meta {
             seed: options.seed,
             built_rows: 0,
             built_spread: 0.0,
+            mean_pages: 0,
             reserved: 0,
         }
+    }
+
+    /// The blocks with the mean.
+    pub fn mean_blocks(&self) -> impl Iterator<Item = Block> + use<> {
+        let first = self.apex.saturating_add(1);
+        first..first.saturating_add(self.mean_pages)
     }
 
     /// Reads the metapage.
@@ -155,10 +164,17 @@ pub enum Kind {
     List,
     /// Codes of members.
     Codes,
+    /// A part of the mean.
+    Mean,
 }
 
 impl Kind {
-    const TAGS: [(Kind, u16); 3] = [(Kind::New, 0), (Kind::List, 0x4c49), (Kind::Codes, 0x434f)];
+    const TAGS: [(Kind, u16); 4] = [
+        (Kind::New, 0),
+        (Kind::List, 0x4c49),
+        (Kind::Codes, 0x434f),
+        (Kind::Mean, 0x4d45),
+    ];
 
     fn tag(self) -> u16 {
         Self::TAGS

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
 use crate::ivf::codec::Codec;
-use crate::ivf::index::{Index, read_meta};
+use crate::ivf::index::{Index, read_mean, read_meta};
 use crate::ivf::layout::HEADER;
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
@@ -34,6 +34,10 @@ fn exercise(store: &MemPages) {
     let Some(codec) = Codec::new(&options) else {
         return;
     };
+    let Ok(mean) = read_mean(store, &meta) else {
+        return;
+    };
+    let codec = codec.with_mean(mean);
     let index: Index<'_, MemPages, Arc<Codec>> = Index::open(store, Arc::new(codec), &meta);
     let _ = index.check(&mut |_, _, _| ());
     let _ = index.statistics();

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::ivf::build::Builder;
 use crate::ivf::codec::Codec;
-use crate::ivf::index::{Index, create, read_meta};
+use crate::ivf::index::{Index, create, read_mean, read_meta};
 use crate::ivf::kmeans::cluster;
 use crate::ivf::layout::Options;
 use crate::ivf::scan::Scan;
@@ -52,13 +52,16 @@ pub fn built<'s>(
     rows: &[Vec<f32>],
     lists: usize,
 ) -> MemIndex<'s> {
-    let codec = Arc::new(Codec::new(options).unwrap());
+    let mut codec = Codec::new(options).unwrap();
     let mut rng = SmallRng::seed_from_u64(5);
-    let prepared = rows
-        .iter()
-        .flat_map(|row| codec.prepare(AnyVector::Components(row)).unwrap().vector);
-    let sample: Vec<f32> = prepared.collect();
     let padded = codec.padded();
+    let mut sample = vec![0.0; rows.len() * padded];
+    for (row, out) in rows.iter().zip(sample.chunks_exact_mut(padded)) {
+        codec.load(AnyVector::Components(row), out).unwrap();
+    }
+    codec.set_mean_of(&sample);
+    codec.prepare_loaded(&mut sample);
+    let codec = Arc::new(codec);
     let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});
     create(store, options, &codec, &centroids.values).unwrap();
     let index = Index::open(store, codec, &read_meta(store).unwrap());
@@ -96,6 +99,7 @@ pub fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
 pub fn open(store: &MemPages) -> MemIndex<'_> {
     let meta = read_meta(store).unwrap();
     let codec = Codec::new(&meta.options().unwrap()).unwrap();
+    let codec = codec.with_mean(read_mean(store, &meta).unwrap());
     Index::open(store, Arc::new(codec), &meta)
 }
 

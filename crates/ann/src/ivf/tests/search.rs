@@ -73,6 +73,41 @@ fn a_scan_of_all_lists_returns_every_row_once_by_a_true_bound() {
     }
 }
 
+/// Vectors that are much nearer to each other than to the origin, such as the places
+/// of a city: few lists are enough, and bounds tell rows apart.
+#[test]
+fn places_of_a_city_are_found() {
+    let mut rng = SmallRng::seed_from_u64(12);
+    let place = |rng: &mut SmallRng| -> Vec<f32> {
+        let mut near = |x: f32| x + rng.random_range(-0.15..0.15);
+        vec![near(139.7), near(35.6)]
+    };
+    let rows: Vec<Vec<f32>> = (0..6000).map(|_| place(&mut rng)).collect();
+    for bits in [Bits::Four, Bits::Eight] {
+        let store = MemPages::new();
+        let index = built(&store, &options(Metric::L2, 2, bits), &rows[..5000], 60);
+        insert_all(&index, &rows[5000..], 5001);
+        assert_eq!(index.check(&mut |_, _, _| {}).unwrap().problems, []);
+        let index = open(&store);
+        let mut found = 0;
+        for _ in 0..50 {
+            let query = place(&mut rng);
+            let exact = |tid: u64| distance(Metric::L2, &query, &rows[tid as usize - 1]);
+            let mut nearest: Vec<u64> = (1..=6000).collect();
+            nearest.sort_by(|&a, &b| exact(a).total_cmp(&exact(b)));
+            let rows = all_rows(&index, &query, 6, true);
+            let bounds_hold = rows.iter().all(|&(bound, tid)| bound <= exact(tid) + 1e-9);
+            assert!(bounds_hold, "{bits:?}");
+            let first: Vec<u64> = rows.iter().take(40).map(|row| row.1).collect();
+            found += nearest[..10]
+                .iter()
+                .filter(|tid| first.contains(tid))
+                .count();
+        }
+        assert!(found >= 490, "{bits:?}: {found} of 500");
+    }
+}
+
 #[test]
 fn rows_are_inserted_removed_and_found() {
     let mut rng = SmallRng::seed_from_u64(2);
