@@ -76,6 +76,19 @@ impl Metric {
         if key.is_nan() { f32::INFINITY } else { key }
     }
 
+    /// The key of a distance that is longer by 3 per cent. Under inner product, whose
+    /// keys are not measured from zero, it is the key itself.
+    pub fn lengthened(self, key: f32) -> f32 {
+        const LONGER: f32 = 1.03;
+        match self {
+            Metric::L2 => LONGER * LONGER * key,
+            // 1 + key is half the square of how far the normalized vectors are.
+            Metric::Cosine => LONGER * LONGER * (1.0 + key) - 1.0,
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => LONGER * key,
+            Metric::InnerProduct => key,
+        }
+    }
+
     /// The distance, as the metric's SQL operator gives it, that a key stands for.
     pub fn distance(self, key: f32) -> f64 {
         let key = f64::from(key);
@@ -140,6 +153,17 @@ mod tests {
         }
         assert_eq!(Metric::from_tag(3), Some(Metric::Cosine));
         assert_eq!(Metric::from_tag(0), None);
+    }
+
+    #[test]
+    fn lengthens_distances() {
+        let lengthened = |metric: Metric, key| metric.distance(metric.lengthened(key));
+        assert!((lengthened(Metric::L2, 4.0) - 2.06).abs() < 1e-6);
+        assert!((lengthened(Metric::L1, 2.0) - 2.06).abs() < 1e-6);
+        // Two vectors at a right angle: their ends are √2 apart.
+        let chord = (2.0 * lengthened(Metric::Cosine, 0.0)).sqrt();
+        assert!((chord - 1.03 * 2.0_f64.sqrt()).abs() < 1e-6);
+        assert_eq!(Metric::InnerProduct.lengthened(-3.0), -3.0);
     }
 
     #[test]

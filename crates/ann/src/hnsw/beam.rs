@@ -7,6 +7,11 @@
 //! pool is left. A graph whose estimates are exact makes this the algorithm of
 //! the HNSW paper.
 //!
+//! Several visits may tell of one vertex, each by an estimate of its own. Their
+//! mean ([`Means`]) is nearer to the truth, so it decides what comes into the
+//! pool, and what was put there by the first estimates is put back when a later
+//! mean is larger: otherwise, those that are underestimated would be visited first.
+//!
 //! It is resumable: all neighbours that visits told of are kept aside, so that a
 //! search can go on where it stopped and return the next nearest vertices
 //! without visiting any vertex twice.
@@ -14,6 +19,7 @@
 use rustc_hash::FxHashSet;
 
 use super::layout::{HeapTid, NONE, Vertex};
+use super::means::Means;
 use crate::Error;
 
 /// What a visit to a vertex finds.
@@ -133,6 +139,8 @@ pub struct Beam {
     visited: Vec<Vertex>,
     /// All that visits told of, [`NONE`] too, for a search that is to go on.
     aside: Vec<(f32, Vertex)>,
+    /// Of the estimates that visits told of; with exact ones, nothing.
+    means: Means,
     /// Results that were not taken yet.
     found: Vec<Found>,
     tids: Vec<HeapTid>,
@@ -154,6 +162,7 @@ impl Beam {
             seen: FxHashSet::default(),
             visited: Vec::new(),
             aside: Vec::new(),
+            means: Means::default(),
             found: Vec::new(),
             tids: Vec::new(),
             counters: Counters::default(),
@@ -174,11 +183,13 @@ impl Beam {
         self.seen.reserve(SEEN);
         self.visited.clear();
         self.aside.clear();
+        self.means.clear();
         self.found.clear();
         self.tids.clear();
     }
 
-    /// Adds a starting point, which is visited first.
+    /// Adds a starting point, which is visited first unless another one tells that
+    /// it is far.
     pub fn start(&mut self, vertex: Vertex) {
         if vertex != NONE && self.seen.insert(vertex) {
             self.insert(f32::NEG_INFINITY, vertex, false);
@@ -192,9 +203,15 @@ impl Beam {
         query: &G::Query,
         width: usize,
     ) -> Result<(), Error> {
+        if !graph.is_exact() {
+            self.means.fit(width);
+        }
         let mut on_its_way = NONE;
         while let Some(position) = self.next_to_visit(self.next) {
             self.next = position;
+            if self.put_back(position) {
+                continue;
+            }
             let vertex = self.pool[position].vertex;
             // Where it came in by the last visit, all of it at once, before
             // the search needs one part after the other.
@@ -206,6 +223,7 @@ impl Beam {
                 graph.prefetch(on_its_way, self.level);
             }
             self.visit(graph, query, position, vertex)?;
+            self.means.average(&self.numbers, &mut self.estimates);
             self.consider_all(graph.is_exact(), width);
         }
         Ok(())
@@ -332,12 +350,29 @@ impl Beam {
         self.seen.len() * 8
             + self.visited.len() * (size_of::<Vertex>() + size_of::<Found>())
             + self.aside.len() * size_of::<(f32, Vertex)>()
+            + self.means.memory()
             + self.tids.len() * size_of::<HeapTid>()
     }
 
     fn next_to_visit(&self, from: usize) -> Option<usize> {
         let rest = self.pool.get(from..)?;
         rest.iter().position(|c| !c.visited).map(|i| from + i)
+    }
+
+    /// Puts the vertex at a position of the pool behind others if it is farther than
+    /// them by the mean of what is known of it; false if not.
+    fn put_back(&mut self, position: usize) -> bool {
+        let candidate = self.pool[position];
+        let Some(mean) = self.means.get(candidate.vertex) else {
+            return false;
+        };
+        if mean <= candidate.key {
+            return false;
+        }
+        self.pool[position].key = mean;
+        let behind = self.pool[position + 1..].partition_point(|c| c.key <= mean);
+        self.pool[position..=position + behind].rotate_left(1);
+        behind > 0
     }
 
     /// Visits the vertex at a position of the pool, which then has its place by
@@ -449,4 +484,99 @@ pub fn descend<G: Graph>(
 /// The vertices that the nearest of those which were found stand on.
 pub fn step_down(found: &[Found]) -> Vec<Vertex> {
     found.iter().take(DESCENT).map(|f| f.below).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// A graph of which each visit is written down: a key, and estimates of others.
+    struct Told<'t> {
+        visits: &'t [(f32, &'t [(Vertex, f32)])],
+        visited: RefCell<Vec<Vertex>>,
+    }
+
+    impl Graph for Told<'_> {
+        type Query = ();
+
+        fn is_exact(&self) -> bool {
+            false
+        }
+
+        fn width(&self, ef: usize) -> usize {
+            ef
+        }
+
+        fn visit(
+            &self,
+            vertex: Vertex,
+            _level: u8,
+            _query: &(),
+            _tids: Option<&mut Vec<HeapTid>>,
+            neighbours: &mut Neighbours<'_>,
+        ) -> Result<Option<Visit>, Error> {
+            self.visited.borrow_mut().push(vertex);
+            let (key, told) = self.visits[vertex as usize];
+            for &(number, estimate) in told {
+                neighbours.numbers.push(number);
+                neighbours.estimates.push(estimate);
+            }
+            Ok(Some(Visit {
+                live: true,
+                key,
+                bound: 0.0,
+                below: NONE,
+            }))
+        }
+
+        fn below(&self, _vertex: Vertex, _level: u8) -> Result<Vertex, Error> {
+            Ok(NONE)
+        }
+
+        fn prefetch(&self, _vertex: Vertex, _level: u8) {}
+    }
+
+    fn visited(width: usize, visits: &[(f32, &[(Vertex, f32)])]) -> Vec<Vertex> {
+        let graph = Told {
+            visits,
+            visited: RefCell::default(),
+        };
+        let mut beam = Beam::new(0, BeamOptions::default());
+        beam.start(0);
+        beam.run(&graph, &(), width).unwrap();
+        graph.visited.into_inner()
+    }
+
+    #[test]
+    fn what_was_underestimated_waits_for_what_is_nearer_by_its_mean() {
+        // 2 seems to be at 2 first, at 9 then: 5.5.
+        let later = [(2, 9.0), (3, 4.0)];
+        let visits: [(f32, &[(Vertex, f32)]); 4] = [
+            (10.0, &[(1, 1.0), (2, 2.0)]),
+            (1.0, &later),
+            (8.0, &[]),
+            (4.0, &[]),
+        ];
+        assert_eq!(visited(4, &visits), [0, 1, 3, 2]);
+        // Where the pool is full of nearer ones by then, it is not visited at all.
+        let later = [(2, 9.0), (3, 2.5)];
+        let visits: [(f32, &[(Vertex, f32)]); 5] = [
+            (3.0, &[(1, 1.0), (2, 2.0)]),
+            (1.0, &later),
+            (8.0, &[]),
+            (2.5, &[(4, 4.0)]),
+            (4.0, &[]),
+        ];
+        assert_eq!(visited(3, &visits), [0, 1, 3, 4]);
+    }
+
+    #[test]
+    fn what_was_overestimated_comes_in_by_its_mean() {
+        // 2 seems to be at 6 first, which is too far, and at 2 then.
+        let visits: [(f32, &[(Vertex, f32)]); 3] =
+            [(3.0, &[(1, 1.0), (2, 6.0)]), (5.0, &[(2, 0.0)]), (3.5, &[])];
+        assert_eq!(visited(2, &visits), [0, 1, 2]);
+    }
 }

@@ -8,7 +8,7 @@
 use super::codec::{Code, Codec};
 use super::index::Index;
 use super::layout::{NONE, Place, Slot, SlotMut, State, Vertex};
-use super::neighbours::{Link, add_link, is_diverse, least_useful, select_diverse};
+use super::neighbours::{Heuristic, Link, least_useful};
 use crate::Error;
 use crate::page::{BODY_LEN, Block, Body, MAX_PAGES_PER_RECORD, PageStore};
 
@@ -36,6 +36,7 @@ pub(super) struct Links {
 
 /// The links of a live vertex, copied off its pages to be changed.
 pub(super) struct Neighbourhood<Q> {
+    heuristic: Heuristic,
     /// The vertex's own code.
     pub own: Code,
     /// The query for what is near to it.
@@ -46,7 +47,6 @@ pub(super) struct Neighbourhood<Q> {
     seen: Vec<Place>,
     /// The distance of the neighbour at each place.
     distances: Vec<f32>,
-    capacity: usize,
     beside: Beside,
     /// Places whose neighbour is new, with its code.
     added: Vec<(usize, Code)>,
@@ -97,7 +97,7 @@ impl<Q> Neighbourhood<Q> {
 
     /// How many more links there is room for.
     pub fn room(&self) -> usize {
-        self.capacity - self.neighbours().count().min(self.capacity)
+        self.heuristic.capacity() - self.neighbours().count().min(self.heuristic.capacity())
     }
 
     /// Takes all links out.
@@ -122,21 +122,15 @@ impl<Q> Neighbourhood<Q> {
     /// Whether a newcomer, measured now, would be a diverse neighbour.
     pub fn is_diverse(&self, away: &Away) -> bool {
         let (positions, links) = self.links();
-        is_diverse(&links, away.distance, |i| away.keys[positions[i]])
+        (self.heuristic).is_diverse(&links, away.distance, |i| away.keys[positions[i]])
     }
 
-    /// Adds a link to a newcomer, measured now, as the heuristic says, see
-    /// [`add_link`]; false if it turned the newcomer down.
+    /// Adds a link to a newcomer, measured now, as the heuristic says;
+    /// false if it turned the newcomer down.
     pub fn add(&mut self, new: &Newcomer<'_, Q>, away: &Away) -> bool {
         let (positions, mut links) = self.links();
         let between = |i: usize| away.keys[positions[i]];
-        let added = add_link(
-            &mut links,
-            away.distance,
-            new.number,
-            self.capacity,
-            between,
-        );
+        let added = (self.heuristic).add(&mut links, away.distance, new.number, between);
         let Some(added) = added else {
             return false;
         };
@@ -221,7 +215,7 @@ impl<Q> Neighbourhood<Q> {
     /// About the keys of the neighbours at all places for a query, for which
     /// the vertex itself has the key that is given.
     fn keys<C: Codec<Query = Q>>(&self, codec: &C, query: &Q, key: f32) -> Vec<f32> {
-        let mut keys = Vec::with_capacity(self.capacity.next_multiple_of(32));
+        let mut keys = Vec::with_capacity(self.heuristic.capacity().next_multiple_of(32));
         match &self.beside {
             Beside::Links(links) => codec.estimates(query, key, links.bytes(), &mut keys),
             Beside::Neighbours(codes) => keys.extend(codes.iter().map(|code| {
@@ -258,7 +252,8 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let distances: Vec<f32> = kept.iter().map(|(distance, ..)| *distance).collect();
         let code = |i: usize| kept[i].2.as_ref().map_or(&[][..], Code::bytes);
         let between = |i: usize, j: usize| self.codec.distance(code(i), code(j));
-        let (indices, diverse) = select_diverse(&distances, limit, between);
+        let heuristic = Heuristic::new(self.options.metric, limit);
+        let (indices, diverse) = heuristic.select(&distances, between);
         let mut chosen = Chosen::default();
         for (n, i) in indices.into_iter().enumerate() {
             chosen.places.push(Place {
@@ -324,12 +319,12 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let query = self.codec.query_of_code(own.bytes());
         let key = self.codec.key(&query, own.bytes());
         let mut list = Neighbourhood {
+            heuristic: Heuristic::new(self.options.metric, self.layout.capacity(level)),
             own,
             query,
             seen: places.clone(),
             places,
             distances: Vec::new(),
-            capacity: self.layout.capacity(level),
             beside,
             added: Vec::new(),
         };

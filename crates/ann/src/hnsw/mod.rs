@@ -11,6 +11,7 @@
 //! | [`layout`] | the metapage and the vertex slot, byte by byte |
 //! | [`index`] | an open index: reading and writing single vertices |
 //! | [`beam`] | best-first search on one level, resumable |
+//! | [`means`] | the mean of several estimates of one vertex, for the beam |
 //! | [`neighbours`] | the diversity heuristic |
 //! | [`links`] | the links of a vertex on pages: choosing, adding and replacing them |
 //! | [`insert`] | adding one vector to an index on pages |
@@ -28,6 +29,7 @@ pub mod index;
 pub mod insert;
 pub mod layout;
 mod links;
+mod means;
 pub mod neighbours;
 mod postings;
 pub mod scan;

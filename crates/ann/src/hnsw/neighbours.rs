@@ -4,14 +4,21 @@
 //! candidate is kept when it is nearer to the vertex than to every neighbour
 //! kept so far; places left over go to the nearest of the others.
 //!
-//! A new vertex chooses among candidates ([`select_diverse`]). When a link is
-//! added to a list that was chosen before ([`add_link`]), comparing every two
-//! neighbours again would be dear. Instead, each link remembers whether its
+//! Lists of usual length have more places than there are such neighbours. While
+//! a list has many left, *nearer* has a little slack, as in Subramanya et al.,
+//! "DiskANN: Fast Accurate Billion-point Nearest Neighbor Search on a Single
+//! Node", NeurIPS 2019: a search has more ways to go on. In a short list, the
+//! slack would take places from neighbours that are farther away.
+//!
+//! A new vertex chooses among candidates ([`Heuristic::select`]). When a link is
+//! added to a list that was chosen before ([`Heuristic::add`]), comparing every
+//! two neighbours again would be dear. Instead, each link remembers whether its
 //! neighbour is diverse, and only what the new one changes is worked out.
 
 use std::cmp::Ordering;
 
 use super::layout::Vertex;
+use crate::Metric;
 
 /// A link of a vertex, as the heuristic sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,12 +32,14 @@ pub struct Link {
     pub vertex: Vertex,
 }
 
-/// Whether a candidate at this distance from the vertex is diverse among the
-/// links; `between(i)` is its distance to the neighbour of link i.
-pub fn is_diverse(links: &[Link], distance: f32, mut between: impl FnMut(usize) -> f32) -> bool {
-    let mut nearer =
-        (links.iter().enumerate()).filter(|(_, link)| link.diverse && link.distance <= distance);
-    nearer.all(|(i, _)| distance < between(i))
+/// Of the places of a list, so many are filled with slack.
+const WITH_SLACK: (usize, usize) = (2, 3);
+
+/// The heuristic for the list of a vertex.
+#[derive(Debug, Clone, Copy)]
+pub struct Heuristic {
+    metric: Metric,
+    capacity: usize,
 }
 
 /// Links that are not diverse come after those that are, and farther ones after
@@ -46,78 +55,125 @@ pub fn least_useful(links: &[Link]) -> Option<usize> {
     (0..links.len()).max_by(|&a, &b| by_use(&links[a], &links[b]))
 }
 
-/// Adds a link to a list of at most `capacity`; `between(i)` is the distance of
-/// the new neighbour to that of link i. Where there is no room, the
-/// [`least_useful`] one goes.
-///
-/// Returns the index of the new link: it took the place of another one, or is
-/// the last. `None` if it was the one to go.
-pub fn add_link(
-    links: &mut Vec<Link>,
-    distance: f32,
-    vertex: Vertex,
-    capacity: usize,
-    mut between: impl FnMut(usize) -> f32,
-) -> Option<usize> {
-    let diverse = is_diverse(links, distance, &mut between);
-    let new = Link {
-        distance,
-        diverse,
-        vertex,
-    };
-    if diverse {
-        for (i, link) in links.iter_mut().enumerate() {
-            if link.diverse && link.distance > distance {
-                link.diverse = link.distance < between(i);
+impl Heuristic {
+    /// For lists of so many places, and distances that are keys of a metric.
+    pub fn new(metric: Metric, capacity: usize) -> Self {
+        Heuristic { metric, capacity }
+    }
+
+    /// Places of a list.
+    pub fn capacity(self) -> usize {
+        self.capacity
+    }
+
+    /// Whether, beside `diverse` neighbours that are, a vertex at a distance is not
+    /// behind one of them, from which it has the distance `between`.
+    fn is_apart(self, diverse: usize, distance: f32, between: f32) -> bool {
+        let (part, of) = WITH_SLACK;
+        if diverse * of < self.capacity * part {
+            distance < self.metric.lengthened(between)
+        } else {
+            distance < between
+        }
+    }
+
+    /// Whether a candidate at this distance from the vertex is diverse among the
+    /// links; `between(i)` is its distance to the neighbour of link i.
+    pub fn is_diverse(
+        self,
+        links: &[Link],
+        distance: f32,
+        mut between: impl FnMut(usize) -> f32,
+    ) -> bool {
+        let diverse = count_diverse(links);
+        let mut nearer = (links.iter().enumerate())
+            .filter(|(_, link)| link.diverse && link.distance <= distance);
+        nearer.all(|(i, _)| self.is_apart(diverse, distance, between(i)))
+    }
+
+    /// Adds a link to a list; `between(i)` is the distance of the new neighbour to
+    /// that of link i. Where there is no room, the [`least_useful`] one goes.
+    ///
+    /// Returns the index of the new link: it took the place of another one, or is
+    /// the last. `None` if it was the one to go.
+    pub fn add(
+        self,
+        links: &mut Vec<Link>,
+        distance: f32,
+        vertex: Vertex,
+        mut between: impl FnMut(usize) -> f32,
+    ) -> Option<usize> {
+        let diverse = self.is_diverse(links, distance, &mut between);
+        let new = Link {
+            distance,
+            diverse,
+            vertex,
+        };
+        if diverse {
+            let diverse = count_diverse(links);
+            for (i, link) in links.iter_mut().enumerate() {
+                if link.diverse && link.distance > distance {
+                    link.diverse = self.is_apart(diverse, link.distance, between(i));
+                }
             }
         }
+        if links.len() < self.capacity {
+            links.push(new);
+            return Some(links.len() - 1);
+        }
+        let last = least_useful(links)?;
+        if by_use(&new, &links[last]).is_gt() {
+            return None;
+        }
+        links[last] = new;
+        Some(last)
     }
-    if links.len() < capacity {
-        links.push(new);
-        return Some(links.len() - 1);
+
+    /// Chooses neighbours among candidates, whose distances to the vertex are given
+    /// in ascending order; `between(i, j)` is the distance of two candidates.
+    /// Returns indices of candidates, the diverse ones first, and how many these
+    /// are.
+    pub fn select(
+        self,
+        distances: &[f32],
+        mut between: impl FnMut(usize, usize) -> f32,
+    ) -> (Vec<usize>, usize) {
+        let mut kept: Vec<usize> = Vec::with_capacity(self.capacity);
+        let mut pruned = Vec::new();
+        for (candidate, &distance) in distances.iter().enumerate() {
+            let diverse = kept.len();
+            if diverse == self.capacity {
+                break;
+            }
+            let mut others = kept.iter();
+            if others.all(|&k| self.is_apart(diverse, distance, between(candidate, k))) {
+                kept.push(candidate);
+            } else {
+                pruned.push(candidate);
+            }
+        }
+        let diverse = kept.len();
+        kept.extend(pruned.into_iter().take(self.capacity - diverse));
+        (kept, diverse)
     }
-    let last = least_useful(links)?;
-    if by_use(&new, &links[last]).is_gt() {
-        return None;
-    }
-    links[last] = new;
-    Some(last)
 }
 
-/// Chooses at most `limit` of the candidates, whose distances to the vertex
-/// are given in ascending order; `between(i, j)` is the distance of two
-/// candidates. Returns indices of candidates, the diverse ones first, and how
-/// many these are.
-pub fn select_diverse(
-    distances: &[f32],
-    limit: usize,
-    mut between: impl FnMut(usize, usize) -> f32,
-) -> (Vec<usize>, usize) {
-    let mut kept: Vec<usize> = Vec::with_capacity(limit);
-    let mut pruned = Vec::new();
-    for (candidate, &distance) in distances.iter().enumerate() {
-        if kept.len() == limit {
-            break;
-        }
-        if kept.iter().all(|&k| distance < between(candidate, k)) {
-            kept.push(candidate);
-        } else {
-            pruned.push(candidate);
-        }
-    }
-    let diverse = kept.len();
-    kept.extend(pruned.into_iter().take(limit - diverse));
-    (kept, diverse)
+fn count_diverse(links: &[Link]) -> usize {
+    links.iter().filter(|link| link.diverse).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn heuristic(capacity: usize) -> Heuristic {
+        Heuristic::new(Metric::L1, capacity)
+    }
+
     /// Points on a line, seen from 0.
     fn on_a_line(points: &[f32], limit: usize) -> Vec<f32> {
         let distances: Vec<f32> = points.iter().map(|p| p.abs()).collect();
-        let (chosen, _) = select_diverse(&distances, limit, |i, j| (points[i] - points[j]).abs());
+        let (chosen, _) = heuristic(limit).select(&distances, |i, j| (points[i] - points[j]).abs());
         chosen.into_iter().map(|i| points[i]).collect()
     }
 
@@ -136,7 +192,7 @@ mod tests {
         let mut links: Vec<Link> = Vec::new();
         for (vertex, &point) in (0_u32..).zip(points) {
             let before = links.clone();
-            add_link(&mut links, point.abs(), vertex, capacity, |i| {
+            heuristic(capacity).add(&mut links, point.abs(), vertex, |i| {
                 (points[before[i].vertex as usize] - point).abs()
             });
         }
@@ -155,6 +211,25 @@ mod tests {
         );
         // Not only the farthest goes, but one that a nearer one stands for.
         assert_eq!(added(&[2.0, -3.0, 1.5], 2), [(1.5, true), (-3.0, true)]);
+    }
+
+    /// Vertices at distance 1, each of them `between` from all others.
+    fn diverse_of_alike(count: u32, between: f32, capacity: usize) -> usize {
+        let mut links = Vec::new();
+        for vertex in 0..count {
+            heuristic(capacity).add(&mut links, 1.0, vertex, |_| between);
+        }
+        let distances = vec![1.0; count as usize];
+        let (_, diverse) = heuristic(capacity).select(&distances, |_, _| between);
+        assert_eq!(count_diverse(&links), diverse);
+        diverse
+    }
+
+    #[test]
+    fn two_thirds_of_a_list_are_filled_with_slack() {
+        assert_eq!(diverse_of_alike(9, 1.01, 9), 9);
+        assert_eq!(diverse_of_alike(9, 0.98, 9), 6);
+        assert_eq!(diverse_of_alike(9, 0.97, 9), 1);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::beam::{Beam, BeamOptions, Found, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::insert::{nearest_by_level, random_level};
 use super::layout::{HeapTid, NONE, Options, Vertex};
-use super::neighbours::{Link, add_link, select_diverse};
+use super::neighbours::{Heuristic, Link};
 use crate::{Error, simd};
 
 /// A row that waits for its batch to be sealed.
@@ -279,7 +279,8 @@ impl<C: Codec> Builder<C> {
     /// Of what was found near a node, at most `limit` diverse ones.
     fn choose(&self, found: &[Found], limit: usize) -> Vec<Link> {
         let distances: Vec<f32> = found.iter().map(|f| f.distance).collect();
-        let (chosen, diverse) = select_diverse(&distances, limit, |i, j| {
+        let heuristic = Heuristic::new(self.options.metric, limit);
+        let (chosen, diverse) = heuristic.select(&distances, |i, j| {
             self.between(found[i].vertex, found[j].vertex)
         });
         let link = |(n, i): (usize, usize)| Link {
@@ -305,7 +306,8 @@ impl<C: Codec> Builder<C> {
         }
         let neighbours: Vec<u32> = links.iter().map(|link| link.vertex).collect();
         let between = |i: usize| self.between(new, neighbours[i]);
-        add_link(&mut links, distance, new, list.len(), between);
+        let heuristic = Heuristic::new(self.options.metric, list.len());
+        heuristic.add(&mut links, distance, new, between);
         store_links(list, &links);
     }
 
