@@ -122,14 +122,14 @@ impl<Q> Neighbourhood<Q> {
     /// Whether a newcomer, measured now, would be a diverse neighbour.
     pub fn is_diverse(&self, away: &Away) -> bool {
         let (positions, links) = self.links();
-        (self.heuristic).is_diverse(&links, away.distance, |i| away.keys[positions[i]])
+        (self.heuristic).is_diverse(&links, away.distance, |i, _| away.keys[positions[i]])
     }
 
     /// Adds a link to a newcomer, measured now, as the heuristic says;
     /// false if it turned the newcomer down.
     pub fn add(&mut self, new: &Newcomer<'_, Q>, away: &Away) -> bool {
         let (positions, mut links) = self.links();
-        let between = |i: usize| away.keys[positions[i]];
+        let between = |i: usize, _| away.keys[positions[i]];
         let added = (self.heuristic).add(&mut links, away.distance, new.number, between);
         let Some(added) = added else {
             return false;

@@ -78,30 +78,30 @@ impl Heuristic {
     }
 
     /// Whether a candidate at this distance from the vertex is diverse among the
-    /// links; `between(i)` is its distance to the neighbour of link i.
+    /// links; `between(i, n)` is its distance to the neighbour n of link i.
     pub fn is_diverse(
         self,
         links: &[Link],
         distance: f32,
-        mut between: impl FnMut(usize) -> f32,
+        mut between: impl FnMut(usize, Vertex) -> f32,
     ) -> bool {
         let diverse = count_diverse(links);
         let mut nearer = (links.iter().enumerate())
             .filter(|(_, link)| link.diverse && link.distance <= distance);
-        nearer.all(|(i, _)| self.is_apart(diverse, distance, between(i)))
+        nearer.all(|(i, link)| self.is_apart(diverse, distance, between(i, link.vertex)))
     }
 
-    /// Adds a link to a list; `between(i)` is the distance of the new neighbour to
-    /// that of link i. Where there is no room, the [`least_useful`] one goes.
+    /// Adds a link to a list; `between(i, n)` is the distance of the new neighbour to
+    /// the neighbour n of link i. Where there is no room, the [`least_useful`] one goes.
     ///
     /// Returns the index of the new link: it took the place of another one, or is
-    /// the last. `None` if it was the one to go.
+    /// the last. `None` if it was the one to go; then, the list is as it was.
     pub fn add(
         self,
         links: &mut Vec<Link>,
         distance: f32,
         vertex: Vertex,
-        mut between: impl FnMut(usize) -> f32,
+        mut between: impl FnMut(usize, Vertex) -> f32,
     ) -> Option<usize> {
         let diverse = self.is_diverse(links, distance, &mut between);
         let new = Link {
@@ -113,7 +113,7 @@ impl Heuristic {
             let diverse = count_diverse(links);
             for (i, link) in links.iter_mut().enumerate() {
                 if link.diverse && link.distance > distance {
-                    link.diverse = self.is_apart(diverse, link.distance, between(i));
+                    link.diverse = self.is_apart(diverse, link.distance, between(i, link.vertex));
                 }
             }
         }
@@ -191,9 +191,8 @@ mod tests {
     fn added(points: &[f32], capacity: usize) -> Vec<(f32, bool)> {
         let mut links: Vec<Link> = Vec::new();
         for (vertex, &point) in (0_u32..).zip(points) {
-            let before = links.clone();
-            heuristic(capacity).add(&mut links, point.abs(), vertex, |i| {
-                (points[before[i].vertex as usize] - point).abs()
+            heuristic(capacity).add(&mut links, point.abs(), vertex, |_, n| {
+                (points[n as usize] - point).abs()
             });
         }
         links
@@ -217,7 +216,7 @@ mod tests {
     fn diverse_of_alike(count: u32, between: f32, capacity: usize) -> usize {
         let mut links = Vec::new();
         for vertex in 0..count {
-            heuristic(capacity).add(&mut links, 1.0, vertex, |_| between);
+            heuristic(capacity).add(&mut links, 1.0, vertex, |_, _| between);
         }
         let distances = vec![1.0; count as usize];
         let (_, diverse) = heuristic(capacity).select(&distances, |_, _| between);

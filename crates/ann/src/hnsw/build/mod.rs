@@ -99,6 +99,8 @@ struct Progress {
 pub struct Builder<C> {
     codec: C,
     options: Options,
+    /// Words of a code.
+    code_words: usize,
     /// Nodes of a batch: a power of two.
     batch_len: u32,
     batches: Box<[OnceLock<Batch>]>,
@@ -134,6 +136,7 @@ impl<C: Codec> Builder<C> {
         let capacity = (budget / node_len).min(MAX_NODES);
         let batches = capacity / batch_len;
         Builder {
+            code_words: codec.code_len() / 8,
             codec,
             options,
             batch_len: batch_len as u32,
@@ -210,6 +213,7 @@ impl<C: Codec> Builder<C> {
         Linker {
             builder: self,
             beam: Beam::new(0, BeamOptions::default()),
+            links: Vec::new(),
         }
     }
 
@@ -256,8 +260,8 @@ impl<C: Codec> Builder<C> {
 
     fn code(&self, node: u32) -> &[u8] {
         let (batch, i) = self.batch(node);
-        let words = self.codec.code_len() / 8;
-        bytemuck::cast_slice(&batch.codes[i * words..(i + 1) * words])
+        let words = self.code_words;
+        bytemuck::cast_slice(&batch.codes[i * words..][..words])
     }
 
     fn level(&self, node: u32) -> u8 {
@@ -295,20 +299,22 @@ impl<C: Codec> Builder<C> {
         self.codec.distance(self.code(a), self.code(b))
     }
 
-    /// Links a node back to a new one.
-    fn link_back(&self, node: u32, new: u32, distance: f32, level: u8) {
+    /// Links a node back to a new one. `links` is memory for its list.
+    fn link_back(&self, node: u32, (new, distance): (u32, f32), level: u8, links: &mut Vec<Link>) {
         let (batch, i) = self.batch(node);
         let list = self.list(node, level);
         let _lock = batch.locks[i].lock();
-        let mut links: Vec<Link> = present(list).collect();
+        links.clear();
+        links.extend(present(list));
         if links.iter().any(|link| link.vertex == new) {
             return;
         }
-        let neighbours: Vec<u32> = links.iter().map(|link| link.vertex).collect();
-        let between = |i: usize| self.between(new, neighbours[i]);
+        let between = |_, neighbour| self.between(new, neighbour);
         let heuristic = Heuristic::new(self.options.metric, list.len());
-        heuristic.add(&mut links, distance, new, between);
-        store_links(list, &links);
+        if let Some(added) = heuristic.add(links, distance, new, between) {
+            debug_assert_eq!(links[added].vertex, new);
+            store_links(list, links);
+        }
     }
 
     fn duplicate_of(&self, node: u32) -> u32 {
@@ -340,6 +346,8 @@ pub struct Linker<'b, C> {
     builder: &'b Builder<C>,
     /// Memory for searches, used again for each node.
     beam: Beam,
+    /// Memory for the list of a node that is linked back.
+    links: Vec<Link>,
 }
 
 impl<C: Codec> Linker<'_, C> {
@@ -435,7 +443,8 @@ impl<C: Codec> Linker<'_, C> {
         }
         for (level, chosen) in (0_u8..).zip(&chosen) {
             for link in chosen {
-                builder.link_back(link.vertex, node, link.distance, level);
+                let new = (node, link.distance);
+                builder.link_back(link.vertex, new, level, &mut self.links);
             }
         }
     }
