@@ -203,6 +203,7 @@ impl Beam {
         query: &G::Query,
         width: usize,
     ) -> Result<(), Error> {
+        self.reserve(width);
         if !graph.is_exact() {
             self.means.fit(width);
         }
@@ -227,6 +228,24 @@ impl Beam {
             self.consider_all(graph.is_exact(), width);
         }
         Ok(())
+    }
+
+    /// Memory for a search of the usual length, at once instead of bit by bit.
+    fn reserve(&mut self, width: usize) {
+        /// Visits for each vertex of a beam, about.
+        const VISITS: usize = 2;
+        /// What a visit tells of, with the usual `m`.
+        const NEIGHBOURS: usize = 32;
+        let visits = VISITS * width + NEIGHBOURS;
+        self.pool.reserve(width + 1);
+        self.visited.reserve(visits);
+        self.found.reserve(visits);
+        if self.options.with_tids {
+            self.tids.reserve(visits);
+        }
+        if self.options.resumable {
+            self.aside.reserve(visits * NEIGHBOURS);
+        }
     }
 
     /// Puts the neighbours that the last visit told of into the pool, as far as
