@@ -29,6 +29,10 @@ use crate::quantize::rabitq::Form;
 /// error is nearly normal: one in thirty thousand is larger.
 const DEVIATIONS: f32 = 4.0;
 
+/// The same for centroids: a list that comes a little late, as one in forty does,
+/// changes nothing of the order of rows.
+const DEVIATIONS_OF_CENTROIDS: f32 = 2.0;
+
 /// Members that are looked up at once, while the memory works on the next ones.
 const AT_ONCE: usize = 8;
 
@@ -89,18 +93,13 @@ struct Candidate {
 }
 
 /// A member that waits.
+#[derive(Clone, Copy)]
 struct Waiting {
     rank: f64,
-    candidate: Candidate,
-    /// What its entry says, once it was looked up.
-    found: Option<Found>,
-}
-
-/// What an entry says.
-struct Found {
-    value: f64,
-    target: u64,
-    base: Base,
+    /// Which of the round's candidates it is, or of what was found.
+    at: u32,
+    /// Whether its entry was looked up.
+    is_found: bool,
 }
 
 impl Ord for Waiting {
@@ -133,7 +132,12 @@ pub struct Stream {
     window: usize,
     /// What rounds have found is not above it: `None` before the first one.
     limit: Option<f32>,
-    found: Vec<Candidate>,
+    /// What the last round found. All of it is looked up before the next one.
+    candidates: Vec<Candidate>,
+    /// What was looked up and not returned yet.
+    found: Vec<Hit>,
+    /// Places of it that are not in use.
+    vacant: Vec<u32>,
     queue: BinaryHeap<Waiting>,
     counters: Counters,
 }
@@ -166,7 +170,9 @@ impl Stream {
             open: Vec::new(),
             window: window.max(1),
             limit: None,
+            candidates: Vec::new(),
             found: Vec::new(),
+            vacant: Vec::new(),
             queue: BinaryHeap::new(),
             counters: Counters::default(),
         }
@@ -182,6 +188,8 @@ impl Stream {
     pub fn restart(&mut self, window: usize) {
         self.open.clear();
         self.queue.clear();
+        self.found.clear();
+        self.vacant.clear();
         self.limit = None;
         self.window = window;
     }
@@ -199,40 +207,22 @@ impl Stream {
     ) -> Result<Option<Hit>, Error> {
         loop {
             let limit = match self.limit {
-                Some(limit) => self.least_rank(index, limit),
+                Some(limit) => least_rank(self.order, &index.codec, limit),
                 None => f64::NEG_INFINITY,
             };
             match self.queue.peek() {
-                Some(next) if next.rank <= limit => match &next.found {
-                    Some(found) => {
-                        let hit = Hit {
-                            value: found.value,
-                            member: next.candidate.member,
-                            place: next.candidate.place,
-                            target: found.target,
-                            base: found.base,
-                        };
+                Some(&next) if next.rank <= limit => {
+                    if next.is_found {
                         self.queue.pop();
-                        return Ok(Some(hit));
+                        self.vacant.push(next.at);
+                        return Ok(Some(self.found[next.at as usize]));
                     }
-                    None => self.look_up(index, query, limit)?,
-                },
+                    self.look_up(index, query, limit)?;
+                }
                 // Everything was found, and is gone.
                 _ if self.limit == Some(f32::INFINITY) => return Ok(None),
                 _ => self.round(index, query)?,
             }
-        }
-    }
-
-    /// The rank that a probable lower bound of a key stands for.
-    fn least_rank<S, C: std::ops::Deref<Target = Codec>>(
-        &self,
-        index: &Index<'_, S, C>,
-        key: f32,
-    ) -> f64 {
-        match self.order {
-            Order::Squared => f64::from(key),
-            Order::Key | Order::Bound => index.codec.distance(key),
         }
     }
 
@@ -247,8 +237,8 @@ impl Stream {
         let mut taken: [Option<Candidate>; AT_ONCE] = [None; AT_ONCE];
         for place in &mut taken {
             match self.queue.peek() {
-                Some(next) if next.rank <= limit && next.found.is_none() => {
-                    let candidate = next.candidate;
+                Some(next) if next.rank <= limit && !next.is_found => {
+                    let candidate = self.candidates[next.at as usize];
                     let at = layout.entry_at(candidate.place.slot.into());
                     let len = layout.entry_len;
                     index.store.prefetch(candidate.place.block, at, len);
@@ -261,26 +251,44 @@ impl Stream {
         for candidate in taken.into_iter().flatten() {
             self.counters.refined += 1;
             let open = &self.open[candidate.open as usize];
-            let look = |entry: Entry<'_>| self.found(&index.codec, query, open.base, entry);
-            let place = candidate.place;
-            if let Some(found) = index.with_entry(self.level, open.list, place, look)? {
-                let least = self.least_rank(index, candidate.least);
+            let look =
+                |entry: Entry<'_>| self.hit(&index.codec, query, open.base, candidate, entry);
+            if let Some(hit) = index.with_entry(self.level, open.list, candidate.place, look)? {
+                let least = least_rank(self.order, &index.codec, candidate.least);
                 let rank = match self.order {
-                    Order::Bound => found.value.max(least),
-                    Order::Key | Order::Squared => found.value,
+                    Order::Bound => hit.value.max(least),
+                    Order::Key | Order::Squared => hit.value,
                 };
+                let at = self.keep(hit);
                 self.queue.push(Waiting {
                     rank,
-                    candidate,
-                    found: Some(found),
+                    at,
+                    is_found: true,
                 });
             }
         }
         Ok(())
     }
 
+    /// Keeps what was found, and says where.
+    fn keep(&mut self, hit: Hit) -> u32 {
+        if let Some(at) = self.vacant.pop() {
+            self.found[at as usize] = hit;
+            return at;
+        }
+        self.found.push(hit);
+        self.found.len() as u32 - 1
+    }
+
     /// What a member's entry says.
-    fn found(&self, codec: &Codec, query: &Query, base: Base, entry: Entry<'_>) -> Found {
+    fn hit(
+        &self,
+        codec: &Codec,
+        query: &Query,
+        base: Base,
+        candidate: Candidate,
+        entry: Entry<'_>,
+    ) -> Hit {
         let key = codec.key(self.level, query, base, entry);
         let base = match self.level {
             Level::Centroids => codec.base(query, base, entry),
@@ -293,8 +301,10 @@ impl Stream {
             Order::Key => codec.distance(key),
             Order::Bound => codec.bound(query, entry, key),
         };
-        Found {
+        Hit {
             value,
+            member: candidate.member,
+            place: candidate.place,
             target: entry.head.target,
             base,
         }
@@ -313,25 +323,28 @@ impl Stream {
             prune_at: self.window.saturating_mul(2).max(4 * BLOCK),
             blocks: index.store.block_count(),
         };
-        self.found.clear();
+        debug_assert!(self.queue.iter().all(|waiting| waiting.is_found));
+        self.candidates.clear();
         for number in 0..self.open.len() {
             let Open { list, head, base } = self.open[number];
             self.scan(index, query, &mut keep, number as u32, (list, head, base))?;
         }
-        keep.prune(&mut self.found);
-        for &candidate in &self.found {
-            let rank = self.least_rank(index, candidate.least);
-            self.queue.push(Waiting {
-                // What is no number comes first.
-                rank: if rank.is_nan() {
-                    f64::NEG_INFINITY
-                } else {
-                    rank
-                },
-                candidate,
-                found: None,
-            });
-        }
+        keep.prune(&mut self.candidates);
+        let order = self.order;
+        self.queue
+            .extend((0_u32..).zip(&self.candidates).map(|(at, candidate)| {
+                let rank = least_rank(order, &index.codec, candidate.least);
+                Waiting {
+                    // What is no number comes first.
+                    rank: if rank.is_nan() {
+                        f64::NEG_INFINITY
+                    } else {
+                        rank
+                    },
+                    at,
+                    is_found: false,
+                }
+            }));
         self.window = self.window.saturating_mul(GROWTH);
         self.limit = Some(keep.limit);
         Ok(())
@@ -348,7 +361,11 @@ impl Stream {
     ) -> Result<(), Error> {
         let layout = index.codec.layout(self.level);
         let table = query.table(self.level);
-        let reach = DEVIATIONS * base.squared.max(0.0).sqrt();
+        let deviations = match self.level {
+            Level::Rows => DEVIATIONS,
+            Level::Centroids => DEVIATIONS_OF_CENTROIDS,
+        };
+        let reach = deviations * base.squared.max(0.0).sqrt();
         let (mut keys, mut least) = ([0.0; BLOCK], [0.0; BLOCK]);
         let mut first_member = 0;
         let mut at = head;
@@ -376,7 +393,7 @@ impl Stream {
                     let column = near.trailing_zeros() as usize;
                     near &= near - 1;
                     let number = block * BLOCK + column;
-                    self.found.push(Candidate {
+                    self.candidates.push(Candidate {
                         estimate: keys[column],
                         least: least[column],
                         open,
@@ -385,9 +402,9 @@ impl Stream {
                     });
                 }
             }
-            if self.found.len() >= keep.prune_at {
-                keep.prune(&mut self.found);
-                keep.prune_at = keep.prune_at.max(2 * self.found.len());
+            if self.candidates.len() >= keep.prune_at {
+                keep.prune(&mut self.candidates);
+                keep.prune_at = keep.prune_at.max(2 * self.candidates.len());
             }
             first_member += layout.columns() as u32;
             at = header.next;
@@ -398,6 +415,14 @@ impl Stream {
             }
         }
         Ok(())
+    }
+}
+
+/// The rank that a probable lower bound of a key stands for.
+fn least_rank(order: Order, codec: &Codec, key: f32) -> f64 {
+    match order {
+        Order::Squared => f64::from(key),
+        Order::Key | Order::Bound => codec.distance(key),
     }
 }
 
