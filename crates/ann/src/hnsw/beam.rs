@@ -31,6 +31,9 @@ pub struct Visit {
     pub key: f32,
     /// A lower bound of its distance, when rows are asked for.
     pub bound: f64,
+    /// The square of its distance from the query, which tells how good its estimates
+    /// are; 1 if they are exact.
+    pub spread: f32,
     /// The vertex of the same element one level down.
     pub below: Vertex,
 }
@@ -224,7 +227,6 @@ impl Beam {
                 graph.prefetch(on_its_way, self.level);
             }
             self.visit(graph, query, position, vertex)?;
-            self.means.average(&self.numbers, &mut self.estimates);
             self.consider_all(graph.is_exact(), width);
         }
         Ok(())
@@ -328,6 +330,9 @@ impl Beam {
         self.seen.clear();
         self.seen.insert(NONE);
         self.seen.extend(&self.visited);
+        for (key, vertex) in &mut self.aside {
+            *key = self.means.get(*vertex).unwrap_or(*key);
+        }
         // Of several estimates for a vertex, the smallest comes first now.
         self.aside.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         // Also what goes into the pool stays: it may fall out again.
@@ -420,6 +425,8 @@ impl Beam {
             self.pool.remove(position);
             return Ok(());
         };
+        self.means
+            .average(&self.numbers, &mut self.estimates, visit.spread);
         // A way through takes no place in the pool from what is sought.
         if !visit.live && !self.options.passages_too {
             self.pool.remove(position);
@@ -546,6 +553,7 @@ mod tests {
                 live: true,
                 key,
                 bound: 0.0,
+                spread: 1.0,
                 below: NONE,
             }))
         }
@@ -592,10 +600,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_overestimated_comes_in_by_its_mean() {
-        // 2 seems to be at 6 first, which is too far, and at 2 then.
-        let visits: [(f32, &[(Vertex, f32)]); 3] =
-            [(3.0, &[(1, 1.0), (2, 6.0)]), (5.0, &[(2, 0.0)]), (3.5, &[])];
+    fn what_comes_into_the_pool_does_so_by_its_mean() {
+        // 2 seems to be at 8 first, which is too far, and at 0 then: 4, which is not.
+        let first = [(1, 1.0), (2, 8.0)];
+        let visits: [(f32, &[(Vertex, f32)]); 3] = [(5.0, &first), (1.5, &[(2, 0.0)]), (4.0, &[])];
         assert_eq!(visited(2, &visits), [0, 1, 2]);
+        // Now it is, though the second estimate alone is not.
+        let visits: [(f32, &[(Vertex, f32)]); 3] = [(3.0, &first), (1.5, &[(2, 0.0)]), (4.0, &[])];
+        assert_eq!(visited(2, &visits), [0, 1]);
     }
 }

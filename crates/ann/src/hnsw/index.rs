@@ -272,6 +272,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
                 live,
                 key,
                 bound,
+                spread: self.codec.spread(query, code, key),
                 below: slot.header.below,
             }
         })?;

@@ -252,7 +252,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let distances: Vec<f32> = kept.iter().map(|(distance, ..)| *distance).collect();
         let code = |i: usize| kept[i].2.as_ref().map_or(&[][..], Code::bytes);
         let between = |i: usize, j: usize| self.codec.distance(code(i), code(j));
-        let heuristic = Heuristic::new(self.options.metric, limit);
+        let heuristic = Heuristic::new(&self.options, limit);
         let (indices, diverse) = heuristic.select(&distances, between);
         let mut chosen = Chosen::default();
         for (n, i) in indices.into_iter().enumerate() {
@@ -319,7 +319,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         let query = self.codec.query_of_code(own.bytes());
         let key = self.codec.key(&query, own.bytes());
         let mut list = Neighbourhood {
-            heuristic: Heuristic::new(self.options.metric, self.layout.capacity(level)),
+            heuristic: Heuristic::new(&self.options, self.layout.capacity(level)),
             own,
             query,
             seen: places.clone(),

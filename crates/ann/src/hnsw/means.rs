@@ -2,7 +2,11 @@
 //!
 //! In a search, each visited vertex estimates the keys of its neighbours, from
 //! codes relative to itself. So the errors of two estimates of the same vertex
-//! have little to do with each other, and their mean has a smaller one.
+//! have little to do with each other, and their mean has a smaller one. The error
+//! grows with the distances of the visited vertex from the query and from its
+//! neighbour ([`crate::quantize::rabitq`]); of a neighbour that is near the query,
+//! these are about equal. So the variance goes with the fourth power of the
+//! distance, and estimates are weighted by its inverse.
 //!
 //! This is a cache: each vertex has one place in a table, and loses it to another
 //! that wants the same. What is forgotten begins anew.
@@ -18,22 +22,22 @@ const MOST: usize = 1 << 16;
 
 /// What is known of a vertex.
 #[derive(Clone, Copy)]
-struct Sum {
+struct Mean {
     vertex: Vertex,
-    count: f32,
-    sum: f32,
+    mean: f32,
+    weight: f32,
 }
 
-const NOTHING: Sum = Sum {
+const NOTHING: Mean = Mean {
     vertex: NONE,
-    count: 0.0,
-    sum: 0.0,
+    mean: 0.0,
+    weight: 0.0,
 };
 
 /// See the module. It has no places until [`Means::fit`].
 #[derive(Default)]
 pub(super) struct Means {
-    table: Vec<Sum>,
+    table: Vec<Mean>,
 }
 
 impl Means {
@@ -51,35 +55,46 @@ impl Means {
         self.table.fill(NOTHING);
     }
 
-    /// Takes estimates of vertices, and makes each the mean of all so far.
-    pub fn average(&mut self, vertices: &[Vertex], estimates: &mut [f32]) {
+    /// Takes estimates of vertices, and makes each the mean of all so far. `spread`
+    /// is the square of the distance between the query and the vertex that tells.
+    pub fn average(&mut self, vertices: &[Vertex], estimates: &mut [f32], spread: f32) {
+        /// Sums of weights, and their quotients, are numbers.
+        const WEIGHTS: (f32, f32) = (1e-30, 1e30);
+        /// What is not below is no estimate: the vertex is too far for numbers.
+        const FAR: f32 = f32::MAX / 4.0;
         if self.table.is_empty() {
             return;
         }
+        let weight = (1.0 / spread / spread).clamp(WEIGHTS.0, WEIGHTS.1);
+        let weight = if weight.is_nan() { WEIGHTS.1 } else { weight };
         for (&vertex, estimate) in vertices.iter().zip(estimates) {
             let place = self.place(vertex);
             let known = &mut self.table[place];
             // Half are known, and which is not foreseen: no branch.
             let mask = u32::from(known.vertex == vertex).wrapping_neg();
             let kept = |number: f32| f32::from_bits(number.to_bits() & mask);
-            *known = Sum {
-                vertex,
-                count: kept(known.count) + 1.0,
-                sum: kept(known.sum) + *estimate,
-            };
-            *estimate = known.sum / known.count;
+            let (mean, before) = (kept(known.mean), kept(known.weight));
+            let share = weight / (before + weight);
+            if estimate.abs() < FAR {
+                *estimate = mean + share * (*estimate - mean);
+                *known = Mean {
+                    vertex,
+                    mean: *estimate,
+                    weight: before + weight,
+                };
+            }
         }
     }
 
     /// The mean of what was estimated for a vertex.
     pub fn get(&self, vertex: Vertex) -> Option<f32> {
         let known = self.table.get(self.place(vertex))?;
-        (known.vertex == vertex).then_some(known.sum / known.count)
+        (known.vertex == vertex).then_some(known.mean)
     }
 
     /// Bytes of memory.
     pub fn memory(&self) -> usize {
-        self.table.len() * size_of::<Sum>()
+        self.table.len() * size_of::<Mean>()
     }
 
     /// The place of a vertex: by Fibonacci hashing (Knuth, "The Art of Computer
@@ -94,23 +109,45 @@ impl Means {
 mod tests {
     use super::*;
 
+    fn averaged(means: &mut Means, told: &[(Vertex, f32)], spread: f32) -> Vec<f32> {
+        let (vertices, mut estimates): (Vec<_>, Vec<_>) = told.iter().copied().unzip();
+        means.average(&vertices, &mut estimates, spread);
+        estimates
+    }
+
     #[test]
     fn estimates_become_means() {
         let mut means = Means::default();
         means.fit(10);
-        let mut estimates = [4.0, -1.0, f32::INFINITY];
-        means.average(&[7, 9, 11], &mut estimates);
-        assert_eq!(estimates, [4.0, -1.0, f32::INFINITY]);
-        let mut estimates = [5.0, 8.0];
-        means.average(&[9, 7], &mut estimates);
-        assert_eq!(estimates, [2.0, 6.0]);
-        assert_eq!(means.get(7), Some(6.0));
+        let told = averaged(&mut means, &[(7, 4.0), (9, -1.0)], 1.0);
+        assert_eq!(told, [4.0, -1.0]);
+        let told = averaged(&mut means, &[(9, 5.0), (7, 8.0)], 1.0);
+        assert_eq!(told, [2.0, 6.0]);
+        // Weights of 2 until now, and of 1/16.
+        let told = averaged(&mut means, &[(7, 39.0)], 4.0);
+        assert_eq!(told, [7.0]);
+        assert_eq!(means.get(7), Some(7.0));
         assert_eq!(means.get(8), None);
         // A beam as wide as before goes on, another one begins anew.
         means.fit(10);
-        assert_eq!(means.get(7), Some(6.0));
+        assert_eq!(means.get(7), Some(7.0));
         means.fit(100);
         assert_eq!(means.get(7), None);
+    }
+
+    #[test]
+    fn what_is_too_far_for_numbers_has_no_part_in_a_mean() {
+        for far in [f32::MAX, f32::INFINITY, f32::NAN] {
+            for spread in [0.0, 1e-30, 1.0, 1e30, f32::INFINITY, f32::NAN] {
+                let mut means = Means::default();
+                means.fit(1);
+                averaged(&mut means, &[(7, far)], spread);
+                assert_eq!(averaged(&mut means, &[(7, 3.0)], spread), [3.0]);
+                averaged(&mut means, &[(7, far)], spread);
+                let mean = averaged(&mut means, &[(7, 5.0)], spread)[0];
+                assert!((mean - 4.0).abs() < 1e-6, "{mean}");
+            }
+        }
     }
 
     #[test]
@@ -118,21 +155,17 @@ mod tests {
         let mut means = Means::default();
         means.fit(1);
         for vertex in 0..1000 {
-            let mut estimate = [f32::INFINITY];
-            means.average(&[vertex], &mut estimate);
-            let mut estimate = [vertex as f32];
-            means.average(&[vertex + 5000], &mut estimate);
-            assert_eq!(estimate, [vertex as f32]);
+            averaged(&mut means, &[(vertex, 1e9)], 1.0);
+            let told = [(vertex + 5000, vertex as f32)];
+            assert_eq!(averaged(&mut means, &told, 1.0), [vertex as f32]);
         }
     }
 
     #[test]
     fn without_places_estimates_stay() {
         let mut means = Means::default();
-        let mut estimates = [1.0];
-        means.average(&[1], &mut estimates);
-        means.average(&[1], &mut estimates);
-        assert_eq!(estimates, [1.0]);
+        averaged(&mut means, &[(1, 1.0)], 1.0);
+        assert_eq!(averaged(&mut means, &[(1, 3.0)], 1.0), [3.0]);
         assert_eq!(means.get(1), None);
     }
 }

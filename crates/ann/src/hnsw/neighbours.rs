@@ -17,7 +17,7 @@
 
 use std::cmp::Ordering;
 
-use super::layout::Vertex;
+use super::layout::{Options, Storage, Vertex};
 use crate::Metric;
 
 /// A link of a vertex, as the heuristic sees it.
@@ -25,8 +25,8 @@ use crate::Metric;
 pub struct Link {
     /// The ordering key of the two vertices.
     pub distance: f32,
-    /// Whether the neighbour is nearer to the vertex than to every diverse
-    /// neighbour that is nearer still.
+    /// Whether the neighbour is diverse: nearer to the vertex, but for the slack, than
+    /// to every diverse neighbour that is nearer still.
     pub diverse: bool,
     /// The neighbour.
     pub vertex: Vertex,
@@ -38,7 +38,8 @@ const WITH_SLACK: (usize, usize) = (2, 3);
 /// The heuristic for the list of a vertex.
 #[derive(Debug, Clone, Copy)]
 pub struct Heuristic {
-    metric: Metric,
+    /// Whose distances have slack, if any have.
+    slack: Option<Metric>,
     capacity: usize,
 }
 
@@ -56,9 +57,14 @@ pub fn least_useful(links: &[Link]) -> Option<usize> {
 }
 
 impl Heuristic {
-    /// For lists of so many places, and distances that are keys of a metric.
-    pub fn new(metric: Metric, capacity: usize) -> Self {
-        Heuristic { metric, capacity }
+    /// For lists of so many places in an index. Sparse vectors have no slack: most
+    /// have nothing in common, and are all as far from each other.
+    pub fn new(options: &Options, capacity: usize) -> Self {
+        let is_dense = options.storage != Storage::Sparse;
+        Heuristic {
+            slack: is_dense.then_some(options.metric),
+            capacity,
+        }
     }
 
     /// Places of a list.
@@ -70,10 +76,11 @@ impl Heuristic {
     /// behind one of them, from which it has the distance `between`.
     fn is_apart(self, diverse: usize, distance: f32, between: f32) -> bool {
         let (part, of) = WITH_SLACK;
-        if diverse * of < self.capacity * part {
-            distance < self.metric.lengthened(between)
-        } else {
-            distance < between
+        match self.slack {
+            Some(metric) if diverse * of < self.capacity * part => {
+                distance < metric.lengthened(between)
+            }
+            _ => distance < between,
         }
     }
 
@@ -110,10 +117,11 @@ impl Heuristic {
             vertex,
         };
         if diverse {
-            let diverse = count_diverse(links);
+            let mut diverse = count_diverse(links);
             for (i, link) in links.iter_mut().enumerate() {
                 if link.diverse && link.distance > distance {
                     link.diverse = self.is_apart(diverse, link.distance, between(i, link.vertex));
+                    diverse -= usize::from(!link.diverse);
                 }
             }
         }
@@ -167,13 +175,17 @@ mod tests {
     use super::*;
 
     fn heuristic(capacity: usize) -> Heuristic {
-        Heuristic::new(Metric::L1, capacity)
+        Heuristic {
+            slack: Some(Metric::L2),
+            capacity,
+        }
     }
 
     /// Points on a line, seen from 0.
     fn on_a_line(points: &[f32], limit: usize) -> Vec<f32> {
-        let distances: Vec<f32> = points.iter().map(|p| p.abs()).collect();
-        let (chosen, _) = heuristic(limit).select(&distances, |i, j| (points[i] - points[j]).abs());
+        let distances: Vec<f32> = points.iter().map(|p| p * p).collect();
+        let (chosen, _) =
+            heuristic(limit).select(&distances, |i, j| (points[i] - points[j]).powi(2));
         chosen.into_iter().map(|i| points[i]).collect()
     }
 
@@ -191,8 +203,8 @@ mod tests {
     fn added(points: &[f32], capacity: usize) -> Vec<(f32, bool)> {
         let mut links: Vec<Link> = Vec::new();
         for (vertex, &point) in (0_u32..).zip(points) {
-            heuristic(capacity).add(&mut links, point.abs(), vertex, |_, n| {
-                (points[n as usize] - point).abs()
+            heuristic(capacity).add(&mut links, point * point, vertex, |_, n| {
+                (points[n as usize] - point).powi(2)
             });
         }
         links
@@ -228,7 +240,30 @@ mod tests {
     fn two_thirds_of_a_list_are_filled_with_slack() {
         assert_eq!(diverse_of_alike(9, 1.01, 9), 9);
         assert_eq!(diverse_of_alike(9, 0.98, 9), 6);
-        assert_eq!(diverse_of_alike(9, 0.97, 9), 1);
+        assert_eq!(diverse_of_alike(9, 0.94, 9), 1);
+    }
+
+    #[test]
+    fn links_that_are_no_longer_diverse_leave_room_for_slack() {
+        let mut links = Vec::new();
+        for vertex in 0..6 {
+            heuristic(9).add(&mut links, 1.0, vertex, |_, _| 0.98);
+        }
+        assert_eq!(count_diverse(&links), 6);
+        // A nearer one, behind which the first of them is and the others are not.
+        let between = |_, n| if n == 0 { 0.5 } else { 0.98 };
+        heuristic(9).add(&mut links, 0.9, 6, between);
+        assert_eq!(count_diverse(&links), 6);
+        assert!(!links[0].diverse);
+    }
+
+    #[test]
+    fn sets_with_nothing_in_common_have_no_slack() {
+        for slack in [None, Some(Metric::Jaccard)] {
+            let heuristic = Heuristic { slack, capacity: 9 };
+            let (_, diverse) = heuristic.select(&[1.0; 9], |_, _| 1.0);
+            assert_eq!(diverse, 1);
+        }
     }
 
     #[test]

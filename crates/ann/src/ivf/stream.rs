@@ -29,8 +29,8 @@ use crate::quantize::rabitq::Form;
 /// error is nearly normal: one in thirty thousand is larger.
 const DEVIATIONS: f32 = 4.0;
 
-/// The same for centroids: a list that comes a little late, as one in forty does,
-/// changes nothing of the order of rows.
+/// The same for the centroids that a search opens the lists of: one in forty may come
+/// late or, among the last that are opened, not at all.
 const DEVIATIONS_OF_CENTROIDS: f32 = 2.0;
 
 /// Members that are looked up at once, while the memory works on the next ones.
@@ -361,9 +361,9 @@ impl Stream {
     ) -> Result<(), Error> {
         let layout = index.codec.layout(self.level);
         let table = query.table(self.level);
-        let deviations = match self.level {
-            Level::Rows => DEVIATIONS,
-            Level::Centroids => DEVIATIONS_OF_CENTROIDS,
+        let deviations = match (self.level, self.order) {
+            (Level::Centroids, Order::Key) => DEVIATIONS_OF_CENTROIDS,
+            _ => DEVIATIONS,
         };
         let reach = deviations * base.squared.max(0.0).sqrt();
         let (mut keys, mut least) = ([0.0; BLOCK], [0.0; BLOCK]);

@@ -283,7 +283,7 @@ impl<C: Codec> Builder<C> {
     /// Of what was found near a node, at most `limit` diverse ones.
     fn choose(&self, found: &[Found], limit: usize) -> Vec<Link> {
         let distances: Vec<f32> = found.iter().map(|f| f.distance).collect();
-        let heuristic = Heuristic::new(self.options.metric, limit);
+        let heuristic = Heuristic::new(&self.options, limit);
         let (chosen, diverse) = heuristic.select(&distances, |i, j| {
             self.between(found[i].vertex, found[j].vertex)
         });
@@ -310,7 +310,7 @@ impl<C: Codec> Builder<C> {
             return;
         }
         let between = |_, neighbour| self.between(new, neighbour);
-        let heuristic = Heuristic::new(self.options.metric, list.len());
+        let heuristic = Heuristic::new(&self.options, list.len());
         if let Some(added) = heuristic.add(links, distance, new, between) {
             debug_assert_eq!(links[added].vertex, new);
             store_links(list, links);
@@ -494,6 +494,7 @@ impl<C: Codec> Graph for Builder<C> {
             live: true,
             key,
             bound: f64::from(key),
+            spread: 1.0,
             below: vertex,
         }))
     }

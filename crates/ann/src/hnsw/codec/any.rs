@@ -148,6 +148,10 @@ impl Codec for AnyCodec {
         each_query!(self, query, (codec, query) => codec.estimates(query, key, links, out));
     }
 
+    fn spread(&self, query: &AnyQuery, code: &[u8], key: f32) -> f32 {
+        each_query!(self, query, (codec, query) => codec.spread(query, code, key))
+    }
+
     fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {
         each!(self, codec => codec.encode_links(own, neighbours, links));
     }

@@ -215,6 +215,15 @@ impl Codec for Fused {
         }
     }
 
+    fn spread(&self, query: &FusedQuery, code: &[u8], key: f32) -> f32 {
+        match self.form {
+            Form::L2 => key,
+            Form::InnerProduct => {
+                (query.norm_squared + View::new(code).norm_squared + 2.0 * key).max(0.0)
+            }
+        }
+    }
+
     fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {
         let centre = self.decode(own);
         let block_len = self.block_len();

@@ -93,6 +93,12 @@ pub trait Codec: Sync {
     /// vertex's own; `links` are the bytes beside the numbers.
     fn estimates(&self, _query: &Self::Query, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
 
+    /// The square of the distance between a query and a code, whose key is given. It
+    /// tells how good the code's [`Codec::estimates`] are.
+    fn spread(&self, _query: &Self::Query, _code: &[u8], _key: f32) -> f32 {
+        1.0
+    }
+
     /// Writes what links of a vertex hold of their neighbours: each with its
     /// position and the neighbour's code. `own` is the vertex's code.
     fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}
