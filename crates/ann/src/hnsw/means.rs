@@ -101,7 +101,7 @@ impl Means {
     /// Programming", volume 3, section 6.4).
     fn place(&self, vertex: Vertex) -> usize {
         let hash = vertex.wrapping_mul(0x9e37_79b9);
-        (u64::from(hash) * self.table.len() as u64 >> 32) as usize
+        ((u64::from(hash) * self.table.len() as u64) >> 32) as usize
     }
 }
 

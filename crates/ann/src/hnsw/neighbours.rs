@@ -117,11 +117,11 @@ impl Heuristic {
             vertex,
         };
         if diverse {
-            let mut diverse = count_diverse(links);
+            let mut left = count_diverse(links);
             for (i, link) in links.iter_mut().enumerate() {
                 if link.diverse && link.distance > distance {
-                    link.diverse = self.is_apart(diverse, link.distance, between(i, link.vertex));
-                    diverse -= usize::from(!link.diverse);
+                    link.diverse = self.is_apart(left, link.distance, between(i, link.vertex));
+                    left -= usize::from(!link.diverse);
                 }
             }
         }

@@ -311,8 +311,7 @@ impl<C: Codec> Builder<C> {
         }
         let between = |_, neighbour| self.between(new, neighbour);
         let heuristic = Heuristic::new(&self.options, list.len());
-        if let Some(added) = heuristic.add(links, distance, new, between) {
-            debug_assert_eq!(links[added].vertex, new);
+        if heuristic.add(links, distance, new, between).is_some() {
             store_links(list, links);
         }
     }
