@@ -3,13 +3,15 @@
 //! `catalog` reads and writes the tables, `load` fills them, `access` says who
 //! may use a model, `session` keeps the encoders of this backend, and `embed`
 //! is what queries call. `quantize` makes smaller models of loaded ones, and
-//! `evaluate` tells what they keep.
+//! `evaluate` tells what they keep. `memory` gives back what all of them leave
+//! behind.
 
 mod access;
 mod catalog;
 mod embed;
 mod evaluate;
 mod load;
+mod memory;
 mod quantize;
 mod session;
 

@@ -20,7 +20,7 @@ use lru::LruCache;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::{access, catalog, unwrap_model};
+use super::{access, catalog, memory, unwrap_model};
 use crate::errors::raise_with_hint;
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
@@ -31,6 +31,9 @@ const BATCH_TOKENS: usize = 4096;
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Longer texts are not remembered.
 const MAX_REMEMBERED_TEXT: usize = 4096;
+/// A call with more bytes of text leaves so much freed memory behind that it is
+/// given back.
+const LARGE_CALL: usize = 65_536;
 
 struct Loaded {
     encoder: Encoder,
@@ -203,6 +206,7 @@ fn new_encoder(model: &CompiledModel) -> Encoder {
     static TOLD: AtomicBool = AtomicBool::new(false);
     load_runtime();
     let settings = model.settings.clone();
+    memory::give_back_at_end();
     let made = Encoder::new(&model.graph, &model.tokenizer, settings, options());
     let encoder = unwrap_model(made);
     if let Some(reason) = encoder.fallback()
@@ -330,6 +334,9 @@ pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
     } else {
         prefixed.iter().map(String::as_str).collect()
     };
+    if texts.iter().map(|text| text.len()).sum::<usize>() > LARGE_CALL {
+        memory::give_back_at_end();
+    }
     with_encoder(name, (sha256, settings), |loaded| loaded.embed(&texts))
 }
 

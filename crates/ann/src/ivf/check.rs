@@ -188,10 +188,13 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             let header = Header::of(&page);
             let alive = layout.alive(&page).to_vec();
             let count = usize::from(header.count);
+            let is_alive = |column: usize| alive[column / BLOCK] >> (column % BLOCK) & 1 != 0;
+            if (layout.columns..layout.blocks * BLOCK).any(is_alive) {
+                self.problem(at, "members are beyond the last column".into());
+            }
             for (number, &codes) in layout.directory(&page).iter().enumerate() {
                 let columns = number * layout.per_page..((number + 1) * layout.per_page);
-                let columns = columns.start..columns.end.min(layout.columns());
-                let is_alive = |column: usize| alive[column / BLOCK] >> (column % BLOCK) & 1 != 0;
+                let columns = columns.start..columns.end.min(layout.columns);
                 if codes == 0 {
                     if columns.clone().any(is_alive) {
                         self.problem(at, "members are on no code page".into());

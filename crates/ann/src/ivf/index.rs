@@ -303,7 +303,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
                 let directory = layout.directory(&page).to_vec();
                 (usize::from(header.count), header.next, directory)
             };
-            for column in 0..count.min(layout.columns()) {
+            for column in 0..count.min(layout.columns) {
                 let list = List {
                     parent: ROOT,
                     number,
@@ -500,7 +500,7 @@ fn free_columns(layout: &Layout, page: &Body, limit: usize) -> Vec<usize> {
     let alive = layout.alive(page);
     let is_free = |column: &usize| alive[column / BLOCK] >> (column % BLOCK) & 1 == 0;
     let full = alive.iter().take_while(|&&alive| alive == u32::MAX).count();
-    let mut free = (full * BLOCK..layout.columns()).filter(is_free).peekable();
+    let mut free = (full * BLOCK..layout.columns).filter(is_free).peekable();
     let page_of = |column: usize| column / layout.per_page;
     let Some(&first) = free.peek() else {
         return Vec::new();
@@ -514,7 +514,7 @@ fn free_columns(layout: &Layout, page: &Body, limit: usize) -> Vec<usize> {
 fn check_list_page(block: Block, header: &Header, list: u32, layout: &Layout) -> Result<(), Error> {
     let is_it = header.kind() == Some(Kind::List)
         && header.list == list
-        && usize::from(header.count) <= layout.columns();
+        && usize::from(header.count) <= layout.columns;
     if is_it {
         return Ok(());
     }

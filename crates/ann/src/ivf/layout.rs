@@ -39,7 +39,7 @@ pub fn default_probes(lists: u32) -> u32 {
 
 const MAGIC: u32 = 0x4956_5349; // "ISVI"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What the creator of an index chooses, beside its centroids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -333,6 +333,8 @@ pub struct Layout {
     pub blocks: usize,
     /// Code pages of a list page.
     pub code_pages: usize,
+    /// Members that a list page has room for.
+    pub columns: usize,
     alive_at: usize,
     blocks_at: usize,
     block_len: usize,
@@ -360,7 +362,7 @@ impl Layout {
             let block_len = FACTORS + block_len(coded);
             let most = (BODY_LEN - HEADER) / (block_len + size_of::<u32>());
             (1..=most).rev().find_map(|blocks| {
-                let code_pages = (blocks * BLOCK).div_ceil(per_page);
+                let code_pages = code_pages(blocks * BLOCK, per_page);
                 let alive_at = HEADER + code_pages * size_of::<Block>();
                 let blocks_at = (alive_at + blocks * size_of::<u32>()).next_multiple_of(8);
                 (blocks_at + blocks * block_len <= BODY_LEN).then_some(Layout {
@@ -369,6 +371,7 @@ impl Layout {
                     per_page,
                     blocks,
                     code_pages,
+                    columns: (blocks * BLOCK).min(code_pages * per_page),
                     alive_at,
                     blocks_at,
                     block_len,
@@ -384,11 +387,6 @@ impl Layout {
             false => best,
         });
         best.or_else(|| (1..steps).rev().find_map(|steps| fit(steps * STEP)))
-    }
-
-    /// Members that a list page has room for.
-    pub fn columns(&self) -> usize {
-        self.blocks * BLOCK
     }
 
     /// Where a member's entry begins in a code page.
@@ -461,10 +459,17 @@ impl Layout {
         self.alive_mut(body)[block] |= 1 << column;
     }
 
-    /// Where a column's entry is, given the directory.
+    /// Whether a list page has room for another member.
+    pub fn has_room(&self, body: &Body) -> bool {
+        let members: u32 = self.alive(body).iter().map(|bits| bits.count_ones()).sum();
+        (members as usize) < self.columns
+    }
+
+    /// Where a column's entry is, given the directory; on the metapage, which is no
+    /// code page, if the column cannot have one.
     pub fn place(&self, directory: &[Block], column: usize) -> Place {
         Place {
-            block: directory[column / self.per_page],
+            block: directory.get(column / self.per_page).copied().unwrap_or(0),
             slot: (column % self.per_page) as u16,
         }
     }
@@ -473,6 +478,15 @@ impl Layout {
     pub fn member_len(&self) -> usize {
         MEMBER_HEAD + self.coded / 8 + self.entry_len
     }
+}
+
+/// Code pages for a list page of so many columns. The last one may be all but
+/// empty; where less space goes to waste without it, its columns stay unused.
+fn code_pages(columns: usize, per_page: usize) -> usize {
+    let (few, all) = (columns / per_page, columns.div_ceil(per_page));
+    // Pages for each column that can be used, list page included.
+    let is_denser = (1 + few) * columns <= (1 + all) * few * per_page;
+    if is_denser { few } else { all }
 }
 
 /// 32 members of a list, for comparing them with a query at once.
@@ -527,5 +541,25 @@ impl<'a> Member<'a> {
         let head: &mut [f32] = bytemuck::cast_slice_mut(head);
         head.copy_from_slice(&[factors.add, factors.rescale, deviation, 0.0]);
         rest.split_at_mut(layout.coded / 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_pages_waste_little() {
+        for padded in (64..=1024).step_by(64) {
+            for bits in [Bits::Eight, Bits::Four] {
+                let layout = Layout::new(Values::Grid(bits), padded).unwrap();
+                let member = FACTORS / BLOCK + layout.coded / 8 + layout.entry_len;
+                let pages = (1 + layout.code_pages) * BODY_LEN;
+                let used = (layout.columns * member) as f64 / pages as f64;
+                assert!(used > 0.88, "{padded} {bits:?}: {used:.3} {layout:?}");
+                assert!(layout.columns <= layout.code_pages * layout.per_page);
+                assert!(layout.columns <= layout.blocks * BLOCK);
+            }
+        }
     }
 }

@@ -406,7 +406,7 @@ impl Stream {
                 keep.prune(&mut self.candidates);
                 keep.prune_at = keep.prune_at.max(2 * self.candidates.len());
             }
-            first_member += layout.columns() as u32;
+            first_member += layout.columns as u32;
             at = header.next;
             drop(page);
             pages += 1;

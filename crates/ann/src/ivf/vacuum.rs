@@ -47,11 +47,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             self.store.pause();
             let (next, directory, mut has_room) = {
                 let page = self.list_page(at, list.number)?;
-                let has_room = layout.alive(&page).iter().any(|&alive| alive != u32::MAX);
                 (
                     Header::of(&page).next,
                     layout.directory(&page).to_vec(),
-                    has_room,
+                    layout.has_room(&page),
                 )
             };
             for (number, &codes) in directory

@@ -14,6 +14,7 @@ use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::page::{BODY_LEN, PageStore};
 use crate::quantize::extended::Bits;
+use crate::quantize::fastscan::BLOCK;
 use crate::{AnyVector, HeapTid, Metric};
 
 fn sample() -> MemPages {
@@ -122,6 +123,8 @@ fn the_checker_sees_each_kind_of_damage() {
         .unwrap();
     let layout = *index.layout_of(list.number);
     let entry = layout.entry_at(0);
+    assert!(layout.columns < layout.blocks * BLOCK);
+    let last_bits = HEADER + 4 * (layout.code_pages + layout.blocks) - 1;
     // (what, page, byte, new byte)
     for (what, block, at, byte) in [
         ("another kind of page", link.head, 0, 9_u8),
@@ -129,6 +132,7 @@ fn the_checker_sees_each_kind_of_damage() {
         ("fewer members than there are", link.head, 2, 1),
         ("a next page that is another list's", link.head, 8, 1),
         ("a code page that is not one", link.head, HEADER, 0),
+        ("a member in a column without entry", link.head, last_bits, 128),
         ("codes of another list", codes, 4, 77),
         ("codes of another page", codes, 12, 77),
         ("a row that another member is", codes, entry, 2),
