@@ -1,12 +1,12 @@
 """The time of an embedding call in SQL against the same session called directly."""
 
+import contextlib
 import itertools
 import json
 import os
 import pathlib
 import statistics
 import subprocess
-import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -15,70 +15,71 @@ EXAMPLE = ["--release", "-p", "encoder", "--example", "throughput", "--target-di
 THREADS = os.cpu_count()
 # Texts per call, calls in a round.
 SHAPES = [(32, 30), (1, 300)]
+# Calls before those that count.
+WARM = 5
 
 
 def measure(connection, texts, rounds, say, model="minilm", precision="fp32", shapes=SHAPES):
     """Rows of {texts_per_call, direct_ms, sql_ms, round_trip_ms, direct_tokens_per_second, sql_tokens_per_second}.
 
-    No call repeats a text of an earlier one, so that no cache can answer.
+    Medians of calls. The same texts are embedded directly and in SQL, in turns, and then a statement does nothing: so
+    all three meet the machine in the same state, and each process has waited for the other. No call repeats a text of
+    an earlier one, so that no cache can answer.
     """
     fresh = iter(dict.fromkeys(" ".join(text.split()) for text in texts))
-    # Compiled before the clock runs, and in sight.
-    subprocess.run(["cargo", "build", *EXAMPLE], cwd=ROOT, check=True)
     connection.execute(f"SET insitu.threads = {THREADS}")
-    connection.execute("SELECT insitu.embed(%s, 'warm')", [model])
     results = []
-    for per_call, calls in shapes:
-        direct, in_sql, empty = [], [], []
-        for _ in range(rounds):
-            some = list(itertools.islice(fresh, per_call * calls))
-            if len(some) < per_call * calls:
-                say(f"  the texts are used up after {len(direct)} rounds of {per_call} a call")
-                break
-            direct.append(_direct(some, per_call, precision))
-            in_sql.append(_in_sql(connection, model, some, per_call))
-            empty.append(_round_trip(connection, calls))
-        if not direct:
-            continue
-        direct_ms = statistics.median(run["milliseconds_per_call"] for run in direct)
-        sql_ms, tokens = statistics.median(in_sql), statistics.median(run["tokens_per_second"] for run in direct)
-        results.append({
-            "texts_per_call": per_call, "direct_ms": direct_ms, "sql_ms": sql_ms,
-            "round_trip_ms": statistics.median(empty), "direct_tokens_per_second": tokens,
-            # Both embed the same texts, hence the same number of tokens.
-            "sql_tokens_per_second": tokens * direct_ms / sql_ms})
-        say(f"  {per_call:2} texts a call: {direct_ms:.2f} ms directly, {sql_ms:.2f} ms in SQL")
+    with _bare_session(precision) as embed:
+        for per_call, calls in shapes:
+            some = list(itertools.islice(fresh, per_call * (WARM + rounds * calls)))
+            batches = [some[i:i + per_call] for i in range(0, len(some) - per_call + 1, per_call)]
+            if len(batches) < WARM + calls:
+                say(f"  the texts are too few for a round of {per_call} a call")
+                continue
+            measured = [(embed(batch), _in_sql(connection, model, batch), _round_trip(connection)) for batch in batches]
+            measured = measured[WARM:]
+            direct_ms = statistics.median(run["milliseconds"] for run, _, _ in measured)
+            sql_ms, empty_ms = (statistics.median(run[i] for run in measured) for i in (1, 2))
+            tokens = statistics.mean(run["tokens"] for run, _, _ in measured)
+            results.append({
+                "texts_per_call": per_call, "direct_ms": direct_ms, "sql_ms": sql_ms, "round_trip_ms": empty_ms,
+                "direct_tokens_per_second": 1000 * tokens / direct_ms, "sql_tokens_per_second": 1000 * tokens / sql_ms})
+            say(f"  {per_call:2} texts a call: {direct_ms:.2f} ms directly, {sql_ms:.2f} ms in SQL")
     return results
 
 
-def _direct(texts, per_call, precision):
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.writelines(text + "\n" for text in texts)
-        file.flush()
-        done = subprocess.run(["cargo", "run", "--quiet", *EXAMPLE, "--", os.environ["INSITU_MINILM"],
-                               os.environ["INSITU_ONNXRUNTIME"], file.name, str(per_call), str(THREADS), precision],
-                              cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"the encoder's throughput example failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+@contextlib.contextmanager
+def _bare_session(precision):
+    """A function that embeds texts in a process without a server: {milliseconds, tokens}."""
+    # Compiled before the clock runs, and in sight.
+    subprocess.run(["cargo", "build", *EXAMPLE], cwd=ROOT, check=True)
+    command = [ROOT / "target/throughput/release/examples/throughput", os.environ["INSITU_MINILM"],
+               os.environ["INSITU_ONNXRUNTIME"], str(THREADS), precision]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        def embed(texts):
+            process.stdin.write(json.dumps(texts) + "\n")
+            answer = process.stdout.readline()
+            if not answer:
+                raise RuntimeError("the encoder's throughput example failed, see above")
+            return json.loads(answer)
+
+        yield embed
+        process.stdin.close()
 
 
-def _in_sql(connection, model, texts, per_call):
-    """Milliseconds per call. vector_dims and count keep the vectors out of the connection."""
-    calls = [texts[i:i + per_call] for i in range(0, len(texts), per_call)]
-    if per_call == 1:
-        query, arguments = "SELECT vector_dims(insitu.embed(%s, %s))", [call[0] for call in calls]
+def _in_sql(connection, model, texts):
+    """Milliseconds of a call. vector_dims and count keep the vectors out of the connection."""
+    if len(texts) == 1:
+        query, argument = "SELECT vector_dims(insitu.embed(%s, %s))", texts[0]
     else:
-        query, arguments = "SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", calls
+        query, argument = "SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", texts
     started = time.perf_counter()
-    for argument in arguments:
-        connection.execute(query, [model, argument], prepare=True).fetchone()
-    return 1000 * (time.perf_counter() - started) / len(calls)
+    connection.execute(query, [model, argument], prepare=True).fetchone()
+    return 1000 * (time.perf_counter() - started)
 
 
-def _round_trip(connection, calls):
+def _round_trip(connection):
     """Milliseconds of a statement that does nothing: the client's share in _in_sql."""
     started = time.perf_counter()
-    for _ in range(calls):
-        connection.execute("SELECT vector_dims(%s::vector)", ["[1]"], prepare=True).fetchone()
-    return 1000 * (time.perf_counter() - started) / calls
+    connection.execute("SELECT vector_dims(%s::vector)", ["[1]"], prepare=True).fetchone()
+    return 1000 * (time.perf_counter() - started)

@@ -484,6 +484,10 @@ mod avx512 {
     use super::{COLUMNS, Line};
     use std::arch::x86_64::*;
 
+    /// Lines between one that is used and one that is fetched. The processor by itself
+    /// looks ahead within a page of memory only, and with few rows waits for weights.
+    const AHEAD: usize = 64;
+
     /// As [`super::portable`] and [`super::accumulate`].
     ///
     /// # Safety
@@ -503,6 +507,9 @@ mod avx512 {
         for _ in 0..weights.len() / 2 {
             // SAFETY: within the slices, see above; lines are aligned.
             unsafe {
+                // Behind the last panel nothing is fetched, and no harm done.
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 1).cast());
                 let w_low = _mm512_load_si512(line.cast());
                 let w_high = _mm512_load_si512(line.add(1).cast());
                 for r in 0..R {

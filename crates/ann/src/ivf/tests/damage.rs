@@ -132,7 +132,12 @@ fn the_checker_sees_each_kind_of_damage() {
         ("fewer members than there are", link.head, 2, 1),
         ("a next page that is another list's", link.head, 8, 1),
         ("a code page that is not one", link.head, HEADER, 0),
-        ("a member in a column without entry", link.head, last_bits, 128),
+        (
+            "a member in a column without entry",
+            link.head,
+            last_bits,
+            128,
+        ),
         ("codes of another list", codes, 4, 77),
         ("codes of another page", codes, 12, 77),
         ("a row that another member is", codes, entry, 2),
