@@ -253,7 +253,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             return;
         };
         let head = entry.head;
-        let is_sound = head.step.is_finite() && !head.error.is_nan() && head.norm >= 0.0;
+        let (step, error, norm) = (head.step, head.error.get(), head.norm.get());
+        let is_sound = step.is_finite() && !error.is_nan() && norm >= 0.0;
         let has_target = !is_row || target != DEAD && target != 0;
         if !is_sound || !has_target {
             self.problem(

@@ -13,7 +13,7 @@
 //! Cosine is squared L2 on normalized vectors. What is said of keys below is
 //! said of these two forms ([`Form`]): squared L2, and negative inner product.
 
-use super::layout::{ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options};
+use super::layout::{ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options, RoundedUp};
 use crate::metric::{self, normalize};
 use crate::quantize::bound::{has_exact_norm, lower_bound};
 use crate::quantize::extended::{self, Bits};
@@ -325,8 +325,8 @@ impl Codec {
             target,
             step: grid.step,
             term: (f64::from(grid.norm_squared) + 2.0 * step * product) as f32,
-            error,
-            norm: (coded_norm as f32).next_up(),
+            error: RoundedUp::of(error),
+            norm: RoundedUp::of((coded_norm as f32).next_up()),
         }));
         extended::pack(bits, &values, packed);
         norm as f32
@@ -344,8 +344,8 @@ impl Codec {
             target,
             step: 0.0,
             term: 0.0,
-            error: 0.0,
-            norm: 0.0,
+            error: RoundedUp::of(0.0),
+            norm: RoundedUp::of(0.0),
         };
         head.copy_from_slice(bytemuck::bytes_of(&zero));
         pack_bits(vector, bits);
@@ -363,7 +363,7 @@ impl Codec {
     /// Turns the centroid of a list into that of a member of it: what the
     /// members of the member's own list are relative to.
     pub fn descend(&self, entry: Entry<'_>, centre: &mut Centre) {
-        centre.norm = entry.head.norm;
+        centre.norm = entry.head.norm.get();
         match self.centroids.values {
             Values::Grid(bits) => {
                 let vector = &mut centre.vector;
@@ -466,7 +466,7 @@ impl Codec {
     /// key is given.
     pub fn bound(&self, query: &Query, entry: Entry<'_>, key: f32) -> f64 {
         let dimension = self.options.dimension as usize;
-        let EntryHead { error, norm, .. } = entry.head;
+        let (error, norm) = (entry.head.error.get(), entry.head.norm.get());
         match self.options.metric {
             Metric::Hamming => f64::from(key),
             Metric::Cosine => {
@@ -486,7 +486,7 @@ impl Codec {
                 let mut residual = vec![0.0; self.padded];
                 extended::add_decoded(bits, entry.head.step, entry.values, &mut residual);
                 let norm: f64 = residual.iter().map(|&r| f64::from(r) * f64::from(r)).sum();
-                let error = f64::from(entry.head.error);
+                let error = f64::from(entry.head.error.get());
                 norm + if error.is_finite() {
                     error * error
                 } else {

@@ -232,9 +232,27 @@ impl Header {
     }
 }
 
+/// A number that is not negative, rounded up to a bfloat16.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct RoundedUp(u16);
+
+impl RoundedUp {
+    /// At least a number, and at most 1/128 more of it (of normal numbers).
+    pub fn of(number: f32) -> Self {
+        debug_assert!(number.is_nan() || number >= 0.0);
+        RoundedUp(((u64::from(number.to_bits()) + 0xffff) >> 16) as u16)
+    }
+
+    /// The rounded number.
+    pub fn get(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+}
+
 /// How a member begins in a code page; its values follow.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, packed(4))]
 pub struct EntryHead {
     /// A row's address, or of a centroid its list's [`Link`]; [`DEAD`] for none.
     pub target: u64,
@@ -243,9 +261,9 @@ pub struct EntryHead {
     /// ‖r̂‖² + 2⟨c, r̂⟩.
     pub term: f32,
     /// At least ‖o − ô‖.
-    pub error: f32,
+    pub error: RoundedUp,
     /// At least ‖ô‖.
-    pub norm: f32,
+    pub norm: RoundedUp,
 }
 
 /// The target of a member that was removed.
@@ -253,7 +271,7 @@ pub const DEAD: u64 = u64::MAX;
 
 /// Bytes of [`EntryHead`].
 pub const ENTRY_HEAD: usize = size_of::<EntryHead>();
-const _: () = assert!(ENTRY_HEAD == 24);
+const _: () = assert!(ENTRY_HEAD == 20);
 
 /// A member in a code page.
 #[derive(Clone, Copy)]
@@ -474,7 +492,7 @@ impl Layout {
         }
     }
 
-    /// Bytes of a [`Member`] in memory.
+    /// Bytes of a [`Member`] in memory, a multiple of 8.
     pub fn member_len(&self) -> usize {
         MEMBER_HEAD + self.coded / 8 + self.entry_len
     }
@@ -499,7 +517,7 @@ pub struct Columns<'a> {
 }
 
 /// Bytes of an encoded member before its 1-bit code.
-const MEMBER_HEAD: usize = 16;
+const MEMBER_HEAD: usize = 3 * size_of::<f32>();
 
 /// An encoded vector, in memory: factors, a 1-bit code and an entry.
 pub struct Member<'a> {
@@ -539,7 +557,7 @@ impl<'a> Member<'a> {
     ) -> (&'b mut [u8], &'b mut [u8]) {
         let (head, rest) = bytes.split_at_mut(MEMBER_HEAD);
         let head: &mut [f32] = bytemuck::cast_slice_mut(head);
-        head.copy_from_slice(&[factors.add, factors.rescale, deviation, 0.0]);
+        head.copy_from_slice(&[factors.add, factors.rescale, deviation]);
         rest.split_at_mut(layout.coded / 8)
     }
 }
@@ -547,6 +565,19 @@ impl<'a> Member<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_rounded_up() {
+        let numbers = [0.0, 1.0, 1.000_000_1, 0.3, 1e-45, 1e-38, 3.4e38, f32::INFINITY];
+        for number in numbers {
+            let rounded = RoundedUp::of(number).get();
+            assert!(rounded >= number, "{number} became {rounded}");
+            let most = number * (1.0 + 1.0 / 128.0) + 1e-40;
+            assert!(rounded <= most || most > 3e38, "{number} became {rounded}");
+        }
+        assert!(RoundedUp::of(f32::NAN).get().is_nan());
+        assert_eq!(RoundedUp::of(1.0).get(), 1.0);
+    }
 
     #[test]
     fn full_pages_waste_little() {

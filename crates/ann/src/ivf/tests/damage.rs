@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use super::fixture::*;
 use crate::ivf::codec::Codec;
 use crate::ivf::index::{Index, read_mean, read_meta};
-use crate::ivf::layout::HEADER;
+use crate::ivf::layout::{ENTRY_HEAD, HEADER};
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::page::{BODY_LEN, PageStore};
@@ -21,7 +21,7 @@ fn sample() -> MemPages {
     let mut rng = SmallRng::seed_from_u64(61);
     let rows = clustered(&mut rng, 300, 6);
     let store = MemPages::new();
-    built(&store, &options(Metric::L2, 6, Bits::Eight), &rows, 4);
+    built(&store, &options(Metric::L2, 6, Bits::Four), &rows, 4);
     store
 }
 
@@ -144,7 +144,7 @@ fn the_checker_sees_each_kind_of_damage() {
         (
             "a value that the short code contradicts",
             codes,
-            entry + 24,
+            entry + ENTRY_HEAD,
             128,
         ),
     ] {
