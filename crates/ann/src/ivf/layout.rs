@@ -568,7 +568,16 @@ mod tests {
 
     #[test]
     fn numbers_are_rounded_up() {
-        let numbers = [0.0, 1.0, 1.000_000_1, 0.3, 1e-45, 1e-38, 3.4e38, f32::INFINITY];
+        let numbers = [
+            0.0,
+            1.0,
+            1.000_000_1,
+            0.3,
+            1e-45,
+            1e-38,
+            3.4e38,
+            f32::INFINITY,
+        ];
         for number in numbers {
             let rounded = RoundedUp::of(number).get();
             assert!(rounded >= number, "{number} became {rounded}");
