@@ -6,7 +6,6 @@
 
 #![allow(unsafe_code)]
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
@@ -15,11 +14,13 @@ static TO_DO: AtomicBool = AtomicBool::new(false);
 
 /// Gives freed memory back to the system at the end of this transaction.
 pub fn give_back_at_end() {
-    static REGISTERED: Once = Once::new();
-    // SAFETY: registered once in a process, for as long as it lives.
-    REGISTERED.call_once(|| unsafe {
-        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
-    });
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Ordering::Relaxed) {
+        // SAFETY: registered once in a process, for as long as it lives.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
+        }
+    }
     TO_DO.store(true, Ordering::Relaxed);
 }
 
@@ -33,7 +34,11 @@ unsafe extern "C-unwind" fn on_transaction_event(
         event,
         XACT_EVENT_COMMIT | XACT_EVENT_ABORT | XACT_EVENT_PREPARE
     );
-    if is_end && TO_DO.swap(false, Ordering::Relaxed) {
+    // A procedure that commits goes on: `embed_table` would ask the system for the same
+    // memory again for each batch.
+    // SAFETY: looks at the server's stack of connections to SPI.
+    let goes_on = unsafe { pg_sys::SPI_inside_nonatomic_context() };
+    if is_end && !goes_on && TO_DO.swap(false, Ordering::Relaxed) {
         // SAFETY: the allocator's own function, which frees nothing that is in use.
         #[cfg(target_env = "gnu")]
         unsafe {

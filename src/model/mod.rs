@@ -3,8 +3,8 @@
 //! `catalog` reads and writes the tables, `load` fills them, `access` says who
 //! may use a model, `session` keeps the encoders of this backend, and `embed`
 //! is what queries call. `quantize` makes smaller models of loaded ones, and
-//! `evaluate` tells what they keep. `memory` gives back what all of them leave
-//! behind.
+//! `evaluate` tells what they keep. `memory` gives back what loading a model
+//! and long calls leave behind.
 
 mod access;
 mod catalog;

@@ -17,7 +17,6 @@
 //! A crash between any two records leaves a valid index in which some vertices
 //! are marked; the next vacuum finds and finishes them.
 
-use std::iter::Peekable;
 use std::rc::Rc;
 
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
@@ -96,7 +95,7 @@ type Prepared<Q> = Rc<(Code, Q)>;
 
 /// Live vertices that were candidates a while ago, ready to be measured. They are
 /// soon candidates again: pages are repaired in order, and hold near vertices.
-struct Ready<Q>(Vec<Option<(Vertex, Prepared<Q>)>>);
+struct Ready<Q>(Vec<Option<(Vertex, u8, Prepared<Q>)>>);
 
 impl<Q> Ready<Q> {
     /// As many as sixteen megabytes have room for.
@@ -106,7 +105,7 @@ impl<Q> Ready<Q> {
         Ready((0..places.clamp(16, 4096)).map(|_| None).collect())
     }
 
-    fn place(&mut self, vertex: Vertex) -> &mut Option<(Vertex, Prepared<Q>)> {
+    fn place(&mut self, vertex: Vertex) -> &mut Option<(Vertex, u8, Prepared<Q>)> {
         let places = self.0.len();
         &mut self.0[vertex as usize % places]
     }
@@ -143,13 +142,6 @@ impl Marked {
 fn searches(is_fused: bool, lost: usize, neighbours: usize) -> bool {
     let share = if is_fused { 2 } else { 8 };
     share * lost > neighbours
-}
-
-/// The next vertex; the one behind it is looked up, and prefetched by that.
-fn advance<I: Iterator<Item = Vertex>>(vertices: &mut Peekable<I>) -> Option<Vertex> {
-    let next = vertices.next();
-    vertices.peek();
-    next
 }
 
 fn newcomer<Q>(number: Vertex, prepared: &(Code, Q)) -> Newcomer<'_, Q> {
@@ -529,9 +521,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         ready: &mut Ready<C::Query>,
     ) -> Result<(), Error> {
         let mut others = Vec::new();
-        let candidates = candidates.iter().copied();
-        let mut candidates = candidates.inspect(|&n| self.prefetch(n, level)).peekable();
-        while let Some(number) = advance(&mut candidates) {
+        for &number in candidates {
             if list.room() == 0 {
                 return Ok(());
             }
@@ -562,8 +552,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     ) -> Result<Option<Prepared<C::Query>>, Error> {
         let place = ready.place(vertex);
         // Nobody else makes live vertices dead or free while a vacuum runs.
-        if let Some((known, prepared)) = place
-            && *known == vertex
+        if let Some((known, of_level, prepared)) = place
+            && (*known, *of_level) == (vertex, level)
         {
             return Ok(Some(Rc::clone(prepared)));
         }
@@ -577,7 +567,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         }
         let query = self.codec.query_of_code(code.bytes());
         let prepared = Rc::new((code, query));
-        *place = Some((vertex, Rc::clone(&prepared)));
+        *place = Some((vertex, level, Rc::clone(&prepared)));
         Ok(Some(prepared))
     }
 
@@ -599,8 +589,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         let mut estimates = Vec::new();
         let by_distance = |a: &(f32, Vertex), b: &(f32, Vertex)| a.0.total_cmp(&b.0);
         let dead = list.neighbours().filter(|&n| marked.dead.contains(n));
-        let mut dead = dead.inspect(|&n| self.prefetch(n, level)).peekable();
-        while let Some(dead) = advance(&mut dead) {
+        let dead: Vec<Vertex> = dead.collect();
+        for (i, &gone) in dead.iter().enumerate() {
+            if let Some(&next) = dead.get(i + 1) {
+                self.prefetch(next, level);
+            }
             numbers.clear();
             estimates.clear();
             let mut neighbours = Neighbours {
@@ -608,13 +601,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 numbers: &mut numbers,
                 estimates: &mut estimates,
             };
-            self.visit(dead, level, &list.query, None, &mut neighbours)?;
+            self.visit(gone, level, &list.query, None, &mut neighbours)?;
             let mut nearest: Option<(f32, Vertex)> = None;
             for behind in estimates.iter().copied().zip(numbers.iter().copied()) {
                 if marked.dead.contains(behind.1) || !seen.insert(behind.1) {
                     continue;
                 }
-                let is_nearest = nearest.is_none_or(|nearest| behind.0 < nearest.0);
+                let is_nearest =
+                    nearest.is_none_or(|nearest| by_distance(&behind, &nearest).is_lt());
                 let other = if is_nearest {
                     nearest.replace(behind)
                 } else {

@@ -78,10 +78,13 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             let centre = self.centre(list)?;
             let mut rows = 0;
             self.walk(list, link, &mut |directory| {
-                for &codes in directory.iter().filter(|&&codes| codes != 0) {
+                for (number, &codes) in directory.iter().enumerate() {
+                    if codes == 0 {
+                        continue;
+                    }
                     self.store.pause();
                     let page = self.store.read(codes)?;
-                    for slot in 0..layout.per_page {
+                    for slot in 0..layout.slots(number) {
                         let Some(entry) = layout.entry(&page, slot) else {
                             break;
                         };

@@ -241,7 +241,8 @@ impl RoundedUp {
     /// At least a number, and at most 1/128 more of it (of normal numbers).
     pub fn of(number: f32) -> Self {
         debug_assert!(number.is_nan() || number >= 0.0);
-        RoundedUp(((u64::from(number.to_bits()) + 0xffff) >> 16) as u16)
+        let bits = if number.is_nan() { f32::NAN } else { number }.to_bits();
+        RoundedUp(((bits + 0xffff) >> 16) as u16)
     }
 
     /// The rounded number.
@@ -412,6 +413,12 @@ impl Layout {
         HEADER + slot * self.entry_len
     }
 
+    /// Members that a code page has, of a list page's first (0), second and so on.
+    pub fn slots(&self, code_page: usize) -> usize {
+        let before = code_page * self.per_page;
+        self.columns.saturating_sub(before).min(self.per_page)
+    }
+
     /// The bytes of a member in a code page.
     pub fn entry<'a>(&self, body: &'a Body, slot: usize) -> Option<Entry<'a>> {
         if slot >= self.per_page {
@@ -518,6 +525,8 @@ pub struct Columns<'a> {
 
 /// Bytes of an encoded member before its 1-bit code.
 const MEMBER_HEAD: usize = 3 * size_of::<f32>();
+// So that members in memory are whole words: what comes after are.
+const _: () = assert!((MEMBER_HEAD + ENTRY_HEAD).is_multiple_of(8));
 
 /// An encoded vector, in memory: factors, a 1-bit code and an entry.
 pub struct Member<'a> {
@@ -584,7 +593,13 @@ mod tests {
             let most = number * (1.0 + 1.0 / 128.0) + 1e-40;
             assert!(rounded <= most || most > 3e38, "{number} became {rounded}");
         }
-        assert!(RoundedUp::of(f32::NAN).get().is_nan());
+        for nan in [
+            f32::NAN,
+            f32::from_bits(0x7fff_ffff),
+            f32::from_bits(0xffff_ffff),
+        ] {
+            assert!(RoundedUp::of(nan).get().is_nan());
+        }
         assert_eq!(RoundedUp::of(1.0).get(), 1.0);
     }
 
@@ -597,9 +612,41 @@ mod tests {
                 let pages = (1 + layout.code_pages) * BODY_LEN;
                 let used = (layout.columns * member) as f64 / pages as f64;
                 assert!(used > 0.88, "{padded} {bits:?}: {used:.3} {layout:?}");
-                assert!(layout.columns <= layout.code_pages * layout.per_page);
-                assert!(layout.columns <= layout.blocks * BLOCK);
             }
         }
+    }
+
+    #[test]
+    fn everything_has_its_place_on_the_pages() {
+        for padded in (64..=64_000).step_by(64) {
+            for values in [
+                Values::Grid(Bits::Eight),
+                Values::Grid(Bits::Four),
+                Values::Whole,
+            ] {
+                let Some(layout) = Layout::new(values, padded) else {
+                    assert!(padded > 8_000, "{padded} {values:?}");
+                    continue;
+                };
+                assert!(layout.blocks_at + layout.blocks * layout.block_len <= BODY_LEN);
+                assert!(HEADER + layout.per_page * layout.entry_len <= BODY_LEN);
+                assert!(layout.columns <= layout.blocks * BLOCK);
+                let slots = (0..layout.code_pages).map(|number| layout.slots(number));
+                assert_eq!(slots.clone().sum::<usize>(), layout.columns);
+                assert!(slots.clone().all(|slots| slots > 0), "{padded} {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_is_full_without_the_columns_that_have_no_entry() {
+        let layout = Layout::new(Values::Grid(Bits::Four), 64).unwrap();
+        assert!(layout.columns < layout.blocks * BLOCK);
+        let mut body = Box::new(Body::ZERO);
+        for column in 0..layout.columns {
+            assert!(layout.has_room(&body), "{column}");
+            layout.alive_mut(&mut body)[column / BLOCK] |= 1 << (column % BLOCK);
+        }
+        assert!(!layout.has_room(&body));
     }
 }

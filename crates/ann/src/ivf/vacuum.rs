@@ -58,7 +58,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                 .enumerate()
                 .filter(|(_, codes)| **codes != 0)
             {
-                let dead = self.dead_slots(list, codes, is_dead, counts)?;
+                let dead = self.dead_slots(list, (number, codes), is_dead, counts)?;
                 if !dead.is_empty() {
                     self.remove_slots(list, (at, number, codes), &dead)?;
                     has_room = true;
@@ -85,7 +85,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     fn dead_slots(
         &self,
         list: List,
-        block: Block,
+        (number, block): (usize, Block),
         is_dead: &mut dyn FnMut(HeapTid) -> bool,
         counts: &mut Removed,
     ) -> Result<Vec<(usize, u64)>, Error> {
@@ -93,7 +93,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let page = self.store.read(block)?;
         check_code_page(list, block, &page)?;
         let mut dead = Vec::new();
-        for slot in 0..layout.per_page {
+        for slot in 0..layout.slots(number) {
             let target = match layout.entry(&page, slot) {
                 Some(entry) => entry.head.target,
                 None => break,

@@ -507,7 +507,7 @@ mod avx512 {
         for _ in 0..weights.len() / 2 {
             // SAFETY: within the slices, see above; lines are aligned.
             unsafe {
-                // Behind the last panel nothing is fetched, and no harm done.
+                // Behind the last panel lies something else: that does no harm.
                 _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 1).cast());
                 let w_low = _mm512_load_si512(line.cast());

@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::fixture::*;
-use crate::ivf::codec::Codec;
+use crate::ivf::codec::{Codec, Level};
 use crate::ivf::index::{Index, create, read_meta};
 use crate::ivf::kmeans::cluster;
 use crate::ivf::scan::Scan;
@@ -206,6 +206,37 @@ fn bits_are_found_in_their_exact_order() {
         assert_eq!(found.len(), 500);
         assert!(found.is_sorted(), "{bits}");
     }
+}
+
+#[test]
+fn what_stands_behind_the_last_entry_is_nobodys() {
+    // Strings of so many bits have more entries to their code pages than columns.
+    let options = options(Metric::Hamming, 3000, Bits::Eight);
+    let store = MemPages::new();
+    let codec = Arc::new(Codec::new(&options).unwrap());
+    let zeros = [0_u8; 375];
+    let centroid = codec.prepare(AnyVector::Bits(&zeros)).unwrap().vector;
+    create(&store, &options, &codec, &centroid).unwrap();
+    let index = Index::open(&store, codec, &read_meta(&store).unwrap());
+    for tid in 1..=32 {
+        index.insert(AnyVector::Bits(&zeros), HeapTid(tid)).unwrap();
+    }
+    let layout = *index.codec().layout(Level::Rows);
+    assert!(layout.columns < layout.code_pages * layout.per_page);
+
+    let mut last = 0;
+    let each = &mut |list, link| {
+        index.walk(list, link, &mut |directory: &[u32]| {
+            last = *directory.last().unwrap();
+            Ok(())
+        })
+    };
+    index.for_each_list(each).unwrap();
+    let at = layout.entry_at(layout.per_page - 1);
+    store.damage(last, |body| body.0[at] = 77);
+    let removed = index.remove(&mut |_| true).unwrap();
+    assert_eq!((removed.removed, removed.remaining), (32, 0));
+    assert_eq!(index.statistics().unwrap().rows, 0);
 }
 
 #[test]
