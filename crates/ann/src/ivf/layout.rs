@@ -240,7 +240,6 @@ pub struct RoundedUp(u16);
 impl RoundedUp {
     /// At least a number, and at most 1/128 more of it (of normal numbers).
     pub fn of(number: f32) -> Self {
-        debug_assert!(number.is_nan() || number >= 0.0);
         let bits = if number.is_nan() { f32::NAN } else { number }.to_bits();
         RoundedUp(((bits + 0xffff) >> 16) as u16)
     }
