@@ -36,6 +36,8 @@ def measure(connection, texts, rounds, say, model="minilm", precision="fp32", sh
             if len(batches) < WARM + calls:
                 say(f"  the texts are too few for a round of {per_call} a call")
                 continue
+            if len(batches) < WARM + rounds * calls:
+                say(f"  the texts are used up after {len(batches) - WARM} calls of {per_call}")
             measured = [(embed(batch), _in_sql(connection, model, batch), _round_trip(connection)) for batch in batches]
             measured = measured[WARM:]
             direct_ms = statistics.median(run["milliseconds"] for run, _, _ in measured)

@@ -4,7 +4,7 @@
 //! may use a model, `session` keeps the encoders of this backend, and `embed`
 //! is what queries call. `quantize` makes smaller models of loaded ones, and
 //! `evaluate` tells what they keep. `memory` gives back what loading a model
-//! and long calls leave behind.
+//! and long calls leave behind; `transaction` says when one ends.
 
 mod access;
 mod catalog;
@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod quantize;
 mod session;
+mod transaction;
 
 use encoder::ErrorKind;
 use pgrx::prelude::*;

@@ -20,7 +20,7 @@ use lru::LruCache;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::{access, catalog, memory, unwrap_model};
+use super::{access, catalog, memory, transaction, unwrap_model};
 use crate::errors::raise_with_hint;
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
@@ -89,23 +89,10 @@ unsafe extern "C-unwind" fn on_role_change(_argument: pg_sys::Datum, _cache: i32
 /// In a transaction with one snapshot for all statements, the catalog may have
 /// been read as it was before a message that said it had changed: what such a
 /// transaction knows holds for itself alone.
-#[pg_guard]
-unsafe extern "C-unwind" fn on_transaction_event(
-    event: pg_sys::XactEvent::Type,
-    _argument: *mut core::ffi::c_void,
-) {
-    use pg_sys::XactEvent::*;
-    let is_end = matches!(
-        event,
-        XACT_EVENT_COMMIT
-            | XACT_EVENT_ABORT
-            | XACT_EVENT_PARALLEL_COMMIT
-            | XACT_EVENT_PARALLEL_ABORT
-            | XACT_EVENT_PREPARE
-    );
+fn forget_names_of_one_snapshot() {
     // SAFETY: reads a setting of the transaction.
     let one_snapshot = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
-    if is_end && one_snapshot {
+    if one_snapshot {
         forget_names();
     }
 }
@@ -116,11 +103,11 @@ fn watch_catalog() {
     if MODEL_TABLE.swap(table, Ordering::Relaxed) != 0 {
         return;
     }
+    transaction::at_each_end(forget_names_of_one_snapshot);
     // SAFETY: registered once in a process, for as long as it lives.
     unsafe {
         let none = pg_sys::Datum::from(0_usize);
         pg_sys::CacheRegisterRelcacheCallback(Some(on_relation_change), none);
-        pg_sys::RegisterXactCallback(Some(on_transaction_event), std::ptr::null_mut());
         for cache in [
             pg_sys::SysCacheIdentifier::AUTHOID,
             pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,

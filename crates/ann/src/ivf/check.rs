@@ -84,13 +84,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                     }
                     self.store.pause();
                     let page = self.store.read(codes)?;
-                    for slot in 0..layout.slots(number) {
-                        let Some(entry) = layout.entry(&page, slot) else {
-                            break;
-                        };
-                        if entry.head.target == DEAD || entry.head.target == 0 {
-                            continue;
-                        }
+                    for (_, entry) in layout.rows(&page, number) {
                         rows += 1;
                         let spread = self.codec.spread(entry, &centre);
                         if spread.is_finite() {
@@ -196,8 +190,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 self.problem(at, "members are beyond the last column".into());
             }
             for (number, &codes) in layout.directory(&page).iter().enumerate() {
-                let columns = number * layout.per_page..((number + 1) * layout.per_page);
-                let columns = columns.start..columns.end.min(layout.columns);
+                let first = number * layout.per_page;
+                let columns = first..first + layout.slots(number);
                 if codes == 0 {
                     if columns.clone().any(is_alive) {
                         self.problem(at, "members are on no code page".into());

@@ -418,6 +418,18 @@ impl Layout {
         self.columns.saturating_sub(before).min(self.per_page)
     }
 
+    /// The rows on a list page's code page of this number, each with its slot.
+    pub fn rows<'a>(
+        &self,
+        body: &'a Body,
+        code_page: usize,
+    ) -> impl Iterator<Item = (usize, Entry<'a>)> {
+        let entries = (0..self.slots(code_page))
+            .filter_map(move |slot| self.entry(body, slot).map(|entry| (slot, entry)));
+        // Zeros are an entry that was never written.
+        entries.filter(|(_, entry)| entry.head.target != DEAD && entry.head.target != 0)
+    }
+
     /// The bytes of a member in a code page.
     pub fn entry<'a>(&self, body: &'a Body, slot: usize) -> Option<Entry<'a>> {
         if slot >= self.per_page {

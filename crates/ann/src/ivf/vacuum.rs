@@ -93,15 +93,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let page = self.store.read(block)?;
         check_code_page(list, block, &page)?;
         let mut dead = Vec::new();
-        for slot in 0..layout.slots(number) {
-            let target = match layout.entry(&page, slot) {
-                Some(entry) => entry.head.target,
-                None => break,
-            };
-            // Zeros are an entry that was never written.
-            if target == DEAD || target == 0 {
-                continue;
-            }
+        for (slot, entry) in layout.rows(&page, number) {
+            let target = entry.head.target;
             if is_dead(HeapTid(target)) {
                 dead.push((slot, target));
                 counts.removed += 1;
