@@ -17,10 +17,12 @@
 //! A crash between any two records leaves a valid index in which some vertices
 //! are marked; the next vacuum finds and finishes them.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use std::rc::Rc;
+
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::beam::{Graph, Neighbours};
-use super::codec::Codec;
+use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, fused_width};
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
 use super::links::{Neighbourhood, Newcomer};
@@ -79,9 +81,35 @@ struct Change {
     dies: bool,
 }
 
-/// For each vertex that is still to be repaired, how many of its dead links gave way
-/// to new ones already.
-type Displaced = FxHashMap<Vertex, u32>;
+/// A repair under way.
+struct Repair<'m, Q> {
+    marked: &'m Marked,
+    /// For each vertex that is still to be repaired, how many of its dead links gave
+    /// way to new ones already.
+    displaced: FxHashMap<Vertex, u32>,
+    ready: Ready<Q>,
+}
+
+/// A code, and the query for what is near to it.
+type Prepared<Q> = Rc<(Code, Q)>;
+
+/// Live vertices that were candidates a while ago, ready to be measured. They are
+/// soon candidates again: pages are repaired in order, and hold near vertices.
+struct Ready<Q>(Vec<Option<(Vertex, u8, Prepared<Q>)>>);
+
+impl<Q> Ready<Q> {
+    /// As many as sixteen megabytes have room for.
+    fn of_codes(code_len: usize) -> Self {
+        // A query has floats and a table besides.
+        let places = (16 << 20) / (10 * code_len.max(1));
+        Ready((0..places.clamp(16, 4096)).map(|_| None).collect())
+    }
+
+    fn place(&mut self, vertex: Vertex) -> &mut Option<(Vertex, u8, Prepared<Q>)> {
+        let places = self.0.len();
+        &mut self.0[vertex as usize % places]
+    }
+}
 
 /// What [`Index::mark`] found.
 #[derive(Default)]
@@ -114,6 +142,14 @@ impl Marked {
 fn searches(is_fused: bool, lost: usize, neighbours: usize) -> bool {
     let share = if is_fused { 2 } else { 8 };
     share * lost > neighbours
+}
+
+fn newcomer<Q>(number: Vertex, prepared: &(Code, Q)) -> Newcomer<'_, Q> {
+    Newcomer {
+        number,
+        code: &prepared.0,
+        query: &prepared.1,
+    }
 }
 
 impl<S: PageStore, C: Codec> Index<'_, S, C> {
@@ -276,7 +312,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             return Ok(());
         }
         self.replace_entry(marked)?;
-        let mut displaced = Displaced::default();
+        let mut repair = Repair {
+            marked,
+            displaced: FxHashMap::default(),
+            ready: Ready::of_codes(self.layout.code_len),
+        };
         for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
             self.store.pause();
             let mut broken = Vec::new();
@@ -286,14 +326,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     let at = self.layout.locate(vertex)?.1;
                     let slot = Slot::parse(&self.layout, block, &page, at)?;
                     let has_dead = || slot.neighbours().any(|n| marked.dead.contains(n));
-                    if slot.state == State::Live && (displaced.contains_key(&vertex) || has_dead())
-                    {
+                    let is_broken = || repair.displaced.contains_key(&vertex) || has_dead();
+                    if slot.state == State::Live && is_broken() {
                         broken.push((vertex, slot.header.level));
                     }
                 }
             }
             for (vertex, level) in broken {
-                self.repair_vertex(marked, vertex, level, &mut displaced)?;
+                self.repair_vertex(&mut repair, vertex, level)?;
             }
         }
         self.link_the_unlinked()
@@ -338,15 +378,19 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// get links to it in turn.
     fn repair_vertex(
         &self,
-        marked: &Marked,
+        repair: &mut Repair<'_, C::Query>,
         vertex: Vertex,
         level: u8,
-        displaced: &mut Displaced,
     ) -> Result<(), Error> {
+        let marked = repair.marked;
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             let neighbours = list.neighbours().count();
             let dead = list.positions_of(|number| marked.dead.contains(number));
-            let lost = dead.len() + displaced.get(&vertex).map_or(0, |&count| count as usize);
+            let displaced = repair
+                .displaced
+                .get(&vertex)
+                .map_or(0, |&count| count as usize);
+            let lost = dead.len() + displaced;
             let searches = searches(self.is_fused(), lost, neighbours);
             let candidates = if searches {
                 let nearest = self.nearest_to(marked, vertex, level, &list)?;
@@ -357,7 +401,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 dead.into_iter().for_each(|position| list.remove(position));
                 behind
             };
-            self.fill(&mut list, &candidates, level)?;
+            self.fill(&mut list, &candidates, level, &mut repair.ready)?;
             if !self.replace_links(vertex, level, &list)? {
                 continue;
             }
@@ -368,12 +412,12 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                     query: &list.query,
                 };
                 for neighbour in list.neighbours() {
-                    self.link_back_from(marked, neighbour, level, &new, displaced)?;
+                    self.link_back_from(repair, neighbour, level, &new)?;
                 }
             }
             break;
         }
-        displaced.remove(&vertex);
+        repair.displaced.remove(&vertex);
         Ok(())
     }
 
@@ -400,16 +444,16 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     }
 
     /// Adds a link to a vertex as the heuristic says, in the place of a dead link if
-    /// there is one; that is counted in `displaced`, as the vertex is still to be
-    /// repaired, whether it has dead links left or not.
+    /// there is one; that is counted, as the vertex is still to be repaired, whether it
+    /// has dead links left or not.
     fn link_back_from(
         &self,
-        marked: &Marked,
+        repair: &mut Repair<'_, C::Query>,
         vertex: Vertex,
         level: u8,
         new: &Newcomer<'_, C::Query>,
-        displaced: &mut Displaced,
     ) -> Result<(), Error> {
+        let marked = repair.marked;
         while let Some(mut list) = self.neighbourhood(vertex, level)? {
             if list.contains(new.number) {
                 break;
@@ -428,7 +472,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             }
             if self.replace_links(vertex, level, &list)? {
                 if gave_way {
-                    *displaced.entry(vertex).or_default() += 1;
+                    *repair.displaced.entry(vertex).or_default() += 1;
                 }
                 break;
             }
@@ -474,37 +518,57 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         list: &mut Neighbourhood<C::Query>,
         candidates: &[Vertex],
         level: u8,
+        ready: &mut Ready<C::Query>,
     ) -> Result<(), Error> {
         let mut others = Vec::new();
         for &number in candidates {
             if list.room() == 0 {
                 return Ok(());
             }
-            let is_live = self.with_slot(number, |slot| slot.state == State::Live)?;
-            let code = self.code_of(number, level)?.filter(|_| is_live);
-            let Some(code) = code else { continue };
-            let query = self.codec.query_of_code(code.bytes());
-            let new = Newcomer {
-                number,
-                code: &code,
-                query: &query,
+            let Some(prepared) = self.prepared(number, level, ready)? else {
+                continue;
             };
+            let new = newcomer(number, &prepared);
             let away = list.measure(&self.codec, &new);
             if list.is_diverse(&away) {
                 list.add(&new, &away);
             } else {
-                others.push((number, code, query));
+                others.push((number, prepared));
             }
         }
-        for (number, code, query) in others.iter().take(list.room()) {
-            let new = Newcomer {
-                number: *number,
-                code,
-                query,
-            };
+        for (number, prepared) in others.iter().take(list.room()) {
+            let new = newcomer(*number, prepared);
             list.add(&new, &list.measure(&self.codec, &new));
         }
         Ok(())
+    }
+
+    /// A live vertex, ready to be measured; `None` if it is not (it may be free).
+    fn prepared(
+        &self,
+        vertex: Vertex,
+        level: u8,
+        ready: &mut Ready<C::Query>,
+    ) -> Result<Option<Prepared<C::Query>>, Error> {
+        let place = ready.place(vertex);
+        // Nobody else makes live vertices dead or free while a vacuum runs.
+        if let Some((known, of_level, prepared)) = place
+            && (*known, *of_level) == (vertex, level)
+        {
+            return Ok(Some(Rc::clone(prepared)));
+        }
+        let mut code = Code::zeroed(self.layout.code_len);
+        let copied = self.with_vertex(vertex, level, |slot| {
+            code.bytes_mut().copy_from_slice(slot.code(&self.layout));
+            slot.state == State::Live
+        })?;
+        if copied != Some(true) {
+            return Ok(None);
+        }
+        let query = self.codec.query_of_code(code.bytes());
+        let prepared = Rc::new((code, query));
+        *place = Some((vertex, level, Rc::clone(&prepared)));
+        Ok(Some(prepared))
     }
 
     /// Vertices that may take the place of a vertex's dead neighbours, about
@@ -517,15 +581,19 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         level: u8,
         list: &Neighbourhood<C::Query>,
     ) -> Result<Vec<Vertex>, Error> {
-        /// Behind each.
-        const NEAREST: usize = 1;
-        let mut seen: FxHashSet<Vertex> = list.neighbours().chain([vertex, NONE]).collect();
+        let mut seen = FxHashSet::with_capacity_and_hasher(1024, FxBuildHasher);
+        seen.extend(list.neighbours().chain([vertex, NONE]));
         let mut candidates: Vec<(f32, Vertex)> = Vec::new();
         let mut others: Vec<(f32, Vertex)> = Vec::new();
         let mut numbers = Vec::new();
         let mut estimates = Vec::new();
         let by_distance = |a: &(f32, Vertex), b: &(f32, Vertex)| a.0.total_cmp(&b.0);
-        for dead in list.neighbours().filter(|&n| marked.dead.contains(n)) {
+        let dead = list.neighbours().filter(|&n| marked.dead.contains(n));
+        let dead: Vec<Vertex> = dead.collect();
+        for (i, &gone) in dead.iter().enumerate() {
+            if let Some(&next) = dead.get(i + 1) {
+                self.prefetch(next, level);
+            }
             numbers.clear();
             estimates.clear();
             let mut neighbours = Neighbours {
@@ -533,17 +601,27 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 numbers: &mut numbers,
                 estimates: &mut estimates,
             };
-            self.visit(dead, level, &list.query, None, &mut neighbours)?;
-            let mut behind: Vec<(f32, Vertex)> = (estimates.iter().copied())
-                .zip(numbers.iter().copied())
-                .filter(|&(_, number)| !marked.dead.contains(number) && seen.insert(number))
-                .collect();
-            behind.sort_unstable_by(by_distance);
-            others.extend(behind.drain(NEAREST.min(behind.len())..));
-            candidates.append(&mut behind);
+            self.visit(gone, level, &list.query, None, &mut neighbours)?;
+            let mut nearest: Option<(f32, Vertex)> = None;
+            for behind in estimates.iter().copied().zip(numbers.iter().copied()) {
+                if marked.dead.contains(behind.1) || !seen.insert(behind.1) {
+                    continue;
+                }
+                let is_nearest =
+                    nearest.is_none_or(|nearest| by_distance(&behind, &nearest).is_lt());
+                let other = if is_nearest {
+                    nearest.replace(behind)
+                } else {
+                    Some(behind)
+                };
+                others.extend(other);
+            }
+            candidates.extend(nearest);
         }
-        others.sort_unstable_by(by_distance);
-        others.truncate(candidates.len());
+        if others.len() > candidates.len() {
+            others.select_nth_unstable_by(candidates.len(), by_distance);
+            others.truncate(candidates.len());
+        }
         candidates.append(&mut others);
         candidates.sort_unstable_by(by_distance);
         Ok(candidates.into_iter().map(|(_, number)| number).collect())

@@ -104,8 +104,11 @@ fn everything_at_once(storage: Storage, vectors: &[Vec<f32>]) {
     // Of rows at the same distance, any are as good as others.
     let has_ties = vectors[0] == vectors[60];
     if !has_ties {
-        let recall = recall(&store, &rows, &clustered(40, 16, 52), 40);
-        assert!(recall >= 0.95, "{recall}");
+        // From where all rows died, a search has to choose among clusters that are
+        // about equally far; an index that is built anew finds no more there.
+        let near_rows: Vec<_> = clustered(160, 16, 52).into_iter().step_by(4).collect();
+        let recall = recall(&store, &rows, &near_rows, 40);
+        assert!(recall >= 0.99, "{recall}");
     }
 }
 
