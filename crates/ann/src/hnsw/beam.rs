@@ -16,10 +16,9 @@
 //! search can go on where it stopped and return the next nearest vertices
 //! without visiting any vertex twice.
 
-use rustc_hash::FxHashSet;
-
 use super::layout::{HeapTid, NONE, Vertex};
 use super::means::Means;
+use super::sets::VertexSet;
 use crate::Error;
 
 /// What a visit to a vertex finds.
@@ -41,7 +40,7 @@ pub struct Visit {
 /// Where a visit tells of the neighbours of a vertex.
 pub struct Neighbours<'a> {
     /// Those whose distance is known already.
-    pub seen: &'a FxHashSet<Vertex>,
+    pub seen: &'a VertexSet,
     /// Their numbers; [`NONE`] where there is none.
     pub numbers: &'a mut Vec<Vertex>,
     /// About their keys, in the same order; there may be more.
@@ -61,13 +60,15 @@ pub trait Graph {
     fn width(&self, ef: usize) -> usize;
 
     /// Compares a vertex with the query, tells of its neighbours, and appends
-    /// its rows to `tids` when they are asked for. `None` if no vertex of this
-    /// level is there (any more).
+    /// its rows to `tids` when they are asked for. `known` is its key, where an
+    /// exact estimate told; it holds where a number stands for the same vertex for
+    /// ever. `None` if no vertex of this level is there (any more).
     fn visit(
         &self,
         vertex: Vertex,
         level: u8,
         query: &Self::Query,
+        known: Option<f32>,
         tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error>;
@@ -137,7 +138,7 @@ pub struct Beam {
     next: usize,
     /// Vertices that are or were in the pool; with exact estimates, all whose
     /// distance is known.
-    seen: FxHashSet<Vertex>,
+    seen: VertexSet,
     /// Every vertex visited.
     visited: Vec<Vertex>,
     /// All that visits told of, [`NONE`] too, for a search that is to go on.
@@ -162,7 +163,7 @@ impl Beam {
             options,
             pool: Vec::new(),
             next: 0,
-            seen: FxHashSet::default(),
+            seen: VertexSet::with_capacity(0),
             visited: Vec::new(),
             aside: Vec::new(),
             means: Means::default(),
@@ -194,7 +195,7 @@ impl Beam {
     /// Adds a starting point, which is visited first unless another one tells that
     /// it is far.
     pub fn start(&mut self, vertex: Vertex) {
-        if vertex != NONE && self.seen.insert(vertex) {
+        if self.seen.insert(vertex) {
             self.insert(f32::NEG_INFINITY, vertex, false);
         }
     }
@@ -256,7 +257,7 @@ impl Beam {
         let numbers = std::mem::take(&mut self.numbers);
         let estimates = std::mem::take(&mut self.estimates);
         if is_exact {
-            self.seen.extend(&numbers);
+            self.seen.extend(numbers.iter().copied());
         }
         if self.options.resumable {
             let all = estimates.iter().zip(&numbers);
@@ -275,7 +276,7 @@ impl Beam {
         for &i in &near[..count] {
             let (estimate, number) = (estimates[i as usize], numbers[i as usize]);
             let is_near = self.pool.len() < width || estimate < self.farthest();
-            if number != NONE && is_near && (is_exact || self.seen.insert(number)) {
+            if is_near && (is_exact || self.seen.insert(number)) {
                 self.insert(estimate, number, false);
                 self.pool.truncate(width);
             }
@@ -328,8 +329,7 @@ impl Beam {
         self.pool.clear();
         self.next = 0;
         self.seen.clear();
-        self.seen.insert(NONE);
-        self.seen.extend(&self.visited);
+        self.seen.extend(self.visited.iter().copied());
         for (key, vertex) in &mut self.aside {
             *key = self.means.get(*vertex).unwrap_or(*key);
         }
@@ -342,7 +342,7 @@ impl Beam {
                 kept.push((key, vertex));
             }
         }
-        let (near, rest) = kept.split_at(width.min(kept.len()));
+        let near = &kept[..width.min(kept.len())];
         self.pool
             .extend(near.iter().map(|&(key, vertex)| Candidate {
                 key,
@@ -350,10 +350,10 @@ impl Beam {
                 visited: false,
             }));
         if !is_exact {
-            // These may come nearer by the estimate of another neighbour.
-            for (_, vertex) in rest {
-                self.seen.remove(vertex);
-            }
+            // The rest may come nearer by the estimate of another neighbour.
+            self.seen.clear();
+            self.seen.extend(self.visited.iter().copied());
+            self.seen.extend(near.iter().map(|&(_, vertex)| vertex));
         }
         self.aside = kept;
     }
@@ -370,8 +370,7 @@ impl Beam {
 
     /// Bytes of memory that the search holds, roughly.
     pub fn memory(&self) -> usize {
-        // A hash set of u32 takes about 8 bytes an element.
-        self.seen.len() * 8
+        self.seen.memory()
             + self.visited.len() * (size_of::<Vertex>() + size_of::<Found>())
             + self.aside.len() * size_of::<(f32, Vertex)>()
             + self.means.memory()
@@ -417,7 +416,9 @@ impl Beam {
             numbers: &mut self.numbers,
             estimates: &mut self.estimates,
         };
-        let visit = graph.visit(vertex, self.level, query, tids, &mut neighbours)?;
+        let key = self.pool[position].key;
+        let known = (graph.is_exact() && key > f32::NEG_INFINITY).then_some(key);
+        let visit = graph.visit(vertex, self.level, query, known, tids, &mut neighbours)?;
         self.visited.push(vertex);
         self.counters.visited += 1;
         self.counters.estimated += self.numbers.len() as u64;
@@ -540,6 +541,7 @@ mod tests {
             vertex: Vertex,
             _level: u8,
             _query: &(),
+            _known: Option<f32>,
             _tids: Option<&mut Vec<HeapTid>>,
             neighbours: &mut Neighbours<'_>,
         ) -> Result<Option<Visit>, Error> {

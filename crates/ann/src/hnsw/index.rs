@@ -250,6 +250,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         vertex: Vertex,
         level: u8,
         query: &C::Query,
+        _known: Option<f32>,
         mut tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error> {
@@ -287,7 +288,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
             let mut unseen = 0;
             for i in 0..neighbours.numbers.len() {
                 let number = neighbours.numbers[i];
-                if number == NONE || neighbours.seen.contains(&number) {
+                if neighbours.seen.contains(number) {
                     continue;
                 }
                 let key = self.with_vertex(number, level, |slot| {

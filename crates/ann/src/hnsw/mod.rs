@@ -33,6 +33,7 @@ mod means;
 pub mod neighbours;
 mod postings;
 pub mod scan;
+pub mod sets;
 pub mod vacuum;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 use super::codec::{Code, Codec};
 use super::index::Index;
 use super::layout::{HeapTid, Layout, MAX_HEAP_TIDS, NONE, Slot, SlotMut, State, Vertex};
-use super::vacuum::VertexSet;
+use super::sets::VertexBits;
 use crate::Error;
 use crate::page::PageStore;
 
@@ -207,8 +207,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     pub(super) fn trim_postings(
         &self,
         base: Vertex,
-        dead: &mut VertexSet,
-        kept: &mut VertexSet,
+        dead: &mut VertexBits,
+        kept: &mut VertexBits,
     ) -> Result<bool, Error> {
         let mut before = base;
         let mut seen = 0;

@@ -19,48 +19,16 @@
 
 use std::rc::Rc;
 
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::beam::{Graph, Neighbours};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, fused_width};
 use super::layout::{HeapTid, Meta, NONE, Slot, SlotMut, State, Vertex};
 use super::links::{Neighbourhood, Newcomer};
+use super::sets::{VertexBits, VertexSet};
 use crate::Error;
 use crate::page::{Block, PageStore};
-
-/// A set of vertices, one bit each.
-#[derive(Default)]
-pub(super) struct VertexSet(Vec<u64>);
-
-impl VertexSet {
-    pub(super) fn insert(&mut self, vertex: Vertex) {
-        let word = vertex as usize / 64;
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (vertex % 64);
-    }
-
-    fn contains(&self, vertex: Vertex) -> bool {
-        self.0
-            .get(vertex as usize / 64)
-            .is_some_and(|word| word & 1 << (vertex % 64) != 0)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.iter().all(|&word| word == 0)
-    }
-
-    /// The vertices that are not in another set, in ascending order.
-    fn without<'a>(&'a self, other: &'a VertexSet) -> impl Iterator<Item = Vertex> + 'a {
-        self.0.iter().enumerate().flat_map(|(i, &word)| {
-            let rest = word & !other.0.get(i).unwrap_or(&0);
-            let bits = (0..64).filter(move |bit| rest >> bit & 1 != 0);
-            bits.map(move |bit| 64 * i as Vertex + bit)
-        })
-    }
-}
 
 /// What a pass over the pages finds, beside the dead.
 #[derive(Default)]
@@ -114,7 +82,7 @@ impl<Q> Ready<Q> {
 /// What [`Index::mark`] found.
 #[derive(Default)]
 pub struct Marked {
-    dead: VertexSet,
+    dead: VertexBits,
     /// Those above level 0.
     dead_upper: Vec<(u8, Vertex)>,
     /// The highest live vertex, and its level.
@@ -183,7 +151,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// Unlinks the postings without rows, and marks the elements that have
     /// postings and no rows left.
     fn mark_postings(&self, found: &Found, marked: &mut Marked) -> Result<(), Error> {
-        let mut linked = VertexSet::default();
+        let mut linked = VertexBits::default();
         for &base in &found.with_postings {
             self.store.pause();
             if self.trim_postings(base, &mut marked.dead, &mut linked)? {
@@ -482,7 +450,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
 
     /// Links to the vertices that no other links to (any more).
     fn link_the_unlinked(&self) -> Result<(), Error> {
-        let (mut live, mut linked) = (VertexSet::default(), VertexSet::default());
+        let (mut live, mut linked) = (VertexBits::default(), VertexBits::default());
         for (block, vertices) in self.vertex_pages(self.meta()?.vertex_count) {
             self.store.pause();
             let page = self.store.read(block)?;
@@ -581,8 +549,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         level: u8,
         list: &Neighbourhood<C::Query>,
     ) -> Result<Vec<Vertex>, Error> {
-        let mut seen = FxHashSet::with_capacity_and_hasher(1024, FxBuildHasher);
-        seen.extend(list.neighbours().chain([vertex, NONE]));
+        let mut seen = VertexSet::with_capacity(512);
+        seen.extend(list.neighbours().chain([vertex]));
         let mut candidates: Vec<(f32, Vertex)> = Vec::new();
         let mut others: Vec<(f32, Vertex)> = Vec::new();
         let mut numbers = Vec::new();
@@ -601,7 +569,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 numbers: &mut numbers,
                 estimates: &mut estimates,
             };
-            self.visit(gone, level, &list.query, None, &mut neighbours)?;
+            self.visit(gone, level, &list.query, None, None, &mut neighbours)?;
             let mut nearest: Option<(f32, Vertex)> = None;
             for behind in estimates.iter().copied().zip(numbers.iter().copied()) {
                 if marked.dead.contains(behind.1) || !seen.insert(behind.1) {

@@ -468,13 +468,19 @@ impl<C: Codec> Graph for Builder<C> {
         vertex: Vertex,
         level: u8,
         query: &[u8],
+        known: Option<f32>,
         _tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error> {
-        let unseen = present(self.list(vertex, level))
-            .map(|link| link.vertex)
-            .filter(|node| !neighbours.seen.contains(node));
-        neighbours.numbers.extend(unseen);
+        let list = self.list(vertex, level);
+        let numbers = &mut *neighbours.numbers;
+        numbers.resize(list.len(), NONE);
+        let mut unseen = 0;
+        for link in present(list) {
+            numbers[unseen] = link.vertex;
+            unseen += usize::from(!neighbours.seen.contains(link.vertex));
+        }
+        numbers.truncate(unseen);
         // The codes of some neighbours are on their way while one is compared.
         let prefetch = |node: Option<&Vertex>| {
             if let Some(&node) = node {
@@ -488,7 +494,7 @@ impl<C: Codec> Graph for Builder<C> {
             let key = self.codec.distance(query, self.code(node));
             neighbours.estimates.push(key);
         }
-        let key = self.codec.distance(query, self.code(vertex));
+        let key = known.unwrap_or_else(|| self.codec.distance(query, self.code(vertex)));
         Ok(Some(Visit {
             live: true,
             key,
