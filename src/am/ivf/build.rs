@@ -329,9 +329,18 @@ unsafe fn centroids(
     // SAFETY: the state belongs to this backend.
     let seed = unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) };
     let mut rng = SmallRng::seed_from_u64(seed);
-    let found = cluster(team, &vectors, padded, lists, &mut rng, &mut |round| {
-        report(SUBPHASE, phase::CLUSTERING + round as i64);
-    });
+    let metric = plan.codec.options().metric;
+    let found = cluster(
+        team,
+        &vectors,
+        padded,
+        lists,
+        metric,
+        &mut rng,
+        &mut |round| {
+            report(SUBPHASE, phase::CLUSTERING + round as i64);
+        },
+    );
     found.values
 }
 

@@ -5,6 +5,11 @@
 //! each centroid to the mean of its members. Products of matrices do the
 //! assigning. A centroid that has lost all members begins anew as one of those
 //! that are farthest from theirs.
+//!
+//! Under cosine, only the direction of a centroid is to count (Dhillon and Modha,
+//! "Concept Decompositions for Large Sparse Text Data using Clustering", 2001). So
+//! all centroids have one length. That is the mean of the lengths of the means, which
+//! leaves the smallest residuals.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -13,8 +18,8 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::index::sample;
 
-use crate::metric;
 use crate::team::Team;
+use crate::{Metric, metric};
 
 /// Vectors that are compared with all centroids at once.
 const BLOCK: usize = 256;
@@ -102,13 +107,14 @@ fn assign(team: &dyn Team, vectors: &[f32], centroids: &Centroids, out: &mut [(u
     });
 }
 
-/// Finds at most `count` centroids of a sample, of which there is at least one.
-/// `progress` is told of each round.
+/// Finds at most `count` centroids of a sample, of which there is at least one; under
+/// cosine, its vectors have the length 1. `progress` is told of each round.
 pub fn cluster(
     team: &dyn Team,
     vectors: &[f32],
     dimension: usize,
     count: usize,
+    metric: Metric,
     rng: &mut SmallRng,
     progress: &mut dyn FnMut(usize),
 ) -> Centroids {
@@ -134,7 +140,11 @@ pub fn cluster(
         for (before, now) in before.iter_mut().zip(&nearest) {
             *before = now.0;
         }
-        centroids = means(team, vectors, &centroids, &nearest, rng);
+        let mut values = means(team, vectors, &centroids, &nearest, rng);
+        if metric == Metric::Cosine {
+            make_equally_long(&mut values, dimension);
+        }
+        centroids = Centroids::new(values, dimension);
         if changed * SETTLED < rows {
             break;
         }
@@ -149,7 +159,7 @@ fn means(
     centroids: &Centroids,
     nearest: &[(u32, f32)],
     rng: &mut SmallRng,
-) -> Centroids {
+) -> Vec<f32> {
     let dimension = centroids.dimension;
     let row = |i: usize| &vectors[i * dimension..][..dimension];
     let mut members: Vec<Vec<u32>> = vec![Vec::new(); centroids.len()];
@@ -190,7 +200,20 @@ fn means(
             values[list * dimension..][..dimension].copy_from_slice(row(i));
         }
     }
-    Centroids::new(values, dimension)
+    values
+}
+
+/// Gives all vectors the mean of their lengths, but for those that have none.
+fn make_equally_long(vectors: &mut [f32], dimension: usize) {
+    let length = |vector: &[f32]| metric::squares(vector).sqrt();
+    let lengths: f64 = vectors.chunks_exact(dimension).map(length).sum();
+    let mean = lengths / (vectors.len() / dimension) as f64;
+    for vector in vectors.chunks_exact_mut(dimension) {
+        let scale = mean / length(vector);
+        if scale.is_finite() {
+            vector.iter_mut().for_each(|x| *x *= scale as f32);
+        }
+    }
 }
 
 /// A random choice of the vectors that are shown to it, all alike likely
@@ -262,9 +285,15 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(1);
         let vectors = clusters(&mut rng, 10, 3000, 64);
         let mut rounds = 0;
-        let centroids = cluster(&Pair, &vectors, 64, 40, &mut rng, &mut |round| {
-            rounds = round
-        });
+        let centroids = cluster(
+            &Pair,
+            &vectors,
+            64,
+            40,
+            Metric::L2,
+            &mut rng,
+            &mut |round| rounds = round,
+        );
         assert_eq!(centroids.len(), 40);
         assert!(rounds > 0);
         let mut nearest = vec![(0, 0.0); 3000];
@@ -285,16 +314,63 @@ mod tests {
     #[test]
     fn hostile_samples_have_centroids_too() {
         let mut rng = SmallRng::seed_from_u64(2);
-        for value in [0.0, 1.0, 1e-40, 3e38] {
+        let metrics = [Metric::L2, Metric::Cosine];
+        let values = [0.0, 1.0, 1e-40, 3e38];
+        for (metric, value) in metrics.into_iter().flat_map(|m| values.map(|v| (m, v))) {
             let vectors = vec![value; 64 * 500];
-            let centroids = cluster(&Alone, &vectors, 64, 20, &mut rng, &mut |_| {});
+            let centroids = cluster(&Alone, &vectors, 64, 20, metric, &mut rng, &mut |_| {});
             assert_eq!(centroids.len(), 20);
             let mut nearest = vec![(7, 0.0); 500];
             assign(&Alone, &vectors, &centroids, &mut nearest);
             assert!(nearest.iter().all(|n| (n.0 as usize) < 20));
         }
-        let few = cluster(&Alone, &[1.0; 64], 64, 20, &mut rng, &mut |_| {});
+        let few = cluster(
+            &Alone,
+            &[1.0; 64],
+            64,
+            20,
+            Metric::L2,
+            &mut rng,
+            &mut |_| {},
+        );
         assert_eq!(few.values, [1.0; 64]);
+    }
+
+    /// The mean of a wide cluster is short, which is to make it no nearer or farther.
+    #[test]
+    fn under_cosine_centroids_are_equally_long() {
+        let mut rng = SmallRng::seed_from_u64(4);
+        let vectors: Vec<f32> = (0..2000)
+            .flat_map(|i| {
+                let (noise, aside) = [(0.05, 0.0), (0.5, 0.84)][i % 2];
+                let mut vector: Vec<f32> = (0..64)
+                    .map(|_| noise * rng.random_range(-1.0..1.0))
+                    .collect();
+                vector[0] += 1.0;
+                vector[1] += aside;
+                metric::normalize(&mut vector);
+                vector
+            })
+            .collect();
+        for metric in [Metric::L2, Metric::Cosine] {
+            let centroids = cluster(&Alone, &vectors, 64, 2, metric, &mut rng, &mut |_| {});
+            let lengths = [0, 1].map(|i| metric::squares(centroids.get(i)).sqrt());
+            assert!(
+                lengths.iter().all(|length| (0.4..1.0).contains(length)),
+                "{lengths:?}"
+            );
+            let difference = (lengths[0] - lengths[1]).abs();
+            assert_eq!(metric == Metric::Cosine, difference < 1e-5, "{lengths:?}");
+            assert_eq!(metric == Metric::L2, difference > 0.1, "{lengths:?}");
+            // Both find the two clusters.
+            let mut nearest = vec![(0, 0.0); 2000];
+            assign(&Alone, &vectors, &centroids, &mut nearest);
+            let of_first = |kind: usize| {
+                let of_kind = nearest.iter().skip(kind).step_by(2);
+                of_kind.filter(|nearest| nearest.0 == 0).count()
+            };
+            assert!(of_first(0).abs_diff(of_first(1)) > 850);
+        }
     }
 
     #[test]

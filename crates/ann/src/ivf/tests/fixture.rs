@@ -62,7 +62,15 @@ pub fn built<'s>(
     codec.set_mean_of(&sample);
     codec.prepare_loaded(&mut sample);
     let codec = Arc::new(codec);
-    let centroids = cluster(&Alone, &sample, padded, lists, &mut rng, &mut |_| {});
+    let centroids = cluster(
+        &Alone,
+        &sample,
+        padded,
+        lists,
+        options.metric,
+        &mut rng,
+        &mut |_| {},
+    );
     create(store, options, &codec, &centroids.values).unwrap();
     let index = Index::open(store, codec, &read_meta(store).unwrap());
     let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();

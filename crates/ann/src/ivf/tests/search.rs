@@ -177,7 +177,15 @@ fn bits_are_found_in_their_exact_order() {
             .map(|row| codec.prepare(AnyVector::Bits(row)).unwrap().vector);
         let sample: Vec<f32> = prepared.flatten().collect();
         let padded = codec.padded();
-        let centroids = cluster(&Alone, &sample, padded, 8, &mut rng, &mut |_| {});
+        let centroids = cluster(
+            &Alone,
+            &sample,
+            padded,
+            8,
+            Metric::Hamming,
+            &mut rng,
+            &mut |_| {},
+        );
         create(&store, &options, &codec, &centroids.values).unwrap();
         let index = Index::open(&store, codec, &read_meta(&store).unwrap());
         for (tid, row) in (1..).zip(&rows) {
