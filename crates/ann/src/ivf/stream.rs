@@ -29,9 +29,9 @@ use crate::quantize::rabitq::Form;
 /// error is nearly normal: one in thirty thousand is larger.
 const DEVIATIONS: f32 = 4.0;
 
-/// The same for the centroids that a search opens the lists of: one in forty may come
+/// The same for the centroids that a search opens the lists of: one in six may come
 /// late or, among the last that are opened, not at all.
-const DEVIATIONS_OF_CENTROIDS: f32 = 2.0;
+const DEVIATIONS_OF_CENTROIDS: f32 = 1.0;
 
 /// Members that are looked up at once, while the memory works on the next ones.
 const AT_ONCE: usize = 8;
