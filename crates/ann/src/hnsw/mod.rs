@@ -12,6 +12,7 @@
 //! | [`index`] | an open index: reading and writing single vertices |
 //! | [`beam`] | best-first search on one level, resumable |
 //! | [`means`] | the mean of several estimates of one vertex, for the beam |
+//! | [`sets`] | sets of vertices, few of them or many |
 //! | [`neighbours`] | the diversity heuristic |
 //! | [`links`] | the links of a vertex on pages: choosing, adding and replacing them |
 //! | [`insert`] | adding one vector to an index on pages |
