@@ -60,15 +60,13 @@ pub trait Graph {
     fn width(&self, ef: usize) -> usize;
 
     /// Compares a vertex with the query, tells of its neighbours, and appends
-    /// its rows to `tids` when they are asked for. `known` is its key, where an
-    /// exact estimate told; it holds where a number stands for the same vertex for
-    /// ever. `None` if no vertex of this level is there (any more).
+    /// its rows to `tids` when they are asked for. `None` if no vertex of this
+    /// level is there (any more).
     fn visit(
         &self,
         vertex: Vertex,
         level: u8,
         query: &Self::Query,
-        known: Option<f32>,
         tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error>;
@@ -416,9 +414,7 @@ impl Beam {
             numbers: &mut self.numbers,
             estimates: &mut self.estimates,
         };
-        let key = self.pool[position].key;
-        let known = (graph.is_exact() && key > f32::NEG_INFINITY).then_some(key);
-        let visit = graph.visit(vertex, self.level, query, known, tids, &mut neighbours)?;
+        let visit = graph.visit(vertex, self.level, query, tids, &mut neighbours)?;
         self.visited.push(vertex);
         self.counters.visited += 1;
         self.counters.estimated += self.numbers.len() as u64;
@@ -541,7 +537,6 @@ mod tests {
             vertex: Vertex,
             _level: u8,
             _query: &(),
-            _known: Option<f32>,
             _tids: Option<&mut Vec<HeapTid>>,
             neighbours: &mut Neighbours<'_>,
         ) -> Result<Option<Visit>, Error> {

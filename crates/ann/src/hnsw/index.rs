@@ -250,7 +250,6 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         vertex: Vertex,
         level: u8,
         query: &C::Query,
-        _known: Option<f32>,
         mut tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error> {

@@ -8,7 +8,6 @@ const SPARSE: usize = 2;
 /// A few of many vertices, by open addressing with linear probing (Knuth, "The Art
 /// of Computer Programming", section 6.4). A search asks for every neighbour of
 /// every vertex that it visits. [`NONE`] is always in it.
-#[derive(Clone, Debug)]
 pub struct VertexSet {
     /// A power of two of places, [`NONE`] where there is no vertex.
     places: Vec<Vertex>,

@@ -569,7 +569,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 numbers: &mut numbers,
                 estimates: &mut estimates,
             };
-            self.visit(gone, level, &list.query, None, None, &mut neighbours)?;
+            self.visit(gone, level, &list.query, None, &mut neighbours)?;
             let mut nearest: Option<(f32, Vertex)> = None;
             for behind in estimates.iter().copied().zip(numbers.iter().copied()) {
                 if marked.dead.contains(behind.1) || !seen.insert(behind.1) {

@@ -206,10 +206,10 @@ fn means(
 /// Gives all vectors the mean of their lengths, but for those that have none.
 fn make_equally_long(vectors: &mut [f32], dimension: usize) {
     let length = |vector: &[f32]| metric::squares(vector).sqrt();
-    let lengths: f64 = vectors.chunks_exact(dimension).map(length).sum();
-    let mean = lengths / (vectors.len() / dimension) as f64;
-    for vector in vectors.chunks_exact_mut(dimension) {
-        let scale = mean / length(vector);
+    let lengths: Vec<f64> = vectors.chunks_exact(dimension).map(length).collect();
+    let mean = lengths.iter().sum::<f64>() / lengths.len() as f64;
+    for (vector, length) in vectors.chunks_exact_mut(dimension).zip(lengths) {
+        let scale = mean / length;
         if scale.is_finite() {
             vector.iter_mut().for_each(|x| *x *= scale as f32);
         }

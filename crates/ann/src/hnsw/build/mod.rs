@@ -468,7 +468,6 @@ impl<C: Codec> Graph for Builder<C> {
         vertex: Vertex,
         level: u8,
         query: &[u8],
-        known: Option<f32>,
         _tids: Option<&mut Vec<HeapTid>>,
         neighbours: &mut Neighbours<'_>,
     ) -> Result<Option<Visit>, Error> {
@@ -494,7 +493,7 @@ impl<C: Codec> Graph for Builder<C> {
             let key = self.codec.distance(query, self.code(node));
             neighbours.estimates.push(key);
         }
-        let key = known.unwrap_or_else(|| self.codec.distance(query, self.code(vertex)));
+        let key = self.codec.distance(query, self.code(vertex));
         Ok(Some(Visit {
             live: true,
             key,
