@@ -525,7 +525,10 @@ impl PageStore for RelationPages<'_> {
             prefetch_descriptor(buffer);
             // SAFETY: a hint never names a buffer that does not exist, so the
             // address is one in shared buffers.
-            let slot = unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>().add(BODY_AT + at) };
+            let page = unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>() };
+            // Every visit looks at the marks.
+            ann::simd::prefetch(page, BODY_AT);
+            let slot = page.wrapping_add(BODY_AT + at);
             ann::simd::prefetch(slot, len.min(BODY_LEN - at));
         }
     }

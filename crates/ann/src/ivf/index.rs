@@ -204,6 +204,23 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         }
     }
 
+    /// A code page of a list; `None` if the page belongs to another list by now.
+    pub(super) fn code_page(
+        &self,
+        level: Level,
+        list: u32,
+        block: Block,
+    ) -> Result<Option<CodePage<'_, S::Read<'_>>>, Error> {
+        let page = self.store.read(block)?;
+        let header = Header::of(&page);
+        let is_it = header.kind() == Some(Kind::Codes) && header.list == list;
+        Ok(is_it.then(|| CodePage {
+            page,
+            level,
+            layout: self.codec.layout(level),
+        }))
+    }
+
     /// Looks at a member's entry; `None` if the page belongs to another list by
     /// now, or the member was removed.
     pub(super) fn with_entry<R>(
@@ -213,15 +230,8 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         place: Place,
         look: impl FnOnce(Entry<'_>) -> R,
     ) -> Result<Option<R>, Error> {
-        let page = self.store.read(place.block)?;
-        let header = Header::of(&page);
-        if header.kind() != Some(Kind::Codes) || header.list != list {
-            return Ok(None);
-        }
-        let entry = self.codec.layout(level).entry(&page, place.slot.into());
-        // An empty list of rows has the target of a removed member.
-        let is_there = |entry: &Entry<'_>| level == Level::Centroids || entry.head.target != DEAD;
-        Ok(entry.filter(is_there).map(look))
+        let page = self.code_page(level, list, place.block)?;
+        Ok(page.and_then(|page| page.entry(place.slot).map(look)))
     }
 
     /// Where a list's members are.
@@ -482,6 +492,22 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             }
         }
         self.store.extend()
+    }
+}
+
+/// A page with entries of a list's members.
+pub(super) struct CodePage<'a, P> {
+    page: P,
+    level: Level,
+    layout: &'a Layout,
+}
+
+impl<P: std::ops::Deref<Target = Body>> CodePage<'_, P> {
+    /// A member's entry; `None` if the member was removed.
+    pub(super) fn entry(&self, slot: u16) -> Option<Entry<'_>> {
+        let entry = self.layout.entry(&self.page, slot.into());
+        // An empty list of rows has the target of a removed member.
+        entry.filter(|entry| self.level == Level::Centroids || entry.head.target != DEAD)
     }
 }
 

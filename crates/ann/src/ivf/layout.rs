@@ -277,17 +277,18 @@ const _: () = assert!(ENTRY_HEAD == 20);
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
     /// How it begins.
-    pub head: EntryHead,
+    pub head: &'a EntryHead,
     /// Its packed values.
     pub values: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
     /// Reads a member.
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         let (head, values) = bytes.split_at(ENTRY_HEAD);
         Entry {
-            head: *bytemuck::from_bytes(head),
+            head: bytemuck::from_bytes(head),
             values,
         }
     }
@@ -431,6 +432,7 @@ impl Layout {
     }
 
     /// The bytes of a member in a code page.
+    #[inline]
     pub fn entry<'a>(&self, body: &'a Body, slot: usize) -> Option<Entry<'a>> {
         if slot >= self.per_page {
             return None;

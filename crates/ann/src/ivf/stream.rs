@@ -3,12 +3,12 @@
 //! A round compares the query with the 1-bit codes of all members of the open
 //! lists. That gives an estimate of each one's key, and a probable lower bound:
 //! the estimate less a few standard deviations. The round keeps the members
-//! whose lower bound is below the n-th smallest estimate, and no others. Those
-//! wait in a queue, in the order of their lower bounds; what comes to its head is
-//! looked up, and waits again in the order of what its own code says. A member
-//! that comes to the head a second time is the next one. When the queue is
-//! exhausted up to the limit of the round, another one looks for more members,
-//! beyond that limit.
+//! whose lower bound is below the n-th smallest estimate, and no others. They wait
+//! in a queue, those whose codes share a page together, in the order of their lowest
+//! bounds. When a page comes to the head of the queue, its members are looked up,
+//! and wait again, each in the order of what its own code says; a member that comes
+//! to the head is the next one. When the queue is exhausted up to the limit of the
+//! round, another one looks for more members, beyond that limit.
 //!
 //! Where members are ordered by a guaranteed lower bound, that may be below the
 //! probable one by which the member waited until then. It stays behind the
@@ -33,8 +33,13 @@ const DEVIATIONS: f32 = 4.0;
 /// late or, among the last that are opened, not at all.
 const DEVIATIONS_OF_CENTROIDS: f32 = 1.0;
 
-/// Members that are looked up at once, while the memory works on the next ones.
-const AT_ONCE: usize = 8;
+/// Pages that are visited at once, while the memory works on the next ones.
+const AT_ONCE: usize = 4;
+
+/// One in so many of the rows that a round looks for is likely to be asked for. A visit
+/// to a page looks up those of its rows that may be among them, and leaves the others
+/// to a later visit.
+const LIKELY: usize = 4;
 
 /// Each round looks for so many times as many members as the one before.
 const GROWTH: usize = 4;
@@ -85,21 +90,40 @@ struct Open {
 /// A member that a round found.
 #[derive(Clone, Copy)]
 struct Candidate {
-    estimate: f32,
     least: f32,
     open: u32,
     member: u32,
     place: Place,
 }
 
-/// A member that waits.
+/// What waits.
 #[derive(Clone, Copy)]
 struct Waiting {
     rank: f64,
-    /// Which of the round's candidates it is, or of what was found.
-    at: u32,
-    /// Whether its entry was looked up.
-    is_found: bool,
+    what: What,
+}
+
+/// One of [`Stream::found`], or the first one of the [`Stream::candidates`] of a page.
+/// One word, because a heap moves it as one.
+#[derive(Clone, Copy)]
+struct What(u64);
+
+impl What {
+    fn page(first: usize) -> Self {
+        What(first as u64)
+    }
+
+    fn found(at: u32) -> Self {
+        What(1 << 32 | u64::from(at))
+    }
+
+    fn is_found(self) -> bool {
+        self.0 >> 32 != 0
+    }
+
+    fn at(self) -> usize {
+        self.0 as u32 as usize
+    }
 }
 
 impl Ord for Waiting {
@@ -212,10 +236,10 @@ impl Stream {
             };
             match self.queue.peek() {
                 Some(&next) if next.rank <= limit => {
-                    if next.is_found {
+                    if next.what.is_found() {
                         self.queue.pop();
-                        self.vacant.push(next.at);
-                        return Ok(Some(self.found[next.at as usize]));
+                        self.vacant.push(next.what.at() as u32);
+                        return Ok(Some(self.found[next.what.at()]));
                     }
                     self.look_up(index, query, limit)?;
                 }
@@ -234,40 +258,56 @@ impl Stream {
         limit: f64,
     ) -> Result<(), Error> {
         let layout = index.codec.layout(self.level);
-        let mut taken: [Option<Candidate>; AT_ONCE] = [None; AT_ONCE];
-        for place in &mut taken {
-            match self.queue.peek() {
-                Some(next) if next.rank <= limit && !next.is_found => {
-                    let candidate = self.candidates[next.at as usize];
-                    let at = layout.entry_at(candidate.place.slot.into());
-                    let len = layout.entry_len;
-                    index.store.prefetch(candidate.place.block, at, len);
-                    *place = Some(candidate);
-                    self.queue.pop();
-                }
-                _ => break,
+        let mut pages = [0; AT_ONCE];
+        let mut count = 0;
+        while count < AT_ONCE
+            && let Some(&next) = self.queue.peek()
+            && next.rank <= limit
+            && !next.what.is_found()
+        {
+            self.queue.pop();
+            pages[count] = next.what.at();
+            count += 1;
+            for candidate in self.of_page(next.what.at()) {
+                let at = layout.entry_at(candidate.place.slot.into());
+                let Place { block, .. } = candidate.place;
+                index.store.prefetch(block, at, layout.entry_len);
             }
         }
-        for candidate in taken.into_iter().flatten() {
-            self.counters.refined += 1;
-            let open = &self.open[candidate.open as usize];
-            let look =
-                |entry: Entry<'_>| self.hit(&index.codec, query, open.base, candidate, entry);
-            if let Some(hit) = index.with_entry(self.level, open.list, candidate.place, look)? {
+        // A heap takes many at once at less cost.
+        let mut found = Vec::new();
+        for &first in &pages[..count] {
+            let Candidate { open, place, .. } = self.candidates[first];
+            let Open { list, base, .. } = self.open[open as usize];
+            let Some(page) = index.code_page(self.level, list, place.block)? else {
+                continue;
+            };
+            for at in first..first + self.of_page(first).len() {
+                let candidate = self.candidates[at];
+                self.counters.refined += 1;
+                let Some(entry) = page.entry(candidate.place.slot) else {
+                    continue;
+                };
+                let hit = self.hit(&index.codec, query, base, candidate, entry);
                 let least = least_rank(self.order, &index.codec, candidate.least);
                 let rank = match self.order {
                     Order::Bound => hit.value.max(least),
                     Order::Key | Order::Squared => hit.value,
                 };
-                let at = self.keep(hit);
-                self.queue.push(Waiting {
-                    rank,
-                    at,
-                    is_found: true,
-                });
+                let what = What::found(self.keep(hit));
+                found.push(Waiting { rank, what });
             }
         }
+        self.queue.extend(found);
         Ok(())
+    }
+
+    /// The candidates from one on that follow each other and share a code page.
+    fn of_page(&self, first: usize) -> &[Candidate] {
+        let rest = &self.candidates[first..];
+        let block = rest[0].place.block;
+        let is_other = |candidate: &Candidate| candidate.place.block != block;
+        &rest[..rest.iter().position(is_other).unwrap_or(rest.len())]
     }
 
     /// Keeps what was found, and says where.
@@ -281,6 +321,7 @@ impl Stream {
     }
 
     /// What a member's entry says.
+    #[inline]
     fn hit(
         &self,
         codec: &Codec,
@@ -319,34 +360,43 @@ impl Stream {
         let mut keep = Keep {
             window: self.window,
             after: self.limit,
+            smallest: BinaryHeap::new(),
             limit: f32::INFINITY,
             prune_at: self.window.saturating_mul(2).max(4 * BLOCK),
             blocks: index.store.block_count(),
         };
-        debug_assert!(self.queue.iter().all(|waiting| waiting.is_found));
+        debug_assert!(self.queue.iter().all(|waiting| waiting.what.is_found()));
         self.candidates.clear();
         for number in 0..self.open.len() {
             let Open { list, head, base } = self.open[number];
             self.scan(index, query, &mut keep, number as u32, (list, head, base))?;
         }
         keep.prune(&mut self.candidates);
-        let order = self.order;
-        self.queue
-            .extend((0_u32..).zip(&self.candidates).map(|(at, candidate)| {
-                let rank = least_rank(order, &index.codec, candidate.least);
-                Waiting {
-                    // What is no number comes first.
-                    rank: if rank.is_nan() {
-                        f64::NEG_INFINITY
-                    } else {
-                        rank
-                    },
-                    at,
-                    is_found: false,
-                }
-            }));
-        self.window = self.window.saturating_mul(GROWTH);
         self.limit = Some(keep.limit);
+        if self.level == Level::Rows {
+            let likely = keep.likely();
+            let is_later = |candidate: &mut Candidate| candidate.least > likely;
+            let mut later: Vec<Candidate> = self.candidates.extract_if(.., is_later).collect();
+            self.candidates.append(&mut later);
+        }
+        let mut first = 0;
+        while first < self.candidates.len() {
+            let page = self.of_page(first);
+            let least = page.iter().fold(f32::INFINITY, |least, candidate| {
+                // What is no number comes first.
+                match candidate.least.is_nan() {
+                    true => f32::NEG_INFINITY,
+                    false => least.min(candidate.least),
+                }
+            });
+            let waiting = Waiting {
+                rank: least_rank(self.order, &index.codec, least),
+                what: What::page(first),
+            };
+            first += page.len();
+            self.queue.push(waiting);
+        }
+        self.window = self.window.saturating_mul(GROWTH);
         Ok(())
     }
 
@@ -393,8 +443,8 @@ impl Stream {
                     let column = near.trailing_zeros() as usize;
                     near &= near - 1;
                     let number = block * BLOCK + column;
+                    keep.count(keys[column]);
                     self.candidates.push(Candidate {
-                        estimate: keys[column],
                         least: least[column],
                         open,
                         member: first_member + number as u32,
@@ -431,7 +481,9 @@ struct Keep {
     window: usize,
     /// Those not above it were found before.
     after: Option<f32>,
-    /// Those above it wait for a later round.
+    /// The window's smallest estimates, as [`ordered`].
+    smallest: BinaryHeap<i32>,
+    /// The last one of them: what is above it waits for a later round.
     limit: f32,
     /// Members, so many that most are surely not kept.
     prune_at: usize,
@@ -440,25 +492,102 @@ struct Keep {
 }
 
 impl Keep {
-    /// Lowers the limit to the window's last estimate, and drops what is above
-    /// it.
-    fn prune(&mut self, found: &mut Vec<Candidate>) {
-        if found.len() <= self.window {
-            return;
-        }
-        let order = |a: &Candidate, b: &Candidate| a.estimate.total_cmp(&b.estimate);
-        let (_, last, _) = found.select_nth_unstable_by(self.window - 1, order);
-        let last = last.estimate;
-        if last < self.limit {
-            self.limit = last;
-            // What is no number is kept.
-            found.retain(|candidate| candidate.least <= last || candidate.least.is_nan());
+    /// Lowers the limit, if an estimate is among the smallest.
+    #[inline]
+    fn count(&mut self, estimate: f32) {
+        // What is no number is not.
+        if estimate < self.limit {
+            if self.smallest.len() < self.window {
+                self.smallest.push(ordered(estimate));
+            } else if let Some(mut last) = self.smallest.peek_mut() {
+                *last = ordered(estimate);
+            }
+            if self.smallest.len() == self.window
+                && let Some(&last) = self.smallest.peek()
+            {
+                self.limit = number_of(last);
+            }
         }
     }
+
+    /// The estimate that [`LIKELY`] speaks of.
+    fn likely(self) -> f32 {
+        let mut smallest = self.smallest.into_vec();
+        let at = smallest.len() / LIKELY;
+        match smallest.is_empty() {
+            true => self.limit,
+            false => number_of(*smallest.select_nth_unstable(at).1),
+        }
+    }
+
+    /// Drops what is above the limit.
+    fn prune(&self, found: &mut Vec<Candidate>) {
+        // What is no number is kept.
+        found.retain(|candidate| candidate.least <= self.limit || candidate.least.is_nan());
+    }
+}
+
+/// An integer for a number, in the same order.
+fn ordered(number: f32) -> i32 {
+    let bits = number.to_bits() as i32;
+    // The bits of negative numbers are in the opposite order.
+    bits ^ (bits >> 31) & i32::MAX
+}
+
+/// The number of an integer that [`ordered`] gave.
+fn number_of(ordered: i32) -> f32 {
+    f32::from_bits((ordered ^ (ordered >> 31) & i32::MAX) as u32)
 }
 
 /// Which of 32 numbers are above another.
 fn above(numbers: &[f32; BLOCK], limit: f32) -> u32 {
     let bits = numbers.iter().enumerate();
     bits.fold(0, |mask, (i, &x)| mask | u32::from(x > limit) << i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_the_order_of_their_numbers() {
+        let numbers = [
+            f32::NEG_INFINITY,
+            -3.4e38,
+            -1.5,
+            -1.0,
+            -1e-45,
+            -0.0,
+            0.0,
+            1e-45,
+            1.0,
+            1.5,
+            3.4e38,
+            f32::INFINITY,
+        ];
+        assert!(numbers.map(ordered).is_sorted_by(|a, b| a < b));
+        for number in numbers {
+            assert_eq!(number_of(ordered(number)).to_bits(), number.to_bits());
+        }
+    }
+
+    /// Whatever the order in which estimates come.
+    #[test]
+    fn the_limit_is_the_last_of_the_smallest_estimates() {
+        let mut keep = Keep {
+            window: 8,
+            after: None,
+            smallest: BinaryHeap::new(),
+            limit: f32::INFINITY,
+            prune_at: 0,
+            blocks: 0,
+        };
+        for i in 0..100_u32 {
+            assert_eq!(keep.limit == f32::INFINITY, i < 8);
+            keep.count((i * 37 % 100) as f32 - 50.0);
+            keep.count(f32::NAN);
+        }
+        assert_eq!(keep.limit, -43.0);
+        assert_eq!(keep.likely(), -48.0);
+    }
 }

@@ -26,6 +26,7 @@ pub fn has_exact_norm(vector: &[f32]) -> bool {
 /// distance from a query. `key` is that of the vector's code
 /// ([`Metric::key`]), `error` the code's, `norm` that of what it stands for.
 /// Under [`Metric::Cosine`] query and vector were normalized when encoded.
+#[inline]
 pub fn lower_bound(
     metric: Metric,
     query_norm: f32,
