@@ -4,7 +4,7 @@ use rustc_hash::FxHashSet;
 
 use super::codec::{Centre, Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned};
-use super::layout::{APEX, Columns, DEAD, Header, Kind, Link, Member, NO_BLOCK, ROOT};
+use super::layout::{APEX, Columns, DEAD, Header, Link, Member, NO_BLOCK, ROOT};
 use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::{self, BLOCK};
 use crate::simd::Terms;
@@ -204,7 +204,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 }
                 let code_page = Box::new(*self.index.store.read(codes)?);
                 let own = Header::of(&code_page);
-                if own.kind() != Some(Kind::Codes) || own.list != list.number || own.owner != at {
+                if !own.has_codes_of(list.number) || own.owner != at {
                     self.problem(
                         codes,
                         format!("it is not a code page of list {}", list.number),

@@ -212,9 +212,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         block: Block,
     ) -> Result<Option<CodePage<'_, S::Read<'_>>>, Error> {
         let page = self.store.read(block)?;
-        let header = Header::of(&page);
-        let is_it = header.kind() == Some(Kind::Codes) && header.list == list;
-        Ok(is_it.then(|| CodePage {
+        Ok(Header::of(&page).has_codes_of(list).then(|| CodePage {
             page,
             level,
             layout: self.codec.layout(level),
@@ -426,8 +424,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
                 return wrong();
             }
             let mut codes = self.store.lock(place)?;
-            let header = Header::of(&codes);
-            if header.kind() != Some(Kind::Codes) || header.list != list.number {
+            if !Header::of(&codes).has_codes_of(list.number) {
                 return wrong();
             }
             self.store.commit(&mut [page, &mut codes], &mut |bodies| {

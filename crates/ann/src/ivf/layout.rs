@@ -230,6 +230,11 @@ impl Header {
         let known = Kind::TAGS.into_iter().find(|tag| tag.1 == self.kind);
         known.map(|tag| tag.0)
     }
+
+    /// Whether it is a code page of a list.
+    pub fn has_codes_of(&self, list: u32) -> bool {
+        self.kind() == Some(Kind::Codes) && self.list == list
+    }
 }
 
 /// A number that is not negative, rounded up to a bfloat16.

@@ -529,14 +529,18 @@ impl Keep {
 
 /// An integer for a number, in the same order.
 fn ordered(number: f32) -> i32 {
-    let bits = number.to_bits() as i32;
-    // The bits of negative numbers are in the opposite order.
-    bits ^ (bits >> 31) & i32::MAX
+    turn_if_negative(number.to_bits() as i32)
 }
 
 /// The number of an integer that [`ordered`] gave.
 fn number_of(ordered: i32) -> f32 {
-    f32::from_bits((ordered ^ (ordered >> 31) & i32::MAX) as u32)
+    f32::from_bits(turn_if_negative(ordered) as u32)
+}
+
+/// The bits of negative numbers are in the opposite order. Turned twice, they are what
+/// they were.
+fn turn_if_negative(bits: i32) -> i32 {
+    bits ^ (bits >> 31) & i32::MAX
 }
 
 /// Which of 32 numbers are above another.

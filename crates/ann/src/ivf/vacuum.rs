@@ -7,7 +7,7 @@
 
 use super::codec::{Codec, Level};
 use super::index::{Index, List};
-use super::layout::{DEAD, Header, Kind, Layout, Link, NO_BLOCK};
+use super::layout::{DEAD, Header, Layout, Link, NO_BLOCK};
 use crate::page::{Block, Body, PageStore};
 use crate::quantize::fastscan::BLOCK;
 use crate::{Error, HeapTid};
@@ -140,8 +140,7 @@ fn bury(layout: &Layout, body: &mut Body, slot: usize) {
 
 /// An error unless a page has codes of a list.
 fn check_code_page(list: List, block: Block, page: &Body) -> Result<(), Error> {
-    let header = Header::of(page);
-    if header.kind() == Some(Kind::Codes) && header.list == list.number {
+    if Header::of(page).has_codes_of(list.number) {
         return Ok(());
     }
     let reason = format!("it is not a code page of list {}", list.number);
