@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -155,6 +156,31 @@ def verify(conn, index):
     """Runs the index checker; returns its counts (vertices, heap_tids, levels, free_slots, unreachable, lists)."""
     cur = conn.cursor(row_factory=psycopg.rows.namedtuple_row)
     return cur.execute("SELECT * FROM insitu.verify_index(%s::text::regclass)", [index]).fetchone()
+
+
+def vacuum_fully(conn, table):
+    """Vacuums until no dead row is left in the table and its indexes.
+
+    One VACUUM may leave some: what an older snapshot still sees, such as that of an automatic ANALYZE; rows of a page
+    that the checkpointer writes in that moment; and, of few dead rows, their index entries.
+    """
+    said = []
+
+    def listen(message):
+        said.append(message.message_primary)
+
+    def nothing_is_left():
+        said.clear()
+        conn.execute(f"VACUUM (VERBOSE, INDEX_CLEANUP ON) {table}")
+        kept = re.findall(r"(\d+) are dead but not yet removable", "\n".join(said))
+        assert kept, said
+        return set(kept) == {"0"} and "tuples missed" not in "\n".join(said)
+
+    conn.add_notice_handler(listen)
+    try:
+        wait_for(nothing_is_left, f"vacuum of all of {table}")
+    finally:
+        conn.remove_notice_handler(listen)
 
 
 def refused(conn, sqlstate, sql, *parameters, match=None):

@@ -7,8 +7,8 @@ import time
 import psycopg
 import pytest
 
-from checks import (EVERYTHING, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute, nearest_sql, recall,
-                    verify, wait_for)
+from checks import (EVERYTHING, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute,
+                    nearest_sql, recall, vacuum_fully, verify, wait_for)
 
 DIMS = 24
 SECONDS = 20
@@ -60,11 +60,6 @@ def vacuum(conn, rng, worker):
     conn.execute("VACUUM items")
 
 
-def vacuum_all(conn):
-    """A vacuum that cleans the index however few rows are dead."""
-    conn.execute("VACUUM (INDEX_CLEANUP ON) items")
-
-
 def reindex(conn, rng, worker):
     conn.execute("REINDEX INDEX CONCURRENTLY items_emb")
     time.sleep(2)
@@ -100,7 +95,7 @@ def test_all_at_once(database, items, maintenance):
     verify(items, "items_emb")
     items.execute(WIDE)
     assert recall(items, "items", "l2", QUERIES) >= 0.95
-    vacuum_all(items)
+    vacuum_fully(items, "items")
     live, = items.execute("SELECT count(*) FROM items").fetchone()
     assert verify(items, "items_emb").heap_tids == live
     assert recall(items, "items", "l2", QUERIES) >= 0.95
@@ -241,7 +236,7 @@ def test_cancelled_vacuums_leave_a_sound_index(database, items):
         copy_rows(items, "items", ((id, DATA[id]) for id in range(12_000 + 200 * round, 12_200 + 200 * round)))
     items.execute(f"{WIDE}; {EVERYTHING}")
     assert recall(items, "items", "l2", QUERIES) >= 0.95
-    vacuum_all(items)
+    vacuum_fully(items, "items")
     live, = items.execute("SELECT count(*) FROM items").fetchone()
     assert verify(items, "items_emb").heap_tids == live
     assert recall(items, "items", "l2", QUERIES) >= 0.95

@@ -8,8 +8,8 @@ import time
 import psycopg
 import pytest
 
-from checks import (WIDE, background, clustered, copy_rows, create_items, execute, install, nearest_sql, recall, verify,
-                    wait_for)
+from checks import (WIDE, background, clustered, copy_rows, create_items, execute, install, nearest_sql, recall,
+                    vacuum_fully, verify, wait_for)
 
 DIMS = 48
 DATA = clustered(30_000, DIMS, seed=20)
@@ -135,7 +135,7 @@ def test_killed_in_mid_vacuum(crashing, index):
             killed += isinstance(vacuum.exception(), psycopg.OperationalError)
         with restart(crashing) as conn:
             assert_sound(conn)
-            conn.execute("VACUUM (INDEX_CLEANUP ON) items")
+            vacuum_fully(conn, "items")
             live, = conn.execute("SELECT count(*) FROM items").fetchone()
             assert verify(conn, "items_emb").heap_tids == live
             assert_sound(conn)

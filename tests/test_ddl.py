@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from checks import (assert_index_scan, background, clustered, copy_rows, create_items, execute, install, nearest_sql,
-                    plan_nodes, recall, verify, wait_for)
+                    plan_nodes, recall, vacuum_fully, verify, wait_for)
 
 DIMS = 32
 DATA = clustered(3030, DIMS, seed=80)
@@ -35,7 +35,7 @@ def test_unlogged_and_temporary_tables(conn, kind):
     copy_rows(conn, f"{kind}_items", enumerate(ROWS[1000:], start=1000))
     assert_good(conn, index=f"{kind}_emb".lower(), table=f"{kind}_items")
     conn.execute(f"DELETE FROM {kind}_items WHERE id % 3 = 0")
-    conn.execute(f"VACUUM {kind}_items")
+    vacuum_fully(conn, f"{kind}_items")
     assert_good(conn, 2000, f"{kind}_emb".lower(), f"{kind}_items")
     if kind == "UNLOGGED":
         conn.execute("ALTER TABLE unlogged_items SET LOGGED")
@@ -153,7 +153,7 @@ def test_concurrent_build_keeps_the_rows_that_came_meanwhile(database, items):
         copy_rows(items, "items", ((id + 10_000, ROWS[id]) for id in range(200)))
         items.execute("DELETE FROM items WHERE id < 100")
         build.result()
-    items.execute("VACUUM (INDEX_CLEANUP ON) items")
+    vacuum_fully(items, "items")
     assert items.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'items_emb'::regclass").fetchone() == (True,)
     assert_good(items, len(ROWS) + 100)
 
@@ -188,7 +188,7 @@ def test_a_build_beside_dead_and_toasted_rows(database, conn):
         conn.execute("SET hnsw.ef_search = 100")
         assert recall(conn, "wide", "l2", data[400:], index="wide_emb") >= 0.95
         verify(conn, "wide_emb")
-    conn.execute("VACUUM (INDEX_CLEANUP ON) wide")
+    vacuum_fully(conn, "wide")
     assert verify(conn, "wide_emb").heap_tids == 200
 
 
@@ -333,7 +333,7 @@ def test_row_estimates_stay_sane(items):
     # Without a dead row, a vacuum may leave the index and its old count alone.
     assert 3000 <= items.execute(estimate, ["items_emb"]).fetchone()[0] <= 3500
     items.execute("DELETE FROM items WHERE id < 1000")
-    items.execute("VACUUM items")
+    vacuum_fully(items, "items")
     assert items.execute(estimate, ["items"]).fetchone()[0] == pytest.approx(3000, rel=0.1)
     assert items.execute(estimate, ["items_emb"]).fetchone() == (2500,)
     items.execute("ANALYZE items")
@@ -346,6 +346,7 @@ def test_vacuum_options(items):
         items.execute("DELETE FROM items WHERE id = (SELECT min(id) FROM items)")
         items.execute(f"VACUUM ({options}) items")
         verify(items, "items_emb")
+    vacuum_fully(items, "items")
     assert_good(items, len(ROWS) - 5)
 
 

@@ -5,8 +5,8 @@ import psycopg
 import pytest
 
 import corpus as package_corpus
-from checks import (METRICS, assert_index_scan, clustered, copy_rows, create_items, nearest_sql, recall, vectors,
-                    verify)
+from checks import (METRICS, assert_index_scan, clustered, copy_rows, create_items, nearest_sql, recall,
+                    vacuum_fully, vectors, verify)
 
 
 def test_real_embeddings_after_build_inserts_and_vacuum(model_database, corpus):
@@ -30,7 +30,7 @@ def test_real_embeddings_after_build_inserts_and_vacuum(model_database, corpus):
         found["inserts"] = check_packages(conn, later, queries)
 
         conn.execute("DELETE FROM packages WHERE id % 3 = 1")
-        conn.execute("VACUUM packages")
+        vacuum_fully(conn, "packages")
         live, = conn.execute("SELECT count(*) FROM packages").fetchone()
         found["vacuum"] = check_packages(conn, live, queries)
 
@@ -75,12 +75,12 @@ def test_each_metric_after_build_inserts_and_vacuum(conn, metric, storage, floor
 
     conn.execute(f"DELETE FROM {metric}_items WHERE id % 3 = 0")
     found["deletes"] = recall(conn, f"{metric}_items", metric, queries, k=5)
-    conn.execute(f"VACUUM {metric}_items")
+    vacuum_fully(conn, f"{metric}_items")
     found["vacuum"] = recall(conn, f"{metric}_items", metric, queries)
     assert verify(conn, f"{metric}_index").heap_tids == rows - (rows + 2) // 3
 
     conn.execute(f"UPDATE {metric}_items SET emb = emb + (SELECT emb FROM {metric}_items WHERE id = 1) WHERE id % 5 = 1")
-    conn.execute(f"VACUUM {metric}_items")
+    vacuum_fully(conn, f"{metric}_items")
     found["updates"] = recall(conn, f"{metric}_items", metric, queries)
     verify(conn, f"{metric}_index")
     assert min(found.values()) >= floor, found
@@ -126,7 +126,7 @@ def test_each_type_after_build_inserts_and_vacuum(conn, column, made, opclass, o
     results["inserts"] = found()
     assert verify(conn, "of_type_v").heap_tids == rows
     conn.execute("DELETE FROM of_type WHERE id % 3 <> 0")
-    conn.execute("VACUUM of_type")
+    vacuum_fully(conn, "of_type")
     results["vacuum"] = found()
     assert verify(conn, "of_type_v").heap_tids == rows // 3
     assert min(results.values()) >= floor, results
@@ -154,7 +154,7 @@ def test_null_vectors_are_not_indexed(conn):
     conn.execute("CREATE INDEX gaps_emb ON gaps USING hnsw (emb vector_l2_ops)")
     conn.execute("INSERT INTO gaps SELECT id + 600, emb FROM gaps")
     conn.execute("UPDATE gaps SET emb = NULL WHERE id % 6 = 1")
-    conn.execute("VACUUM gaps")
+    vacuum_fully(conn, "gaps")
     present, = conn.execute("SELECT count(emb) FROM gaps").fetchone()
     assert verify(conn, "gaps_emb").heap_tids == present
     assert recall(conn, "gaps", "l2", data[:20]) >= 0.98
@@ -198,7 +198,7 @@ def test_a_thousand_equal_vectors_are_all_found(conn, loaded):
     assert recall(conn, table, "l2", data[2000:2050]) >= 0.95
     verify(conn, f"{table}_emb_idx")
     conn.execute(f"DELETE FROM {table} WHERE id BETWEEN 1000 AND 1998")
-    conn.execute(f"VACUUM {table}")
+    vacuum_fully(conn, table)
     assert {row[0] for row in conn.execute(nearest_sql(table, "l2", k=2), [data[0]])} == {0, 1999}
     assert verify(conn, f"{table}_emb_idx").heap_tids == 2001
 
@@ -312,7 +312,7 @@ def test_partial_index(conn):
     assert verify(conn, "halves_even").heap_tids == 1000
     assert recall(conn, "halves", "l2", data[2000:], where="mod(id, 2) = 0", index="halves_even") >= 0.95
     conn.execute("UPDATE halves SET id = id + 20001 WHERE id < 100")
-    conn.execute("VACUUM halves")
+    vacuum_fully(conn, "halves")
     assert verify(conn, "halves_even").heap_tids == 1000
     assert recall(conn, "halves", "l2", data[2000:], where="mod(id, 2) = 0", index="halves_even") >= 0.95
 
@@ -369,7 +369,7 @@ def test_every_width_can_be_indexed(conn, dims, rows):
     assert recall(conn, f"width_{dims}", "l2", data[rows:]) >= 0.95
     assert verify(conn, f"width_{dims}_emb_idx").heap_tids == rows
     conn.execute(f"DELETE FROM width_{dims} WHERE id % 3 = 0")
-    conn.execute(f"VACUUM width_{dims}")
+    vacuum_fully(conn, f"width_{dims}")
     copy_rows(conn, f"width_{dims}", ((id + rows, data[id]) for id in range(0, rows, 6)))
     assert recall(conn, f"width_{dims}", "l2", data[rows:]) >= 0.95
     verify(conn, f"width_{dims}_emb_idx")
@@ -387,7 +387,7 @@ def test_an_index_on_an_empty_table_takes_inserts(conn):
     copy_rows(conn, "empty", enumerate(data[1:1000], start=1))
     assert recall(conn, "empty", "l2", data[1000:]) >= 0.95
     conn.execute("DELETE FROM empty")
-    conn.execute("VACUUM empty")
+    vacuum_fully(conn, "empty")
     assert conn.execute(nearest_sql("empty", "l2"), [data[0]]).fetchall() == []
     assert verify(conn, "empty_emb").heap_tids == 0
     copy_rows(conn, "empty", enumerate(data[:1000]))
@@ -408,7 +408,7 @@ def test_dead_rows_near_the_query_do_not_hide_the_living(conn, dims, storage):
     assert recall(conn, "graveyard", "l2", [query]) >= 0.9
     conn.execute("SET hnsw.iterative_scan = off")
     assert len(conn.execute(nearest_sql("graveyard", "l2"), [query]).fetchall()) == 10
-    conn.execute("VACUUM graveyard")
+    vacuum_fully(conn, "graveyard")
     assert len(conn.execute(nearest_sql("graveyard", "l2"), [query]).fetchall()) == 10
     # Short codes don't tell these rows apart: in so many dimensions, all that are left are about as far.
     if storage == "plain":
@@ -432,7 +432,7 @@ def test_inserts_find_room_without_a_search(conn):
 
     before = buffers(4000)
     conn.execute("DELETE FROM rooms WHERE id % 4 = 0")
-    conn.execute("VACUUM rooms")
+    vacuum_fully(conn, "rooms")
     after = buffers(5000)
     assert after < 2 * before, f"{before} pages an insert before the vacuum, {after} after it"
 
@@ -447,7 +447,7 @@ def test_rows_of_an_aborted_transaction_never_appear(conn):
     conn.execute("SET hnsw.iterative_scan = strict_order")
     assert recall(conn, "attempts", "l2", data[500:510]) >= 0.95
     verify(conn, "attempts_emb")
-    conn.execute("VACUUM attempts")
+    vacuum_fully(conn, "attempts")
     assert verify(conn, "attempts_emb").heap_tids == 500
     assert recall(conn, "attempts", "l2", data[500:510]) >= 0.95
 
