@@ -17,17 +17,30 @@ THREADS = os.cpu_count()
 SHAPES = [(32, 30), (1, 300)]
 # Calls before those that count.
 WARM = 5
+# Works for so many milliseconds, and returns how many it were.
+BUSY = """
+CREATE OR REPLACE FUNCTION pg_temp.busy(milliseconds float8) RETURNS float8 LANGUAGE plpgsql AS $$
+DECLARE
+    started timestamptz := clock_timestamp();
+BEGIN
+    WHILE clock_timestamp() < started + milliseconds * interval '1 millisecond' LOOP
+    END LOOP;
+    RETURN 1000 * extract(epoch FROM clock_timestamp() - started);
+END
+$$
+"""
 
 
 def measure(connection, texts, rounds, say, model="minilm", precision="fp32", shapes=SHAPES):
     """Rows of {texts_per_call, direct_ms, sql_ms, round_trip_ms, direct_tokens_per_second, sql_tokens_per_second}.
 
-    Medians of calls. The same texts are embedded directly and in SQL, in turns, and then a statement does nothing: so
-    all three meet the machine in the same state, and each process has waited for the other. No call repeats a text of
-    an earlier one, so that no cache can answer.
+    Medians of calls. The same texts are embedded directly and in SQL, in turns, and then a statement keeps the server
+    busy for as long without a model: so all three meet the machine in the same state, and each process has waited for
+    the other. No call repeats a text of an earlier one, so that no cache can answer.
     """
     fresh = iter(dict.fromkeys(" ".join(text.split()) for text in texts))
     connection.execute(f"SET insitu.threads = {THREADS}")
+    connection.execute(BUSY)
     results = []
     with _bare_session(precision) as embed:
         for per_call, calls in shapes:
@@ -38,13 +51,16 @@ def measure(connection, texts, rounds, say, model="minilm", precision="fp32", sh
                 continue
             if len(batches) < WARM + rounds * calls:
                 say(f"  the texts are used up after {len(batches) - WARM} calls of {per_call}")
-            measured = [(embed(batch), _in_sql(connection, model, batch), _round_trip(connection)) for batch in batches]
-            measured = measured[WARM:]
-            direct_ms = statistics.median(run["milliseconds"] for run, _, _ in measured)
-            sql_ms, empty_ms = (statistics.median(run[i] for run in measured) for i in (1, 2))
-            tokens = statistics.mean(run["tokens"] for run, _, _ in measured)
+            measured = []
+            for batch in batches:
+                direct = embed(batch)
+                in_sql = _in_sql(connection, model, batch)
+                round_trip = _round_trip(connection, direct["milliseconds"])
+                measured.append((direct["milliseconds"], in_sql, round_trip, direct["tokens"]))
+            direct_ms, sql_ms, round_trip_ms, _ = (statistics.median(values) for values in zip(*measured[WARM:]))
+            tokens = statistics.mean(tokens for *_, tokens in measured[WARM:])
             results.append({
-                "texts_per_call": per_call, "direct_ms": direct_ms, "sql_ms": sql_ms, "round_trip_ms": empty_ms,
+                "texts_per_call": per_call, "direct_ms": direct_ms, "sql_ms": sql_ms, "round_trip_ms": round_trip_ms,
                 "direct_tokens_per_second": 1000 * tokens / direct_ms, "sql_tokens_per_second": 1000 * tokens / sql_ms})
             say(f"  {per_call:2} texts a call: {direct_ms:.2f} ms directly, {sql_ms:.2f} ms in SQL")
     return results
@@ -80,8 +96,12 @@ def _in_sql(connection, model, texts):
     return 1000 * (time.perf_counter() - started)
 
 
-def _round_trip(connection):
-    """Milliseconds of a statement that does nothing: the client's share in _in_sql."""
+def _round_trip(connection, milliseconds):
+    """Milliseconds that a statement takes beside what the server works: the client's share in _in_sql.
+
+    The server works as long as an embedding takes. A process that has waited so long wakes up more slowly than one that
+    has just begun to wait.
+    """
     started = time.perf_counter()
-    connection.execute("SELECT vector_dims(%s::vector)", ["[1]"], prepare=True).fetchone()
-    return 1000 * (time.perf_counter() - started)
+    worked, = connection.execute("SELECT pg_temp.busy(%s)", [milliseconds], prepare=True).fetchone()
+    return 1000 * (time.perf_counter() - started) - worked

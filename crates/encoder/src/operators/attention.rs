@@ -177,7 +177,7 @@ fn multiply(
             // SAFETY: an `Isa` is only made for a processor that has it; the
             // lengths were checked.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe {
+            Isa::Avx512 | Isa::Amx => unsafe {
                 let b = b.as_ptr().add(column);
                 avx512(
                     a.as_ptr(),

@@ -19,10 +19,13 @@
 //!
 //! Weights lie in panels of [`COLUMNS`] outputs; of a panel, four inputs of sixteen
 //! outputs are 64 bytes side by side, which is what one VNNI instruction takes
-//! (AVX-512 `vpdpbusd`: sixteen sums of four products each). Activations of a tile
-//! of rows lie four inputs by four, all rows side by side.
+//! (AVX-512 `vpdpbusd`: sixteen sums of four products each), and sixteen of these, one
+//! half of a panel after the other, are the second operand of an AMX instruction
+//! (`tdpbusd`: 256 sums of 64 products each). Activations lie row by row.
 
 #![allow(unsafe_code)]
+
+use std::ops::Range;
 
 use super::simd::{self, Isa, for_each_isa};
 
@@ -32,6 +35,9 @@ pub(crate) const COLUMNS: usize = 32;
 /// Rows of the tile that fills the registers of AVX-512: 24 sums, two vectors of
 /// weights, one of activations.
 const ROWS: usize = 12;
+
+/// Rows that AMX has tiles for.
+const AMX_ROWS: usize = 32;
 
 /// 64 bytes on their own cache line: four inputs of sixteen outputs.
 #[derive(Clone, Copy)]
@@ -163,79 +169,112 @@ impl Weights {
         self.outputs.div_ceil(COLUMNS)
     }
 
+    /// The instruction set to run the layer with, given the best that there is: AMX
+    /// takes sixteen groups of four inputs at a time.
+    fn suited(&self, isa: Isa) -> Isa {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx if !(self.inputs.is_multiple_of(64) && self.block.is_multiple_of(64)) => {
+                Isa::Avx512
+            }
+            suited => suited,
+        }
+    }
+
     /// Runs the layer on rows: `x` has [`Self::inputs`] values a row, and `y`
     /// [`Self::outputs`].
     pub(crate) fn run(&self, isa: Isa, x: &[f32], y: &mut [f32], finish: Finish<'_>) {
+        let isa = self.suited(isa);
         let mut tile = Tile::default();
-        for (at, rows) in tiles(x.len() / self.inputs) {
+        for (at, rows) in tiles(isa, x.len() / self.inputs) {
             let x = &x[at * self.inputs..][..rows * self.inputs];
             let y = &mut y[at * self.outputs..][..rows * self.outputs];
             tile.quantize(isa, self, x, rows);
-            for panel in 0..self.panels() {
-                self.panel(isa, &tile, panel, y, self.outputs, panel * COLUMNS, finish);
-            }
+            let steps = (self.outputs, COLUMNS);
+            self.multiply(isa, &tile, 0..self.panels(), y, steps, finish);
             finish.behind(at * self.outputs).rows(isa, y);
         }
     }
 
-    /// Quantizes rows to be used by [`Self::run_panel`].
+    /// Quantizes rows to be used by [`Self::run_panels`].
     pub(crate) fn prepare(&self, isa: Isa, x: &[f32]) -> Vec<Tile> {
+        let isa = self.suited(isa);
         let quantized = |(at, rows): (usize, usize)| {
             let mut tile = Tile::default();
             let x = &x[at * self.inputs..][..rows * self.inputs];
             tile.quantize(isa, self, x, rows);
             tile
         };
-        tiles(x.len() / self.inputs).map(quantized).collect()
+        tiles(isa, x.len() / self.inputs).map(quantized).collect()
     }
 
-    /// One panel of outputs of all rows, [`COLUMNS`] values a row in `y`: of the
-    /// last panel, some mean nothing. A normalization is left to the caller.
-    pub(crate) fn run_panel(
+    /// Some panels of outputs of all rows: in `y`, one panel comes behind the other,
+    /// and each has [`COLUMNS`] values a row, of which some of the last panel mean
+    /// nothing. A normalization is left to the caller.
+    pub(crate) fn run_panels(
         &self,
         isa: Isa,
         tiles: &[Tile],
-        panel: usize,
+        panels: Range<usize>,
         y: &mut [f32],
         finish: Finish<'_>,
     ) {
+        let isa = self.suited(isa);
+        let count: usize = tiles.iter().map(|tile| tile.rows).sum();
         let mut at = 0;
         for tile in tiles {
-            let rows = tile.rows;
-            let y = &mut y[at * COLUMNS..][..rows * COLUMNS];
-            self.panel(isa, tile, panel, y, COLUMNS, 0, finish);
-            at += rows;
+            let y = &mut y[at * COLUMNS..];
+            let steps = (COLUMNS, count * COLUMNS);
+            self.multiply(isa, tile, panels.clone(), y, steps, finish);
+            at += tile.rows;
         }
     }
 
-    /// One panel of outputs of a tile, into columns of `y` from `column` on.
-    #[allow(clippy::too_many_arguments)]
-    fn panel(
+    /// Some panels of outputs of a tile. In `y`, rows follow each other in the first
+    /// of `steps`, panels in the second.
+    fn multiply(
         &self,
         isa: Isa,
         tile: &Tile,
-        panel: usize,
+        panels: Range<usize>,
         y: &mut [f32],
-        width: usize,
-        column: usize,
+        steps: (usize, usize),
         finish: Finish<'_>,
     ) {
+        let kernel = Kernel::new(isa, tile.rows);
         let lines = lines_of(self.inputs, self.block);
-        let weights = &self.panels[panel * lines..][..lines];
         let blocks = self.inputs.div_ceil(self.block);
-        let scales = &self.scales[panel * blocks * COLUMNS..][..blocks * COLUMNS];
-        let constants = Constants {
-            scales: scales.as_chunks().0,
-            sums: column_array(&self.sums, panel),
-            bias: column_array(&self.bias, panel),
-        };
-        let (block, gelu) = (self.block, matches!(finish, Finish::Gelu));
-        let geometry = (width, column);
-        match tile.rows {
-            ROWS => products::<ROWS>(isa, tile, weights, block, &constants, gelu, y, geometry),
-            4 => products::<4>(isa, tile, weights, block, &constants, gelu, y, geometry),
-            2 => products::<2>(isa, tile, weights, block, &constants, gelu, y, geometry),
-            _ => products::<1>(isa, tile, weights, block, &constants, gelu, y, geometry),
+        let mut sums = Sums([[0; COLUMNS]; AMX_ROWS]);
+        let sums = &mut sums.0[..tile.rows];
+        // What blocks before the last one add up to.
+        let mut values = vec![[0.0; COLUMNS]; if blocks > 1 { tile.rows } else { 0 }];
+        for (number, panel) in panels.enumerate() {
+            values.fill([0.0; COLUMNS]);
+            let weights = &self.panels[panel * lines..][..lines];
+            let scales = &self.scales[panel * blocks * COLUMNS..][..blocks * COLUMNS];
+            let mut scales = scales.as_chunks().0.iter();
+            let mut first = 0;
+            for of_block in weights.chunks(2 * self.block.div_ceil(4)) {
+                if first > 0
+                    && let Some(scales) = scales.next()
+                {
+                    accumulate(isa, sums, scales, &mut values);
+                }
+                kernel.dot(&tile.groups[first..], lines / 2, of_block, sums);
+                first += of_block.len() / 2;
+            }
+            let Some(scales) = scales.next() else {
+                return;
+            };
+            let constants = Constants {
+                scales,
+                sums: column_array(&self.sums, panel),
+                bias: column_array(&self.bias, panel),
+                gelu: matches!(finish, Finish::Gelu),
+            };
+            let count = COLUMNS.min(self.outputs - panel * COLUMNS);
+            let y = &mut y[number * steps.1..];
+            finish_panel(isa, sums, &values, tile, constants, y, (steps.0, count));
         }
     }
 }
@@ -247,10 +286,12 @@ fn lines_of(inputs: usize, block: usize) -> usize {
 }
 
 /// The first row of each tile of so many rows, and the tile's rows.
-fn tiles(count: usize) -> impl Iterator<Item = (usize, usize)> {
+fn tiles(isa: Isa, count: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut at = 0;
     std::iter::from_fn(move || {
         let rows = match count - at {
+            #[cfg(target_arch = "x86_64")]
+            left @ 1.. if isa == Isa::Amx => left.min(AMX_ROWS),
             ROWS.. => ROWS,
             4.. => 4,
             2.. => 2,
@@ -268,16 +309,18 @@ fn column_array(values: &[f32], panel: usize) -> &[f32; COLUMNS] {
 
 /// What belongs to the outputs of a panel.
 struct Constants<'a> {
-    scales: &'a [[f32; COLUMNS]],
+    /// Those of the last block.
+    scales: &'a [f32; COLUMNS],
     sums: &'a [f32; COLUMNS],
     bias: &'a [f32; COLUMNS],
+    gelu: bool,
 }
 
 /// Some rows of activations, quantized.
 #[derive(Default)]
 pub(crate) struct Tile {
     rows: usize,
-    /// Four inputs by four, all rows side by side.
+    /// Row by row; each block is filled up to a multiple of four inputs.
     groups: Vec<[u8; 4]>,
     /// s_x of each row.
     scales: Vec<f32>,
@@ -295,23 +338,25 @@ impl Tile {
         self.zeros.clear();
         self.groups.resize(rows * groups, [0; 4]);
         self.row.resize(inputs, 0);
-        for (r, values) in x.chunks_exact(inputs).enumerate() {
-            let (scale, zero) = quantize_row(isa, values, &mut self.row);
+        let of_rows = self.groups.chunks_exact_mut(groups);
+        for (values, groups) in x.chunks_exact(inputs).zip(of_rows) {
+            let is_full = inputs == 4 * groups.len();
+            let row = match is_full {
+                true => groups.as_flattened_mut(),
+                false => &mut self.row,
+            };
+            let (scale, zero) = quantize_row(isa, values, row);
             self.scales.push(scale);
             self.zeros.push(zero);
-            let mut at = r;
-            for block in self.row.chunks(weights.block) {
-                let (whole, rest) = block.as_chunks::<4>();
-                for group in whole {
-                    self.groups[at] = *group;
-                    at += rows;
-                }
-                if !rest.is_empty() {
-                    // What stands beyond the end meets weights of zero.
-                    self.groups[at] = [0; 4];
-                    self.groups[at][..rest.len()].copy_from_slice(rest);
-                    at += rows;
-                }
+            if is_full {
+                continue;
+            }
+            let blocks = groups.chunks_mut(weights.block.div_ceil(4));
+            for (block, groups) in self.row.chunks(weights.block).zip(blocks) {
+                // What stands beyond the end meets weights of zero.
+                let (own, beyond) = groups.as_flattened_mut().split_at_mut(block.len());
+                own.copy_from_slice(block);
+                beyond.fill(0);
             }
         }
     }
@@ -378,59 +423,74 @@ for_each_isa! {
     }
 }
 
-/// The products of a tile of rows with a panel, scaled, into `y`.
-#[allow(clippy::too_many_arguments)]
-fn products<const R: usize>(
-    isa: Isa,
-    tile: &Tile,
-    weights: &[Line],
-    block: usize,
-    constants: &Constants<'_>,
-    gelu: bool,
-    y: &mut [f32],
-    geometry: (usize, usize),
-) {
-    let mut values = [[0.0_f32; COLUMNS]; R];
-    let mut weights = weights;
-    let mut groups = &tile.groups[..];
-    for scales in constants.scales {
-        let steps = block.div_ceil(4).min(weights.len() / 2);
-        let (of_block, rest) = weights.split_at(2 * steps);
-        let (x, further) = groups.split_at(steps * R);
-        weights = rest;
-        groups = further;
+/// The sums of a panel.
+#[repr(align(64))]
+struct Sums([[i32; COLUMNS]; AMX_ROWS]);
+
+/// What multiplies a tile, on one thread.
+enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Tiles),
+    Vectors(Isa),
+}
+
+impl Kernel {
+    /// For tiles of so many rows.
+    fn new(isa: Isa, rows: usize) -> Self {
         match isa {
-            // SAFETY: an `Isa` is only made for a processor that has it; both
-            // slices are of `steps` steps.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::dot::<R>(x, of_block, scales, &mut values) },
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                // SAFETY: as above.
-                let sums = unsafe { avx2::dot::<R>(x, of_block) };
-                accumulate::<R>(isa, &sums, scales, &mut values);
-            }
-            Isa::Portable => {
-                let sums = portable::<R>(x, of_block);
-                accumulate::<R>(isa, &sums, scales, &mut values);
-            }
+            Isa::Amx => Kernel::Amx(amx::Tiles::new(isa, rows)),
+            isa => Kernel::Vectors(isa),
         }
     }
-    let rows = (&tile.scales.as_chunks().0[0], &tile.zeros.as_chunks().0[0]);
-    finish::<R>(isa, &mut values, rows, constants, gelu);
-    let (width, column) = geometry;
-    let count = COLUMNS.min(width - column);
-    for (row, values) in y.chunks_exact_mut(width).zip(&values) {
-        row[column..column + count].copy_from_slice(&values[..count]);
+
+    /// Σ q_x·q_w for each row of a tile and each output of a panel, of a block of inputs.
+    /// Rows follow each other in `x` in steps of `step` groups.
+    fn dot(&self, x: &[[u8; 4]], step: usize, weights: &[Line], sums: &mut [[i32; COLUMNS]]) {
+        let isa = match self {
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Amx(tiles) => return tiles.dot(x, step, weights, sums),
+            &Kernel::Vectors(isa) => isa,
+        };
+        match sums.len() {
+            ROWS => vectors::<ROWS>(isa, x, step, weights, sums),
+            4 => vectors::<4>(isa, x, step, weights, sums),
+            2 => vectors::<2>(isa, x, step, weights, sums),
+            _ => vectors::<1>(isa, x, step, weights, sums),
+        }
+    }
+}
+
+/// [`Kernel::dot`] for `R` rows, without AMX.
+fn vectors<const R: usize>(
+    isa: Isa,
+    x: &[[u8; 4]],
+    step: usize,
+    weights: &[Line],
+    sums: &mut [[i32; COLUMNS]],
+) {
+    let Some(sums) = sums.as_mut_array::<R>() else {
+        return;
+    };
+    assert!(x.len() >= (R - 1) * step + weights.len() / 2);
+    match isa {
+        // SAFETY: an `Isa` is only made for a processor that has it; the lengths are
+        // those that were just checked.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(x, step, weights, sums) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { avx2::dot(x, step, weights, sums) },
+        Isa::Portable => portable(x, step, weights, sums),
     }
 }
 
 for_each_isa! {
     /// Adds the sums of a block, scaled.
-    fn accumulate<const R: usize>(
-        sums: &[[i32; COLUMNS]; R],
+    fn accumulate(
+        sums: &[[i32; COLUMNS]],
         scales: &[f32; COLUMNS],
-        values: &mut [[f32; COLUMNS]; R],
+        values: &mut [[f32; COLUMNS]],
     ) {
         for (values, sums) in values.iter_mut().zip(sums) {
             for ((value, &sum), &scale) in values.iter_mut().zip(sums).zip(scales) {
@@ -440,34 +500,71 @@ for_each_isa! {
     }
 }
 
+/// The outputs of a row, see [`finish_panel`].
+#[inline(always)]
+fn outputs_of(
+    row: usize,
+    sums: &[[i32; COLUMNS]],
+    values: &[[f32; COLUMNS]],
+    tile: &Tile,
+    constants: &Constants<'_>,
+) -> [f32; COLUMNS] {
+    let (scale, zero) = (tile.scales[row], tile.zeros[row]);
+    let mut outputs = values.get(row).copied().unwrap_or_default();
+    for ((value, &sum), &scale) in outputs.iter_mut().zip(&sums[row]).zip(constants.scales) {
+        *value = (sum as f32).mul_add(scale, *value);
+    }
+    let of_outputs = constants.sums.iter().zip(constants.bias);
+    for (value, (&sum, &bias)) in outputs.iter_mut().zip(of_outputs) {
+        *value = zero.mul_add(-sum, *value).mul_add(scale, bias);
+    }
+    if constants.gelu {
+        for value in &mut outputs {
+            *value = simd::gelu(*value);
+        }
+    }
+    outputs
+}
+
 for_each_isa! {
-    /// From scaled sums to outputs.
-    fn finish<const R: usize>(
-        values: &mut [[f32; COLUMNS]; R],
-        rows: (&[f32; R], &[f32; R]),
-        constants: &Constants<'_>,
-        gelu: bool,
+    /// From the sums of the last block and the `values` of those before, if there are
+    /// any, to outputs: so many of each row, in `y` one row at each step.
+    fn finish_panel(
+        sums: &[[i32; COLUMNS]],
+        values: &[[f32; COLUMNS]],
+        tile: &Tile,
+        constants: Constants<'_>,
+        y: &mut [f32],
+        step_and_count: (usize, usize),
     ) {
-        for (r, values) in values.iter_mut().enumerate() {
-            let (scale, zero) = (rows.0[r], rows.1[r]);
-            let of_outputs = constants.sums.iter().zip(constants.bias);
-            for (value, (&sum, &bias)) in values.iter_mut().zip(of_outputs) {
-                *value = zero.mul_add(-sum, *value).mul_add(scale, bias);
-            }
-            if gelu {
-                for value in values {
-                    *value = simd::gelu(*value);
+        let (step, count) = step_and_count;
+        let rows = (0..sums.len()).zip(y.chunks_mut(step));
+        if count == COLUMNS {
+            for (r, y) in rows {
+                if let Some(y) = y.first_chunk_mut() {
+                    *y = outputs_of(r, sums, values, tile, &constants);
                 }
+            }
+        } else {
+            for (r, y) in rows {
+                let outputs = outputs_of(r, sums, values, tile, &constants);
+                y[..count].copy_from_slice(&outputs[..count]);
             }
         }
     }
 }
 
 /// Σ q_x·q_w for each row and output.
-fn portable<const R: usize>(x: &[[u8; 4]], weights: &[Line]) -> [[i32; COLUMNS]; R] {
-    let mut sums = [[0_i32; COLUMNS]; R];
-    for (x, lines) in x.chunks_exact(R).zip(weights.chunks_exact(2)) {
-        for (sums, x) in sums.iter_mut().zip(x) {
+fn portable<const R: usize>(
+    x: &[[u8; 4]],
+    step: usize,
+    weights: &[Line],
+    sums: &mut [[i32; COLUMNS]; R],
+) {
+    sums.fill([0; COLUMNS]);
+    for (group, lines) in weights.chunks_exact(2).enumerate() {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let x = &x[r * step + group];
             for (half, line) in lines.iter().enumerate() {
                 for (column, w) in line.0.as_chunks::<4>().0.iter().enumerate() {
                     let products = x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w));
@@ -476,7 +573,6 @@ fn portable<const R: usize>(x: &[[u8; 4]], weights: &[Line]) -> [[i32; COLUMNS];
             }
         }
     }
-    sums
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -488,17 +584,18 @@ mod avx512 {
     /// looks ahead within a page of memory only, and with few rows waits for weights.
     const AHEAD: usize = 64;
 
-    /// As [`super::portable`] and [`super::accumulate`].
+    /// As [`super::portable`].
     ///
     /// # Safety
     ///
-    /// `x` has `R` groups for every two lines of weights.
+    /// `x` has `R` rows, `step` groups from each other, of one group for every two lines
+    /// of weights.
     #[target_feature(enable = "avx512f,avx512vnni")]
     pub(super) unsafe fn dot<const R: usize>(
         x: &[[u8; 4]],
+        step: usize,
         weights: &[Line],
-        scales: &[f32; COLUMNS],
-        values: &mut [[f32; COLUMNS]; R],
+        sums: &mut [[i32; COLUMNS]; R],
     ) {
         let mut low = [_mm512_setzero_si512(); R];
         let mut high = [_mm512_setzero_si512(); R];
@@ -513,26 +610,177 @@ mod avx512 {
                 let w_low = _mm512_load_si512(line.cast());
                 let w_high = _mm512_load_si512(line.add(1).cast());
                 for r in 0..R {
-                    let group = _mm512_set1_epi32(x.add(r).cast::<i32>().read_unaligned());
+                    let group = x.add(r * step).cast::<i32>().read_unaligned();
+                    let group = _mm512_set1_epi32(group);
                     low[r] = _mm512_dpbusd_epi32(low[r], group, w_low);
                     high[r] = _mm512_dpbusd_epi32(high[r], group, w_high);
                 }
-                x = x.add(R);
+                x = x.add(1);
                 line = line.add(2);
             }
         }
-        // SAFETY: halves of 32 floats.
-        unsafe {
-            let scale_low = _mm512_loadu_ps(scales.as_ptr());
-            let scale_high = _mm512_loadu_ps(scales.as_ptr().add(16));
-            for (values, (low, high)) in values.iter_mut().zip(low.into_iter().zip(high)) {
-                let at = values.as_mut_ptr();
-                let (low, high) = (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high));
-                let low = _mm512_fmadd_ps(low, scale_low, _mm512_loadu_ps(at));
-                let high = _mm512_fmadd_ps(high, scale_high, _mm512_loadu_ps(at.add(16)));
-                _mm512_storeu_ps(at, low);
-                _mm512_storeu_ps(at.add(16), high);
+        for (sums, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
+            // SAFETY: halves of 32 sums.
+            unsafe {
+                let at = sums.as_mut_ptr();
+                _mm512_storeu_si512(at.cast(), low);
+                _mm512_storeu_si512(at.add(16).cast(), high);
             }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use super::{AMX_ROWS, COLUMNS, Line};
+    use crate::operators::simd::Isa;
+    use std::arch::asm;
+    use std::marker::PhantomData;
+
+    /// Rows of a tile register.
+    const ROWS: usize = 16;
+    /// Lines between one that is used and one that is fetched.
+    const AHEAD: usize = 64;
+
+    /// The tile registers of this thread, set up for products. 0 to 3 are sums: of
+    /// the first sixteen rows with the two halves of a panel, and of the other rows.
+    /// 4 and 5 are activations of the first rows and of the others, 6 and 7 weights
+    /// of the two halves.
+    ///
+    /// Intel, "Architecture Instruction Set Extensions Programming Reference"
+    /// (319433), chapter 3.
+    pub(super) struct Tiles {
+        rows: usize,
+        /// The registers are those of one thread.
+        stays_on_its_thread: PhantomData<*const ()>,
+    }
+
+    /// What `ldtilecfg` takes.
+    #[repr(C, align(64))]
+    struct Configuration {
+        palette: u8,
+        start_row: u8,
+        reserved: [u8; 14],
+        /// Bytes of a row of each register.
+        widths: [u16; 16],
+        /// Rows of each register.
+        rows: [u8; 16],
+    }
+
+    impl Tiles {
+        /// For 1 to [`AMX_ROWS`] rows.
+        pub(super) fn new(isa: Isa, rows: usize) -> Self {
+            assert!(isa == Isa::Amx && (1..=AMX_ROWS).contains(&rows));
+            let first = rows.min(ROWS) as u8;
+            // Without other rows, their registers are set up and not used.
+            let other = (rows as u8 - first).max(1);
+            let all = ROWS as u8;
+            let mut configuration = Configuration {
+                palette: 1,
+                start_row: 0,
+                reserved: [0; 14],
+                widths: [0; 16],
+                rows: [0; 16],
+            };
+            configuration.widths[..8].fill(64);
+            configuration.rows[..8]
+                .copy_from_slice(&[first, first, other, other, first, other, all, all]);
+            // SAFETY: the processor and the system have AMX, or there would be no such
+            // `Isa`; the configuration is valid.
+            unsafe {
+                asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly));
+            }
+            Tiles {
+                rows,
+                stays_on_its_thread: PhantomData,
+            }
+        }
+
+        /// As [`super::Kernel::dot`], for a multiple of sixteen groups.
+        pub(super) fn dot(
+            &self,
+            x: &[[u8; 4]],
+            step: usize,
+            weights: &[Line],
+            sums: &mut [[i32; COLUMNS]],
+        ) {
+            let groups = weights.len() / 2;
+            assert!(groups.is_multiple_of(16) && x.len() >= (self.rows - 1) * step + groups);
+            assert!(sums.len() == self.rows);
+            let to = sums.as_mut_ptr().cast::<i32>();
+            let mut x = x.as_ptr();
+            let mut line = weights.as_ptr();
+            let (step, panel_step) = (4 * step, 2 * size_of::<Line>());
+            // SAFETY: registers have the shapes that `new` gave them. Each step reads
+            // sixteen groups of each row and sixteen lines of each half, which are there, and
+            // the sums have room for all rows, see the assertions.
+            unsafe {
+                asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem));
+                if self.rows > ROWS {
+                    asm!("tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+                }
+                for _ in 0..groups / 16 {
+                    for ahead in AHEAD..AHEAD + 32 {
+                        // Behind the last panel lies something else: that does no harm.
+                        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                            line.wrapping_add(ahead).cast(),
+                        );
+                    }
+                    asm!(
+                        "tileloadd tmm4, [{x} + {step}]",
+                        "tileloadd tmm6, [{low} + {panel_step}]",
+                        "tdpbusd tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{high} + {panel_step}]",
+                        "tdpbusd tmm1, tmm4, tmm7",
+                        x = in(reg) x,
+                        step = in(reg) step,
+                        low = in(reg) line,
+                        high = in(reg) line.add(1),
+                        panel_step = in(reg) panel_step,
+                        options(nostack, readonly),
+                    );
+                    if self.rows > ROWS {
+                        asm!(
+                            "tileloadd tmm5, [{x} + {step}]",
+                            "tdpbusd tmm2, tmm5, tmm6",
+                            "tdpbusd tmm3, tmm5, tmm7",
+                            x = in(reg) x.byte_add(ROWS * step),
+                            step = in(reg) step,
+                            options(nostack, readonly),
+                        );
+                    }
+                    x = x.add(16);
+                    line = line.add(32);
+                }
+                let row = size_of::<[i32; COLUMNS]>();
+                asm!(
+                    "tilestored [{low} + {row}], tmm0",
+                    "tilestored [{high} + {row}], tmm1",
+                    low = in(reg) to,
+                    high = in(reg) to.add(COLUMNS / 2),
+                    row = in(reg) row,
+                    options(nostack),
+                );
+                if self.rows > ROWS {
+                    let to = to.add(ROWS * COLUMNS);
+                    asm!(
+                        "tilestored [{low} + {row}], tmm2",
+                        "tilestored [{high} + {row}], tmm3",
+                        low = in(reg) to,
+                        high = in(reg) to.add(COLUMNS / 2),
+                        row = in(reg) row,
+                        options(nostack),
+                    );
+                }
+            }
+        }
+    }
+
+    impl Drop for Tiles {
+        fn drop(&mut self) {
+            // SAFETY: the registers are this thread's, and nobody else's use of them
+            // outlives a call. Empty ones cost the system nothing.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) }
         }
     }
 }
@@ -547,13 +795,14 @@ mod avx2 {
     ///
     /// # Safety
     ///
-    /// `x` has `R` groups for every two lines of weights.
+    /// As [`super::avx512::dot`].
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn dot<const R: usize>(
         x: &[[u8; 4]],
+        step: usize,
         weights: &[Line],
-    ) -> [[i32; COLUMNS]; R] {
-        let mut sums = [[0_i32; COLUMNS]; R];
+        sums: &mut [[i32; COLUMNS]; R],
+    ) {
         // Four outputs at a time, two partial sums each.
         for quarter in 0..COLUMNS / 4 {
             let mut partial = [_mm256_setzero_si256(); R];
@@ -564,11 +813,11 @@ mod avx2 {
                     let bytes = lines[quarter / 4].0.as_ptr().add(16 * (quarter % 4));
                     let w = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.cast()));
                     for (r, partial) in partial.iter_mut().enumerate() {
-                        let group = _mm_set1_epi32(x.add(r).cast::<i32>().read_unaligned());
-                        let group = _mm256_cvtepu8_epi16(group);
+                        let group = x.add(r * step).cast::<i32>().read_unaligned();
+                        let group = _mm256_cvtepu8_epi16(_mm_set1_epi32(group));
                         *partial = _mm256_add_epi32(*partial, _mm256_madd_epi16(group, w));
                     }
-                    x = x.add(R);
+                    x = x.add(1);
                 }
             }
             for (sums, partial) in sums.iter_mut().zip(partial) {
@@ -580,7 +829,6 @@ mod avx2 {
                 }
             }
         }
-        sums
     }
 }
 
@@ -668,7 +916,7 @@ mod tests {
         for (inputs, outputs, block) in SIZES {
             let layer = Layer::new(inputs, outputs, block);
             let weights = layer.weights();
-            for count in [1, 2, 3, 7, 12, 31] {
+            for count in [1, 2, 3, 7, 12, 31, 50] {
                 let x = noise(count * inputs, 4);
                 let run = |isa, finish| {
                     let mut y = vec![0.0; count * outputs];
@@ -720,9 +968,10 @@ mod tests {
             // Panel by panel.
             weights.run(Isa::best(), &x, &mut together, Finish::Gelu);
             let tiles = weights.prepare(Isa::best(), &x);
-            for panel in 0..weights.panels() {
-                let mut columns = vec![0.0; 30 * COLUMNS];
-                weights.run_panel(Isa::best(), &tiles, panel, &mut columns, Finish::Gelu);
+            let mut columns = vec![0.0; weights.panels() * 30 * COLUMNS];
+            let panels = 0..weights.panels();
+            weights.run_panels(Isa::best(), &tiles, panels, &mut columns, Finish::Gelu);
+            for (panel, columns) in columns.chunks_exact(30 * COLUMNS).enumerate() {
                 let count = COLUMNS.min(outputs - panel * COLUMNS);
                 let rows = together
                     .chunks_exact(outputs)

@@ -192,11 +192,9 @@ impl LinearKernel {
         {
             let parts = slices(&mut by_panel, share * count * COLUMNS);
             parallel(context, self.threads, parts.len(), |part| {
+                let own = part * share..panels.min((part + 1) * share);
                 with_slice(&parts[part], |y| {
-                    let panels = y.chunks_exact_mut(count * COLUMNS);
-                    for (panel, y) in (part * share..).zip(panels) {
-                        self.weights.run_panel(self.isa, &tiles, panel, y, finish);
-                    }
+                    self.weights.run_panels(self.isa, &tiles, own, y, finish);
                 });
             })?;
         }

@@ -9,6 +9,9 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use std::sync::OnceLock;
+
 /// Partial sums of every reduction.
 pub(crate) const LANES: usize = 16;
 
@@ -19,6 +22,9 @@ pub(crate) const ROUND: f32 = 12_582_912.0;
 /// The instruction sets that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
+    /// AVX-512 with VNNI, and AMX for products of 8-bit numbers.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -42,6 +48,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vnni")
                 && is_x86_feature_detected!("fma")
             {
+                if has_amx() {
+                    all.push(Isa::Amx);
+                }
                 all.push(Isa::Avx512);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -56,6 +65,30 @@ impl Isa {
     pub(crate) fn best() -> Isa {
         Isa::all().into_iter().next().unwrap_or(Isa::Portable)
     }
+}
+
+/// Whether the processor has AMX for 8-bit numbers and the system lets this process
+/// use it, which it is asked once (Linux, Documentation/arch/x86/xstate.rst).
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    /// ARCH_REQ_XCOMP_PERM of asm/prctl.h.
+    const REQUEST_PERMISSION: i32 = 0x1023;
+    /// XFEATURE_XTILE_DATA of the kernel's asm/fpu/types.h.
+    const TILE_DATA: i32 = 18;
+    /// In edx of leaf 7: amx-tile and amx-int8.
+    const NEEDED: u32 = 1 << 24 | 1 << 25;
+    static HAS_AMX: OnceLock<bool> = OnceLock::new();
+    *HAS_AMX.get_or_init(|| {
+        use std::arch::x86_64::{__cpuid_count, __get_cpuid_max};
+        if __get_cpuid_max(0).0 < 7 || __cpuid_count(7, 0).edx & NEEDED != NEEDED {
+            return false;
+        }
+        // SAFETY: the call reads no memory; without AMX, or on an old system, it fails.
+        let failed = unsafe {
+            nix::libc::syscall(nix::libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA)
+        };
+        failed == 0
+    })
 }
 
 /// Compiles a function for every instruction set: `name(isa, arguments…)` runs
@@ -89,7 +122,7 @@ macro_rules! for_each_isa {
             match isa {
                 // SAFETY: an `Isa` is only made for a processor that has it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::operators::simd::Isa::Avx512 => unsafe {
+                $crate::operators::simd::Isa::Avx512 | $crate::operators::simd::Isa::Amx => unsafe {
                     avx512 $(::<$($constant),+>)? ($($argument),*)
                 },
                 // SAFETY: as above.
