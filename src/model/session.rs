@@ -24,7 +24,7 @@ use super::{access, catalog, memory, transaction, unwrap_model};
 use crate::errors::raise_with_hint;
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
-/// Tokens in one run of a model. More would need more memory without being
+/// The most tokens in one run of a model. More would need more memory without being
 /// faster.
 const BATCH_TOKENS: usize = 4096;
 /// Embeddings of single texts that are remembered, per model.

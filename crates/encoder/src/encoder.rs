@@ -32,6 +32,10 @@ const LENGTH_STEP: usize = 8;
 /// all than to begin another run of the model.
 const TOKENS_OF_A_RUN: usize = 12;
 
+/// On a processor, a run has so many tokens for each thread: what is computed of them
+/// stays in its caches from one node of the graph to the next.
+const TOKENS_OF_A_THREAD: usize = 1_024;
+
 /// After a call with a batch of more tokens the memory it took is given back to
 /// the system. Up to here it is kept for the next call, which would spend some
 /// 5 % of its time on getting it again.
@@ -64,7 +68,7 @@ pub struct Options {
     /// Threads that compute, the caller's included; at least 1.
     pub threads: usize,
     /// The most tokens, padding included, in one run of the model. Memory grows
-    /// with it. A text that is longer runs alone.
+    /// with it. A text that is longer runs alone. On a processor runs may be shorter.
     pub batch_tokens: usize,
     /// Whether the caller wants to stop. It is asked between texts and, every 10 ms
     /// while the model runs, on any thread: it must do no more than look at a flag.
@@ -162,6 +166,10 @@ impl Encoder {
                 },
             }
         };
+        let batch_tokens = match options.provider == Provider::Cpu || fallback.is_some() {
+            true => (options.batch_tokens).min(TOKENS_OF_A_THREAD * options.threads.max(1)),
+            false => options.batch_tokens,
+        };
         let inputs = session
             .inputs()
             .iter()
@@ -199,7 +207,10 @@ impl Encoder {
             inputs,
             tokenizer,
             settings,
-            options,
+            options: Options {
+                batch_tokens,
+                ..options
+            },
             fallback,
         })
     }
