@@ -415,18 +415,12 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         };
         // Blocks count from 1, and a directory begins as zeros.
         if place != 0 {
-            let wrong = || {
-                let reason = format!("it is not a code page of list {}", list.number);
-                Err(Error::corrupted(place, reason))
-            };
-            // A page that is locked must not be locked again.
+            // A page that is locked must not be locked again: it is one of the list's own.
             if place == at {
-                return wrong();
+                check_code_page(place, &Header::of(page), list.number)?;
             }
             let mut codes = self.store.lock(place)?;
-            if !Header::of(&codes).has_codes_of(list.number) {
-                return wrong();
-            }
+            check_code_page(place, &Header::of(&codes), list.number)?;
             self.store.commit(&mut [page, &mut codes], &mut |bodies| {
                 write(bodies, place);
             });
@@ -545,4 +539,13 @@ fn check_list_page(block: Block, header: &Header, list: u32, layout: &Layout) ->
         block,
         format!("it is not a page of list {list}"),
     ))
+}
+
+/// An error unless a page has codes of a list.
+pub(super) fn check_code_page(block: Block, header: &Header, list: u32) -> Result<(), Error> {
+    if header.has_codes_of(list) {
+        return Ok(());
+    }
+    let reason = format!("it is not a code page of list {list}");
+    Err(Error::corrupted(block, reason))
 }

@@ -6,7 +6,7 @@
 //! meantime shows that one's own code; the scan's snapshot does not see it.
 
 use super::codec::{Codec, Level};
-use super::index::{Index, List};
+use super::index::{Index, List, check_code_page};
 use super::layout::{DEAD, Header, Layout, Link, NO_BLOCK};
 use crate::page::{Block, Body, PageStore};
 use crate::quantize::fastscan::BLOCK;
@@ -91,7 +91,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     ) -> Result<Vec<(usize, u64)>, Error> {
         let layout = self.codec.layout(Level::Rows);
         let page = self.store.read(block)?;
-        check_code_page(list, block, &page)?;
+        check_code_page(block, &Header::of(&page), list.number)?;
         let mut dead = Vec::new();
         for (slot, entry) in layout.rows(&page, number) {
             let target = entry.head.target;
@@ -115,7 +115,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let layout = self.codec.layout(Level::Rows);
         let mut page = self.store.lock(at)?;
         let mut code_page = self.store.lock(codes)?;
-        check_code_page(list, codes, &code_page)?;
+        check_code_page(codes, &Header::of(&code_page), list.number)?;
         let still = |&&(slot, target): &&(usize, u64)| {
             let entry = layout.entry(&code_page, slot);
             entry.is_some_and(|entry| entry.head.target == target)
@@ -136,13 +136,4 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
 /// Marks an entry as that of no row.
 fn bury(layout: &Layout, body: &mut Body, slot: usize) {
     layout.entry_mut(body, slot)[..8].copy_from_slice(&DEAD.to_ne_bytes());
-}
-
-/// An error unless a page has codes of a list.
-fn check_code_page(list: List, block: Block, page: &Body) -> Result<(), Error> {
-    if Header::of(page).has_codes_of(list.number) {
-        return Ok(());
-    }
-    let reason = format!("it is not a code page of list {}", list.number);
-    Err(Error::corrupted(block, reason))
 }

@@ -39,6 +39,18 @@ const ROWS: usize = 12;
 /// Rows that AMX has tiles for.
 const AMX_ROWS: usize = 32;
 
+/// Calls a function that is made for each number of rows which a tile may have.
+macro_rules! for_rows {
+    ($rows:expr, $function:ident($($argument:expr),*)) => {
+        match $rows {
+            ROWS => $function::<ROWS>($($argument),*),
+            4 => $function::<4>($($argument),*),
+            2 => $function::<2>($($argument),*),
+            _ => $function::<1>($($argument),*),
+        }
+    };
+}
+
 /// 64 bytes on their own cache line: four inputs of sixteen outputs.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -169,14 +181,18 @@ impl Weights {
         self.outputs.div_ceil(COLUMNS)
     }
 
+    /// Blocks of a row.
+    fn blocks(&self) -> usize {
+        self.inputs.div_ceil(self.block)
+    }
+
     /// The instruction set to run the layer with, given the best that there is: AMX
-    /// takes sixteen groups of four inputs at a time.
+    /// takes sixteen groups of four inputs at a time, and its sums have a long way to
+    /// the registers where those of a block are scaled.
     fn suited(&self, isa: Isa) -> Isa {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if !(self.inputs.is_multiple_of(64) && self.block.is_multiple_of(64)) => {
-                Isa::Avx512
-            }
+            Isa::Amx if self.blocks() > 1 || !self.inputs.is_multiple_of(64) => Isa::Avx512,
             suited => suited,
         }
     }
@@ -243,31 +259,30 @@ impl Weights {
     ) {
         let kernel = Kernel::new(isa, tile.rows);
         let lines = lines_of(self.inputs, self.block);
-        let blocks = self.inputs.div_ceil(self.block);
+        let blocks = self.blocks();
         let mut sums = Sums([[0; COLUMNS]; AMX_ROWS]);
         let sums = &mut sums.0[..tile.rows];
         // What blocks before the last one add up to.
         let mut values = vec![[0.0; COLUMNS]; if blocks > 1 { tile.rows } else { 0 }];
         for (number, panel) in panels.enumerate() {
             values.fill([0.0; COLUMNS]);
-            let weights = &self.panels[panel * lines..][..lines];
+            let mut weights = &self.panels[panel * lines..][..lines];
+            let mut groups = &tile.groups[..];
             let scales = &self.scales[panel * blocks * COLUMNS..][..blocks * COLUMNS];
-            let mut scales = scales.as_chunks().0.iter();
-            let mut first = 0;
-            for of_block in weights.chunks(2 * self.block.div_ceil(4)) {
-                if first > 0
-                    && let Some(scales) = scales.next()
-                {
-                    accumulate(isa, sums, scales, &mut values);
-                }
-                kernel.dot(&tile.groups[first..], lines / 2, of_block, sums);
-                first += of_block.len() / 2;
+            let scales = scales.as_chunks().0;
+            for scales in &scales[..blocks - 1] {
+                let (of_block, rest) = weights.split_at(2 * self.block.div_ceil(4));
+                let step = lines / 2;
+                for_rows!(
+                    tile.rows,
+                    add(isa, groups, step, of_block, scales, &mut values)
+                );
+                weights = rest;
+                groups = &groups[of_block.len() / 2..];
             }
-            let Some(scales) = scales.next() else {
-                return;
-            };
+            kernel.dot(groups, lines / 2, weights, sums);
             let constants = Constants {
-                scales,
+                scales: &scales[blocks - 1],
                 sums: column_array(&self.sums, panel),
                 bias: column_array(&self.bias, panel),
                 gelu: matches!(finish, Finish::Gelu),
@@ -444,35 +459,27 @@ impl Kernel {
         }
     }
 
-    /// Σ q_x·q_w for each row of a tile and each output of a panel, of a block of inputs.
-    /// Rows follow each other in `x` in steps of `step` groups.
+    /// Σ q_x·q_w of a block for each row of a tile and each output of a panel. Rows
+    /// follow each other in `x` in steps of `step` groups.
     fn dot(&self, x: &[[u8; 4]], step: usize, weights: &[Line], sums: &mut [[i32; COLUMNS]]) {
-        let isa = match self {
+        match self {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Amx(tiles) => return tiles.dot(x, step, weights, sums),
-            &Kernel::Vectors(isa) => isa,
-        };
-        match sums.len() {
-            ROWS => vectors::<ROWS>(isa, x, step, weights, sums),
-            4 => vectors::<4>(isa, x, step, weights, sums),
-            2 => vectors::<2>(isa, x, step, weights, sums),
-            _ => vectors::<1>(isa, x, step, weights, sums),
+            Kernel::Amx(tiles) => tiles.dot(x, step, weights, sums),
+            &Kernel::Vectors(isa) => for_rows!(sums.len(), dot(isa, x, step, weights, sums)),
         }
     }
 }
 
 /// [`Kernel::dot`] for `R` rows, without AMX.
-fn vectors<const R: usize>(
+fn dot<const R: usize>(
     isa: Isa,
     x: &[[u8; 4]],
     step: usize,
     weights: &[Line],
     sums: &mut [[i32; COLUMNS]],
 ) {
-    let Some(sums) = sums.as_mut_array::<R>() else {
-        return;
-    };
-    assert!(x.len() >= (R - 1) * step + weights.len() / 2);
+    assert!(sums.len() == R && x.len() >= (R - 1) * step + weights.len() / 2);
+    let sums = &mut sums.as_chunks_mut::<R>().0[0];
     match isa {
         // SAFETY: an `Isa` is only made for a processor that has it; the lengths are
         // those that were just checked.
@@ -482,6 +489,29 @@ fn vectors<const R: usize>(
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::dot(x, step, weights, sums) },
         Isa::Portable => portable(x, step, weights, sums),
+    }
+}
+
+/// Adds what [`dot`] gives, scaled, to `values`.
+fn add<const R: usize>(
+    isa: Isa,
+    x: &[[u8; 4]],
+    step: usize,
+    weights: &[Line],
+    scales: &[f32; COLUMNS],
+    values: &mut [[f32; COLUMNS]],
+) {
+    assert!(values.len() == R && x.len() >= (R - 1) * step + weights.len() / 2);
+    let values = &mut values.as_chunks_mut::<R>().0[0];
+    match isa {
+        // SAFETY: as in `dot`.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::add(x, step, weights, scales, values) },
+        _ => {
+            let mut sums = [[0; COLUMNS]; R];
+            dot::<R>(isa, x, step, weights, &mut sums);
+            accumulate(isa, &sums, scales, values);
+        }
     }
 }
 
@@ -584,7 +614,7 @@ mod avx512 {
     /// looks ahead within a page of memory only, and with few rows waits for weights.
     const AHEAD: usize = 64;
 
-    /// As [`super::portable`].
+    /// As [`super::dot`].
     ///
     /// # Safety
     ///
@@ -597,8 +627,57 @@ mod avx512 {
         weights: &[Line],
         sums: &mut [[i32; COLUMNS]; R],
     ) {
-        let mut low = [_mm512_setzero_si512(); R];
-        let mut high = [_mm512_setzero_si512(); R];
+        // SAFETY: passed on; halves of 32 sums.
+        unsafe {
+            for (sums, [low, high]) in sums.iter_mut().zip(products::<R>(x, step, weights)) {
+                let at = sums.as_mut_ptr();
+                _mm512_storeu_si512(at.cast(), low);
+                _mm512_storeu_si512(at.add(16).cast(), high);
+            }
+        }
+    }
+
+    /// As [`super::add`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`dot`].
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) unsafe fn add<const R: usize>(
+        x: &[[u8; 4]],
+        step: usize,
+        weights: &[Line],
+        scales: &[f32; COLUMNS],
+        values: &mut [[f32; COLUMNS]; R],
+    ) {
+        // SAFETY: passed on; halves of 32 floats.
+        unsafe {
+            let scale_low = _mm512_loadu_ps(scales.as_ptr());
+            let scale_high = _mm512_loadu_ps(scales.as_ptr().add(16));
+            for (values, [low, high]) in values.iter_mut().zip(products::<R>(x, step, weights)) {
+                let at = values.as_mut_ptr();
+                let (low, high) = (_mm512_cvtepi32_ps(low), _mm512_cvtepi32_ps(high));
+                let low = _mm512_fmadd_ps(low, scale_low, _mm512_loadu_ps(at));
+                let high = _mm512_fmadd_ps(high, scale_high, _mm512_loadu_ps(at.add(16)));
+                _mm512_storeu_ps(at, low);
+                _mm512_storeu_ps(at.add(16), high);
+            }
+        }
+    }
+
+    /// The sums of the two halves of each row.
+    ///
+    /// # Safety
+    ///
+    /// As for [`dot`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn products<const R: usize>(
+        x: &[[u8; 4]],
+        step: usize,
+        weights: &[Line],
+    ) -> [[__m512i; 2]; R] {
+        let mut sums = [[_mm512_setzero_si512(); 2]; R];
         let mut x = x.as_ptr();
         let mut line = weights.as_ptr();
         for _ in 0..weights.len() / 2 {
@@ -609,24 +688,17 @@ mod avx512 {
                 _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 1).cast());
                 let w_low = _mm512_load_si512(line.cast());
                 let w_high = _mm512_load_si512(line.add(1).cast());
-                for r in 0..R {
+                for (r, [low, high]) in sums.iter_mut().enumerate() {
                     let group = x.add(r * step).cast::<i32>().read_unaligned();
                     let group = _mm512_set1_epi32(group);
-                    low[r] = _mm512_dpbusd_epi32(low[r], group, w_low);
-                    high[r] = _mm512_dpbusd_epi32(high[r], group, w_high);
+                    *low = _mm512_dpbusd_epi32(*low, group, w_low);
+                    *high = _mm512_dpbusd_epi32(*high, group, w_high);
                 }
                 x = x.add(1);
                 line = line.add(2);
             }
         }
-        for (sums, (low, high)) in sums.iter_mut().zip(low.into_iter().zip(high)) {
-            // SAFETY: halves of 32 sums.
-            unsafe {
-                let at = sums.as_mut_ptr();
-                _mm512_storeu_si512(at.cast(), low);
-                _mm512_storeu_si512(at.add(16).cast(), high);
-            }
-        }
+        sums
     }
 }
 
@@ -635,6 +707,7 @@ mod amx {
     use super::{AMX_ROWS, COLUMNS, Line};
     use crate::operators::simd::Isa;
     use std::arch::asm;
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     use std::marker::PhantomData;
 
     /// Rows of a tile register.
@@ -648,7 +721,7 @@ mod amx {
     /// of the two halves.
     ///
     /// Intel, "Architecture Instruction Set Extensions Programming Reference"
-    /// (319433), chapter 3.
+    /// (319433), chapter 3. The standard library has no stable functions for them.
     pub(super) struct Tiles {
         rows: usize,
         /// The registers are those of one thread.
@@ -712,8 +785,8 @@ mod amx {
             let mut line = weights.as_ptr();
             let (step, panel_step) = (4 * step, 2 * size_of::<Line>());
             // SAFETY: registers have the shapes that `new` gave them. Each step reads
-            // sixteen groups of each row and sixteen lines of each half, which are there, and
-            // the sums have room for all rows, see the assertions.
+            // sixteen groups of each row and sixteen lines of each half, which are
+            // there, and the sums have room for all rows, see the assertions.
             unsafe {
                 asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem));
                 if self.rows > ROWS {
@@ -722,9 +795,7 @@ mod amx {
                 for _ in 0..groups / 16 {
                     for ahead in AHEAD..AHEAD + 32 {
                         // Behind the last panel lies something else: that does no harm.
-                        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
-                            line.wrapping_add(ahead).cast(),
-                        );
+                        _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(ahead).cast());
                     }
                     asm!(
                         "tileloadd tmm4, [{x} + {step}]",
@@ -902,9 +973,10 @@ mod tests {
         }
     }
 
-    const SIZES: [(usize, usize, usize); 6] = [
+    const SIZES: [(usize, usize, usize); 7] = [
         (384, 96, 384),
         (384, 40, 128),
+        (128, 40, 128),
         (33, 7, 16),
         (64, 32, 32),
         (1, 1, 1),

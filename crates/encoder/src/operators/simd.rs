@@ -84,9 +84,8 @@ fn has_amx() -> bool {
             return false;
         }
         // SAFETY: the call reads no memory; without AMX, or on an old system, it fails.
-        let failed = unsafe {
-            nix::libc::syscall(nix::libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA)
-        };
+        let failed =
+            unsafe { nix::libc::syscall(nix::libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) };
         failed == 0
     })
 }
