@@ -39,6 +39,11 @@ const ROWS: usize = 12;
 /// Rows that AMX has tiles for.
 const AMX_ROWS: usize = 32;
 
+/// Lines between one that is used and one that is fetched. The processor by itself
+/// looks ahead within a page of memory only, and with few rows waits for weights.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 64;
+
 /// Calls a function that is made for each number of rows which a tile may have.
 macro_rules! for_rows {
     ($rows:expr, $function:ident($($argument:expr),*)) => {
@@ -259,6 +264,7 @@ impl Weights {
     ) {
         let kernel = Kernel::new(isa, tile.rows);
         let lines = lines_of(self.inputs, self.block);
+        let step = lines / 2;
         let blocks = self.blocks();
         let mut sums = Sums([[0; COLUMNS]; AMX_ROWS]);
         let sums = &mut sums.0[..tile.rows];
@@ -272,7 +278,6 @@ impl Weights {
             let scales = scales.as_chunks().0;
             for scales in &scales[..blocks - 1] {
                 let (of_block, rest) = weights.split_at(2 * self.block.div_ceil(4));
-                let step = lines / 2;
                 for_rows!(
                     tile.rows,
                     add(isa, groups, step, of_block, scales, &mut values)
@@ -280,7 +285,7 @@ impl Weights {
                 weights = rest;
                 groups = &groups[of_block.len() / 2..];
             }
-            kernel.dot(groups, lines / 2, weights, sums);
+            kernel.dot(groups, step, weights, sums);
             let constants = Constants {
                 scales: &scales[blocks - 1],
                 sums: column_array(&self.sums, panel),
@@ -515,6 +520,14 @@ fn add<const R: usize>(
     }
 }
 
+/// Adds the sums of a row, scaled.
+#[inline(always)]
+fn add_scaled(sums: &[i32; COLUMNS], scales: &[f32; COLUMNS], values: &mut [f32; COLUMNS]) {
+    for ((value, &sum), &scale) in values.iter_mut().zip(sums).zip(scales) {
+        *value = (sum as f32).mul_add(scale, *value);
+    }
+}
+
 for_each_isa! {
     /// Adds the sums of a block, scaled.
     fn accumulate(
@@ -523,9 +536,7 @@ for_each_isa! {
         values: &mut [[f32; COLUMNS]],
     ) {
         for (values, sums) in values.iter_mut().zip(sums) {
-            for ((value, &sum), &scale) in values.iter_mut().zip(sums).zip(scales) {
-                *value = (sum as f32).mul_add(scale, *value);
-            }
+            add_scaled(sums, scales, values);
         }
     }
 }
@@ -541,9 +552,7 @@ fn outputs_of(
 ) -> [f32; COLUMNS] {
     let (scale, zero) = (tile.scales[row], tile.zeros[row]);
     let mut outputs = values.get(row).copied().unwrap_or_default();
-    for ((value, &sum), &scale) in outputs.iter_mut().zip(&sums[row]).zip(constants.scales) {
-        *value = (sum as f32).mul_add(scale, *value);
-    }
+    add_scaled(&sums[row], constants.scales, &mut outputs);
     let of_outputs = constants.sums.iter().zip(constants.bias);
     for (value, (&sum, &bias)) in outputs.iter_mut().zip(of_outputs) {
         *value = zero.mul_add(-sum, *value).mul_add(scale, bias);
@@ -607,12 +616,8 @@ fn portable<const R: usize>(
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use super::{COLUMNS, Line};
+    use super::{AHEAD, COLUMNS, Line};
     use std::arch::x86_64::*;
-
-    /// Lines between one that is used and one that is fetched. The processor by itself
-    /// looks ahead within a page of memory only, and with few rows waits for weights.
-    const AHEAD: usize = 64;
 
     /// As [`super::dot`].
     ///
@@ -704,7 +709,7 @@ mod avx512 {
 
 #[cfg(target_arch = "x86_64")]
 mod amx {
-    use super::{AMX_ROWS, COLUMNS, Line};
+    use super::{AHEAD, AMX_ROWS, COLUMNS, Line};
     use crate::operators::simd::Isa;
     use std::arch::asm;
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -712,8 +717,6 @@ mod amx {
 
     /// Rows of a tile register.
     const ROWS: usize = 16;
-    /// Lines between one that is used and one that is fetched.
-    const AHEAD: usize = 64;
 
     /// The tile registers of this thread, set up for products. 0 to 3 are sums: of
     /// the first sixteen rows with the two halves of a panel, and of the other rows.
