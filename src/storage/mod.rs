@@ -509,7 +509,7 @@ impl PageStore for RelationPages<'_> {
         }
     }
 
-    fn prefetch(&self, block: Block, at: usize, len: usize) {
+    fn prefetch(&self, block: Block, len: usize, starts: impl IntoIterator<Item = usize>) {
         if self.fork != pg_sys::ForkNumber::MAIN_FORKNUM || block >= self.blocks.get() {
             return;
         }
@@ -528,8 +528,10 @@ impl PageStore for RelationPages<'_> {
             let page = unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>() };
             // Every visit looks at the marks.
             ann::simd::prefetch(page, BODY_AT);
-            let slot = page.wrapping_add(BODY_AT + at);
-            ann::simd::prefetch(slot, len.min(BODY_LEN - at));
+            for at in starts {
+                let from = page.wrapping_add(BODY_AT + at);
+                ann::simd::prefetch(from, len.min(BODY_LEN - at));
+            }
         }
     }
 

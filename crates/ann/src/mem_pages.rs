@@ -132,7 +132,7 @@ impl PageStore for MemPages {
         self.journal.lock().push(record);
     }
 
-    fn prefetch(&self, _block: Block, _at: usize, _len: usize) {}
+    fn prefetch(&self, _block: Block, _len: usize, _starts: impl IntoIterator<Item = usize>) {}
 
     fn pause(&self) {}
 }

@@ -106,8 +106,8 @@ pub trait PageStore {
     /// `pages` has at most [`MAX_PAGES_PER_RECORD`] elements.
     fn commit(&self, pages: &mut [&mut Self::Write<'_>], edit: &mut dyn FnMut(&mut [&mut Body]));
 
-    /// Hints that `len` bytes from byte `at` of a page on will be read soon.
-    fn prefetch(&self, block: Block, at: usize, len: usize);
+    /// Hints that `len` bytes from each of some bytes of a page on will be read soon.
+    fn prefetch(&self, block: Block, len: usize, starts: impl IntoIterator<Item = usize>);
 
     /// Called by long operations between pages, with no lock held: the place
     /// to notice that the operation was cancelled, or to throttle it.

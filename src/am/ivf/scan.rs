@@ -16,7 +16,7 @@ use crate::am::open::{self, RowContext};
 use crate::am::scan as common;
 use crate::errors::unwrap_index;
 use crate::settings::{IVF, IVFFLAT, IvfSettings};
-use crate::storage::RelationPages;
+use crate::storage::{RelationPages, RowsAhead};
 
 /// A scan under way. It belongs to the memory context of the scan.
 #[derive(Default)]
@@ -26,6 +26,8 @@ struct State {
 
 struct Search {
     scan: Scan,
+    /// The next rows, on their way into memory.
+    ahead: RowsAhead,
     codec: Arc<Codec>,
     apex: Block,
     /// Rows are returned in the order of a lower bound of their distance, and
@@ -105,6 +107,9 @@ pub unsafe extern "C-unwind" fn amgettuple(
         loop {
             if let Some(row) = unwrap_index(search.scan.next_row(&index), &name) {
                 common::return_row(scan, row.tid, row.distance, search.by_bound);
+                search.ahead.advance();
+                let upcoming = search.scan.upcoming();
+                search.ahead.look((*scan).heapRelation, upcoming);
                 return true;
             }
             let left = search.most_probes.saturating_sub(search.scan.taken());
@@ -142,6 +147,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
         let probes = settings.probes(meta.lists);
         Search {
             scan: Scan::new(codec.query(prepared), by_bound),
+            ahead: RowsAhead::default(),
             codec: index.shared_codec().clone(),
             apex: index.apex(),
             by_bound,

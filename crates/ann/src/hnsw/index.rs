@@ -316,7 +316,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
 
     fn prefetch(&self, vertex: Vertex, _level: u8) {
         if let Ok((block, at)) = self.layout.locate(vertex) {
-            self.store.prefetch(block, at, self.layout.slot_len);
+            self.store.prefetch(block, self.layout.slot_len, [at]);
         }
     }
 }

@@ -462,11 +462,10 @@ impl Codec {
         }
     }
 
-    /// A lower bound of the distance that the operator computes for a row, whose
-    /// key is given.
-    pub fn bound(&self, query: &Query, entry: Entry<'_>, key: f32) -> f64 {
+    /// A lower bound of the distance that the operator computes for a row, given
+    /// its key, and the bounds of error and norm that its entry has.
+    pub fn bound(&self, query: &Query, key: f32, error: f32, norm: f32) -> f64 {
         let dimension = self.options.dimension as usize;
-        let (error, norm) = (entry.head.error.get(), entry.head.norm.get());
         match self.options.metric {
             Metric::Hamming => f64::from(key),
             Metric::Cosine => {

@@ -7,7 +7,7 @@ use super::codec::{Codec, Query};
 use super::index::Index;
 use super::layout::{Link, NO_BLOCK, ROOT};
 use super::stream::{Counters, Order, Stream};
-use crate::page::PageStore;
+use crate::page::{BODY_LEN, PageStore};
 use crate::{Error, HeapTid};
 
 /// Rows that the first round over the lists looks for.
@@ -55,8 +55,7 @@ impl Scan {
         let centroids = match &mut self.centroids {
             Some(centroids) => centroids,
             None => {
-                // Estimates are off by some per cent, so a few more are looked for.
-                let mut centroids = Stream::of_centroids(count + count / 4 + 8);
+                let mut centroids = Stream::of_centroids(count);
                 let (base, link) = index.enter(&self.query)?;
                 centroids.open(ROOT, link.head, base);
                 self.centroids.insert(centroids)
@@ -71,7 +70,7 @@ impl Scan {
             self.taken += 1;
             let link = Link::of(list.target);
             if link.head != NO_BLOCK {
-                index.store.prefetch(link.head, 0, crate::page::BODY_LEN);
+                index.store.prefetch(link.head, BODY_LEN, [0]);
                 self.rows.open(list.member, link.head, list.base);
             }
         }
@@ -96,6 +95,11 @@ impl Scan {
             distance: hit.value,
             tid: HeapTid(hit.target),
         }))
+    }
+
+    /// The rows that are known to be the next ones, in their order.
+    pub fn upcoming(&self) -> impl ExactSizeIterator<Item = HeapTid> {
+        self.rows.upcoming().map(|hit| HeapTid(hit.target))
     }
 
     /// What the search did so far with centroids, and with rows.

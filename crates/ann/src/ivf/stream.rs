@@ -1,25 +1,25 @@
 //! The members of lists, nearest first, without looking closely at most of them.
 //!
-//! A round compares the query with the 1-bit codes of all members of the open
+//! A *round* compares the query with the 1-bit codes of all members of the open
 //! lists. That gives an estimate of each one's key, and a probable lower bound:
 //! the estimate less a few standard deviations. The round keeps the members
-//! whose lower bound is below the n-th smallest estimate, and no others. They wait
-//! in a queue, those whose codes share a page together, in the order of their lowest
-//! bounds. When a page comes to the head of the queue, its members are looked up,
-//! and wait again, each in the order of what its own code says; a member that comes
-//! to the head is the next one. When the queue is exhausted up to the limit of the
-//! round, another one looks for more members, beyond that limit.
+//! whose lower bound is below the n-th smallest estimate, and no others.
+//!
+//! *Stages* look these up. A stage chooses a number that the keys of the next few
+//! members are probably not above, and looks up all members whose lower bounds are
+//! not above it, in the order of their pages: so that what their own codes say up to
+//! that number is all that there is, and is returned in order. The first stage takes
+//! the number from the estimates, later ones from the members that are known already.
+//! When the stages have reached the limit of the round, another one looks for more
+//! members, beyond that limit.
 //!
 //! Where members are ordered by a guaranteed lower bound, that may be below the
 //! probable one by which the member waited until then. It stays behind the
 //! members that went before it all the same, because its distance does, probably.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
-
 use super::codec::{Base, Codec, Level, Query};
 use super::index::Index;
-use super::layout::{Entry, Header, NO_BLOCK, Place};
+use super::layout::{Entry, Header, Layout, NO_BLOCK, Place, RoundedUp};
 use crate::Error;
 use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::BLOCK;
@@ -33,13 +33,12 @@ const DEVIATIONS: f32 = 4.0;
 /// late or, among the last that are opened, not at all.
 const DEVIATIONS_OF_CENTROIDS: f32 = 1.0;
 
-/// Pages that are visited at once, while the memory works on the next ones.
-const AT_ONCE: usize = 4;
+/// Rows that the first stage of a search is to find: as many as are asked for most
+/// often, one that tells that no other row is nearer, and one to spare.
+const FIRST_ROWS: usize = 12;
 
-/// One in so many of the rows that a round looks for is likely to be asked for. A visit
-/// to a page looks up those of its rows that may be among them, and leaves the others
-/// to a later visit.
-const LIKELY: usize = 4;
+/// Entries are on their way into the processor's cache so many others ahead.
+const AHEAD: usize = 24;
 
 /// Each round looks for so many times as many members as the one before.
 const GROWTH: usize = 4;
@@ -87,65 +86,59 @@ struct Open {
     base: Base,
 }
 
+/// A list page that a round has read.
+struct ListPage {
+    /// One of [`Stream::open`].
+    open: u32,
+    /// The number of its first member.
+    first_member: u32,
+    /// Where its code pages begin in [`Stream::directory`].
+    directory: usize,
+}
+
 /// A member that a round found.
 #[derive(Clone, Copy)]
 struct Candidate {
+    /// The probable lower bound of its key.
     least: f32,
-    open: u32,
-    member: u32,
-    place: Place,
+    /// One of [`Stream::pages`], and its column there.
+    page: u32,
+    column: u32,
 }
 
-/// What waits.
-#[derive(Clone, Copy)]
+impl Candidate {
+    /// Whether it can wait. What is no number cannot.
+    fn is_above(&self, limit: f32) -> bool {
+        self.least > limit
+    }
+}
+
+/// Candidates that follow each other, and share a code page.
+struct Group<'c> {
+    block: Block,
+    /// The column that the code page begins with.
+    first: u32,
+    candidates: &'c [Candidate],
+}
+
+impl Group<'_> {
+    fn slot(&self, candidate: &Candidate) -> usize {
+        (candidate.column - self.first) as usize
+    }
+}
+
+/// A member that was looked up, and not returned yet.
 struct Waiting {
+    /// What decides when it is returned.
     rank: f64,
-    what: What,
+    /// Its key, and the probable lower bound by which it was looked up.
+    key: f32,
+    least: f32,
+    /// Of its entry.
+    error: RoundedUp,
+    norm: RoundedUp,
+    hit: Hit,
 }
-
-/// One of [`Stream::found`], or the first one of the [`Stream::candidates`] of a page.
-/// One word, because a heap moves it as one.
-#[derive(Clone, Copy)]
-struct What(u64);
-
-impl What {
-    fn page(first: usize) -> Self {
-        What(first as u64)
-    }
-
-    fn found(at: u32) -> Self {
-        What(1 << 32 | u64::from(at))
-    }
-
-    fn is_found(self) -> bool {
-        self.0 >> 32 != 0
-    }
-
-    fn at(self) -> usize {
-        self.0 as u32 as usize
-    }
-}
-
-impl Ord for Waiting {
-    /// The greatest is the first to go.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.rank.total_cmp(&self.rank)
-    }
-}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Waiting {}
 
 /// See the module.
 pub struct Stream {
@@ -154,50 +147,72 @@ pub struct Stream {
     open: Vec<Open>,
     /// Members that the next round looks for.
     window: usize,
+    /// Members that the first stage is to find.
+    first: usize,
+    /// Members that were returned.
+    returned: usize,
     /// What rounds have found is not above it: `None` before the first one.
     limit: Option<f32>,
-    /// What the last round found. All of it is looked up before the next one.
+    /// What stages have found is not above it: `None` before the first one of a round.
+    sure: Option<f32>,
+    /// The list pages that the last round has read, and their code pages.
+    pages: Vec<ListPage>,
+    directory: Vec<Block>,
+    /// What the last round found and no stage has looked up.
     candidates: Vec<Candidate>,
-    /// What was looked up and not returned yet.
-    found: Vec<Hit>,
-    /// Places of it that are not in use.
-    vacant: Vec<u32>,
-    queue: BinaryHeap<Waiting>,
+    /// The smallest estimates of that round, as [`ordered`].
+    smallest: Vec<i32>,
+    /// What was looked up, and may be preceded by what was not.
+    waiting: Vec<Waiting>,
+    /// The next members, the first one last.
+    ready: Vec<Waiting>,
+    /// Room for the candidates of a stage, and for numbers.
+    chosen: Vec<Candidate>,
+    numbers: Vec<i32>,
     counters: Counters,
 }
 
 impl Stream {
     /// A stream of rows.
     pub fn of_rows(order: Order, window: usize) -> Self {
-        Self::new(Level::Rows, order, window)
+        Self::new(Level::Rows, order, window, FIRST_ROWS)
     }
 
-    /// A stream of centroids in the order of their keys.
-    pub fn of_centroids(window: usize) -> Self {
-        Self::new(Level::Centroids, Order::Key, window)
+    /// A stream of centroids in the order of their keys, of which so many are wanted.
+    pub fn of_centroids(wanted: usize) -> Self {
+        // Estimates are off by some per cent, so a few more are looked for.
+        let window = wanted + wanted / 4 + 8;
+        Self::new(Level::Centroids, Order::Key, window, wanted)
     }
 
-    /// A stream of centroids in the order of their distances.
+    /// A stream of centroids in the order of their distances, of which one is wanted.
     pub fn by_distance(codec: &Codec) -> Self {
         // Estimates of inner products do not tell about distances.
-        let window = match codec.form() {
+        let count = match codec.form() {
             Form::L2 => 1,
             Form::InnerProduct => usize::MAX,
         };
-        Self::new(Level::Centroids, Order::Squared, window)
+        Self::new(Level::Centroids, Order::Squared, count, count)
     }
 
-    fn new(level: Level, order: Order, window: usize) -> Self {
+    fn new(level: Level, order: Order, window: usize, first: usize) -> Self {
         Stream {
             level,
             order,
             open: Vec::new(),
             window: window.max(1),
+            first: first.max(1),
+            returned: 0,
             limit: None,
+            sure: None,
+            pages: Vec::new(),
+            directory: Vec::new(),
             candidates: Vec::new(),
-            found: Vec::new(),
-            vacant: Vec::new(),
-            queue: BinaryHeap::new(),
+            smallest: Vec::new(),
+            waiting: Vec::new(),
+            ready: Vec::new(),
+            chosen: Vec::new(),
+            numbers: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -211,16 +226,23 @@ impl Stream {
     /// been returned.
     pub fn restart(&mut self, window: usize) {
         self.open.clear();
-        self.queue.clear();
-        self.found.clear();
-        self.vacant.clear();
+        self.candidates.clear();
+        self.waiting.clear();
+        self.ready.clear();
+        self.returned = 0;
         self.limit = None;
+        self.sure = None;
         self.window = window;
     }
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The members that are known to be the next ones, in their order.
+    pub fn upcoming(&self) -> impl ExactSizeIterator<Item = &Hit> {
+        self.ready.iter().rev().map(|next| &next.hit)
     }
 
     /// The next member; `None` when there are no more.
@@ -230,106 +252,155 @@ impl Stream {
         query: &Query,
     ) -> Result<Option<Hit>, Error> {
         loop {
-            let limit = match self.limit {
-                Some(limit) => least_rank(self.order, &index.codec, limit),
-                None => f64::NEG_INFINITY,
-            };
-            match self.queue.peek() {
-                Some(&next) if next.rank <= limit => {
-                    if next.what.is_found() {
-                        self.queue.pop();
-                        self.vacant.push(next.what.at() as u32);
-                        return Ok(Some(self.found[next.what.at()]));
-                    }
-                    self.look_up(index, query, limit)?;
+            if let Some(next) = self.ready.pop() {
+                self.returned += 1;
+                return Ok(Some(next.hit));
+            }
+            match self.limit {
+                Some(limit) if self.sure.is_none_or(|sure| sure < limit) => {
+                    self.stage(index, query, limit)?;
                 }
                 // Everything was found, and is gone.
-                _ if self.limit == Some(f32::INFINITY) => return Ok(None),
+                Some(f32::INFINITY) => return Ok(None),
                 _ => self.round(index, query)?,
             }
         }
     }
 
-    /// Looks the first members of the queue up.
+    /// Finds the next members among the candidates, and puts them into their order.
+    fn stage<S: PageStore, C: std::ops::Deref<Target = Codec>>(
+        &mut self,
+        index: &Index<'_, S, C>,
+        query: &Query,
+        limit: f32,
+    ) -> Result<(), Error> {
+        let sure = self.reach().min(limit);
+        self.sure = Some(sure);
+        self.look_up(index, query, sure)?;
+        let most = rank_of(self.order, &index.codec, sure);
+        let mut at = 0;
+        while at < self.waiting.len() {
+            match self.waiting[at].rank <= most {
+                true => self.ready.push(self.waiting.swap_remove(at)),
+                false => at += 1,
+            }
+        }
+        // The last one is the first to go.
+        self.ready
+            .sort_unstable_by(|a, b| b.rank.total_cmp(&a.rank));
+        Ok(())
+    }
+
+    /// How far a stage should look: the keys of as many members as it is to find, which
+    /// are as many again as were returned, are not above it, or probably not.
+    fn reach(&mut self) -> f32 {
+        if self.candidates.is_empty() {
+            return f32::INFINITY;
+        }
+        let wanted = self.first.max(self.returned);
+        if self.waiting.len() >= wanted {
+            self.numbers.clear();
+            let keys = self.waiting.iter().map(|w| w.key.max(w.least));
+            self.numbers.extend(keys.map(ordered));
+            return smallest(&mut self.numbers, wanted);
+        }
+        // Some of those whose estimates are the smallest are not the nearest.
+        let estimate = smallest(&mut self.smallest, wanted.saturating_add(wanted / 3 * 2));
+        match self.sure {
+            Some(sure) if estimate <= sure => f32::INFINITY,
+            _ => estimate,
+        }
+    }
+
+    /// Looks up the candidates that are not above a limit.
     fn look_up<S: PageStore, C: std::ops::Deref<Target = Codec>>(
         &mut self,
         index: &Index<'_, S, C>,
         query: &Query,
-        limit: f64,
+        limit: f32,
     ) -> Result<(), Error> {
-        let layout = index.codec.layout(self.level);
-        let mut pages = [0; AT_ONCE];
-        let mut count = 0;
-        while count < AT_ONCE
-            && let Some(&next) = self.queue.peek()
-            && next.rank <= limit
-            && !next.what.is_found()
-        {
-            self.queue.pop();
-            pages[count] = next.what.at();
-            count += 1;
-            for candidate in self.of_page(next.what.at()) {
-                let at = layout.entry_at(candidate.place.slot.into());
-                let Place { block, .. } = candidate.place;
-                index.store.prefetch(block, at, layout.entry_len);
+        let codec = &*index.codec;
+        let layout = codec.layout(self.level);
+        let mut chosen = std::mem::take(&mut self.chosen);
+        chosen.clone_from(&self.candidates);
+        keep_only(&mut chosen, |candidate| !candidate.is_above(limit));
+        keep_only(&mut self.candidates, |candidate| candidate.is_above(limit));
+        self.counters.refined += chosen.len() as u64;
+        let known = self.waiting.len();
+        let (mut ahead, mut next) = (0, 0);
+        while next < chosen.len() {
+            while ahead < chosen.len().min(next + AHEAD) {
+                let group = self.group(layout, &chosen[ahead..]);
+                let slots = group.candidates.iter().map(|c| group.slot(c));
+                let starts = slots.map(|slot| layout.entry_at(slot));
+                (index.store).prefetch(group.block, layout.entry_len, starts);
+                ahead += group.candidates.len();
             }
-        }
-        // A heap takes many at once at less cost.
-        let mut found = Vec::new();
-        for &first in &pages[..count] {
-            let Candidate { open, place, .. } = self.candidates[first];
-            let Open { list, base, .. } = self.open[open as usize];
-            let Some(page) = index.code_page(self.level, list, place.block)? else {
+            let group = self.group(layout, &chosen[next..]);
+            next += group.candidates.len();
+            let of = &self.pages[chosen[next - 1].page as usize];
+            let Open { list, base, .. } = self.open[of.open as usize];
+            let first_member = of.first_member;
+            let Some(page) = index.code_page(self.level, list, group.block)? else {
                 continue;
             };
-            for at in first..first + self.of_page(first).len() {
-                let candidate = self.candidates[at];
-                self.counters.refined += 1;
-                let Some(entry) = page.entry(candidate.place.slot) else {
-                    continue;
+            for candidate in group.candidates {
+                let place = Place {
+                    block: group.block,
+                    slot: group.slot(candidate) as u16,
                 };
-                let hit = self.hit(&index.codec, query, base, candidate, entry);
-                let least = least_rank(self.order, &index.codec, candidate.least);
-                let rank = match self.order {
-                    Order::Bound => hit.value.max(least),
-                    Order::Key | Order::Squared => hit.value,
-                };
-                let what = What::found(self.keep(hit));
-                found.push(Waiting { rank, what });
+                let member = first_member + candidate.column;
+                if let Some(entry) = page.entry(place.slot) {
+                    let waiting = self.judge(codec, query, base, entry, (member, place));
+                    self.waiting.push(Waiting {
+                        least: candidate.least,
+                        ..waiting
+                    });
+                }
             }
         }
-        self.queue.extend(found);
+        self.chosen = chosen;
+        if self.order == Order::Bound {
+            // A loop of its own is faster: no bound waits for another one.
+            for waiting in &mut self.waiting[known..] {
+                let Waiting {
+                    key, error, norm, ..
+                } = *waiting;
+                let bound = codec.bound(query, key, error.get(), norm.get());
+                waiting.hit.value = bound;
+                waiting.rank = bound.max(rank_of(self.order, codec, waiting.least));
+            }
+        }
         Ok(())
     }
 
-    /// The candidates from one on that follow each other and share a code page.
-    fn of_page(&self, first: usize) -> &[Candidate] {
-        let rest = &self.candidates[first..];
-        let block = rest[0].place.block;
-        let is_other = |candidate: &Candidate| candidate.place.block != block;
-        &rest[..rest.iter().position(is_other).unwrap_or(rest.len())]
-    }
-
-    /// Keeps what was found, and says where.
-    fn keep(&mut self, hit: Hit) -> u32 {
-        if let Some(at) = self.vacant.pop() {
-            self.found[at as usize] = hit;
-            return at;
+    /// The first candidates that share a code page.
+    fn group<'c>(&self, layout: &Layout, candidates: &'c [Candidate]) -> Group<'c> {
+        let Candidate { page, column, .. } = candidates[0];
+        let directory = &self.directory[self.pages[page as usize].directory..];
+        let directory = &directory[..layout.code_pages];
+        let Place { block, slot } = layout.place(directory, column as usize);
+        let first = column - u32::from(slot);
+        let end = first + layout.per_page as u32;
+        let is_other = |c: &Candidate| c.page != page || c.column >= end;
+        let len = candidates.iter().position(is_other);
+        Group {
+            block,
+            first,
+            candidates: &candidates[..len.unwrap_or(candidates.len())],
         }
-        self.found.push(hit);
-        self.found.len() as u32 - 1
     }
 
-    /// What a member's entry says.
+    /// What a member's entry says, but for a bound.
     #[inline]
-    fn hit(
+    fn judge(
         &self,
         codec: &Codec,
         query: &Query,
         base: Base,
-        candidate: Candidate,
         entry: Entry<'_>,
-    ) -> Hit {
+        (member, place): (u32, Place),
+    ) -> Waiting {
         let key = codec.key(self.level, query, base, entry);
         let base = match self.level {
             Level::Centroids => codec.base(query, base, entry),
@@ -340,14 +411,21 @@ impl Stream {
             Order::Squared if codec.form() == Form::InnerProduct => f64::from(base.squared),
             Order::Squared => f64::from(key),
             Order::Key => codec.distance(key),
-            Order::Bound => codec.bound(query, entry, key),
+            Order::Bound => f64::NEG_INFINITY,
         };
-        Hit {
-            value,
-            member: candidate.member,
-            place: candidate.place,
-            target: entry.head.target,
-            base,
+        Waiting {
+            rank: value,
+            key,
+            least: f32::NEG_INFINITY,
+            error: entry.head.error,
+            norm: entry.head.norm,
+            hit: Hit {
+                value,
+                member,
+                place,
+                target: entry.head.target,
+                base,
+            },
         }
     }
 
@@ -357,45 +435,24 @@ impl Stream {
         index: &Index<'_, S, C>,
         query: &Query,
     ) -> Result<(), Error> {
+        debug_assert!(self.candidates.is_empty());
         let mut keep = Keep {
             window: self.window,
             after: self.limit,
-            smallest: BinaryHeap::new(),
             limit: f32::INFINITY,
-            prune_at: self.window.saturating_mul(2).max(4 * BLOCK),
+            prune_at: self.window.saturating_mul(4).max(4 * BLOCK),
             blocks: index.store.block_count(),
         };
-        debug_assert!(self.queue.iter().all(|waiting| waiting.what.is_found()));
-        self.candidates.clear();
+        self.pages.clear();
+        self.directory.clear();
+        self.smallest.clear();
         for number in 0..self.open.len() {
-            let Open { list, head, base } = self.open[number];
-            self.scan(index, query, &mut keep, number as u32, (list, head, base))?;
+            self.scan(index, query, &mut keep, number as u32)?;
         }
-        keep.prune(&mut self.candidates);
+        self.lower(&mut keep);
+        self.prune(&mut keep);
         self.limit = Some(keep.limit);
-        if self.level == Level::Rows {
-            let likely = keep.likely();
-            let is_later = |candidate: &mut Candidate| candidate.least > likely;
-            let mut later: Vec<Candidate> = self.candidates.extract_if(.., is_later).collect();
-            self.candidates.append(&mut later);
-        }
-        let mut first = 0;
-        while first < self.candidates.len() {
-            let page = self.of_page(first);
-            let least = page.iter().fold(f32::INFINITY, |least, candidate| {
-                // What is no number comes first.
-                match candidate.least.is_nan() {
-                    true => f32::NEG_INFINITY,
-                    false => least.min(candidate.least),
-                }
-            });
-            let waiting = Waiting {
-                rank: least_rank(self.order, &index.codec, least),
-                what: What::page(first),
-            };
-            first += page.len();
-            self.queue.push(waiting);
-        }
+        self.sure = None;
         self.window = self.window.saturating_mul(GROWTH);
         Ok(())
     }
@@ -407,8 +464,8 @@ impl Stream {
         query: &Query,
         keep: &mut Keep,
         open: u32,
-        (list, head, base): (u32, Block, Base),
     ) -> Result<(), Error> {
+        let Open { list, head, base } = self.open[open as usize];
         let layout = index.codec.layout(self.level);
         let table = query.table(self.level);
         let deviations = match (self.level, self.order) {
@@ -424,9 +481,8 @@ impl Stream {
             let page = index.list_page(at, list)?;
             let header = Header::of(&page);
             if header.next != NO_BLOCK {
-                index.store.prefetch(header.next, 0, 1024);
+                index.store.prefetch(header.next, 1024, [0]);
             }
-            let directory = layout.directory(&page);
             for (block, &alive) in layout.alive(&page).iter().enumerate() {
                 if alive == 0 {
                     continue;
@@ -439,22 +495,33 @@ impl Stream {
                 if let Some(after) = keep.after {
                     near &= above(&least, after);
                 }
+                let mut count = self.smallest.len();
+                self.smallest.resize(count + BLOCK, 0);
                 while near != 0 {
                     let column = near.trailing_zeros() as usize;
                     near &= near - 1;
-                    let number = block * BLOCK + column;
-                    keep.count(keys[column]);
+                    self.smallest[count] = ordered(keys[column]);
+                    // What is no number is not counted.
+                    count += usize::from(keys[column] < keep.limit);
                     self.candidates.push(Candidate {
                         least: least[column],
-                        open,
-                        member: first_member + number as u32,
-                        place: layout.place(directory, number),
+                        page: self.pages.len() as u32,
+                        column: (block * BLOCK + column) as u32,
                     });
                 }
+                self.smallest.truncate(count);
+                if count >= keep.window.saturating_mul(2) {
+                    self.lower(keep);
+                }
             }
+            self.pages.push(ListPage {
+                open,
+                first_member,
+                directory: self.directory.len(),
+            });
+            self.directory.extend_from_slice(layout.directory(&page));
             if self.candidates.len() >= keep.prune_at {
-                keep.prune(&mut self.candidates);
-                keep.prune_at = keep.prune_at.max(2 * self.candidates.len());
+                self.prune(keep);
             }
             first_member += layout.columns as u32;
             at = header.next;
@@ -466,10 +533,23 @@ impl Stream {
         }
         Ok(())
     }
+
+    /// Lowers the limit of a round to the last one of its smallest estimates.
+    fn lower(&mut self, keep: &mut Keep) {
+        keep.limit = smallest(&mut self.smallest, keep.window).min(keep.limit);
+        self.smallest.truncate(keep.window);
+    }
+
+    /// Drops what is above the limit of a round.
+    fn prune(&mut self, keep: &mut Keep) {
+        let limit = keep.limit;
+        keep_only(&mut self.candidates, |candidate| !candidate.is_above(limit));
+        keep.prune_at = keep.prune_at.max(2 * self.candidates.len());
+    }
 }
 
-/// The rank that a probable lower bound of a key stands for.
-fn least_rank(order: Order, codec: &Codec, key: f32) -> f64 {
+/// The rank that a key stands for.
+fn rank_of(order: Order, codec: &Codec, key: f32) -> f64 {
     match order {
         Order::Squared => f64::from(key),
         Order::Key | Order::Bound => codec.distance(key),
@@ -481,9 +561,8 @@ struct Keep {
     window: usize,
     /// Those not above it were found before.
     after: Option<f32>,
-    /// The window's smallest estimates, as [`ordered`].
-    smallest: BinaryHeap<i32>,
-    /// The last one of them: what is above it waits for a later round.
+    /// At least as many estimates as the window are not above it: what is waits for a
+    /// later round.
     limit: f32,
     /// Members, so many that most are surely not kept.
     prune_at: usize,
@@ -491,40 +570,24 @@ struct Keep {
     blocks: Block,
 }
 
-impl Keep {
-    /// Lowers the limit, if an estimate is among the smallest.
-    #[inline]
-    fn count(&mut self, estimate: f32) {
-        // What is no number is not.
-        if estimate < self.limit {
-            if self.smallest.len() < self.window {
-                self.smallest.push(ordered(estimate));
-            } else if let Some(mut last) = self.smallest.peek_mut() {
-                *last = ordered(estimate);
-            }
-            if self.smallest.len() == self.window
-                && let Some(&last) = self.smallest.peek()
-            {
-                self.limit = number_of(last);
-            }
-        }
+/// The n-th smallest of some numbers that are [`ordered`], which then are the first
+/// ones; infinity if there are fewer.
+fn smallest(numbers: &mut [i32], n: usize) -> f32 {
+    match n <= numbers.len() {
+        true => number_of(*numbers.select_nth_unstable(n - 1).1),
+        false => f32::INFINITY,
     }
+}
 
-    /// The estimate that [`LIKELY`] speaks of.
-    fn likely(self) -> f32 {
-        let mut smallest = self.smallest.into_vec();
-        let at = smallest.len() / LIKELY;
-        match smallest.is_empty() {
-            true => self.limit,
-            false => number_of(*smallest.select_nth_unstable(at).1),
-        }
+/// Drops the other candidates, without a branch that nobody could foresee.
+fn keep_only(candidates: &mut Vec<Candidate>, is_kept: impl Fn(&Candidate) -> bool) {
+    let mut kept = 0;
+    for at in 0..candidates.len() {
+        let candidate = candidates[at];
+        candidates[kept] = candidate;
+        kept += usize::from(is_kept(&candidate));
     }
-
-    /// Drops what is above the limit.
-    fn prune(&self, found: &mut Vec<Candidate>) {
-        // What is no number is kept.
-        found.retain(|candidate| candidate.least <= self.limit || candidate.least.is_nan());
-    }
+    candidates.truncate(kept);
 }
 
 /// An integer for a number, in the same order.
@@ -575,23 +638,46 @@ mod tests {
         }
     }
 
-    /// Whatever the order in which estimates come.
     #[test]
-    fn the_limit_is_the_last_of_the_smallest_estimates() {
-        let mut keep = Keep {
-            window: 8,
-            after: None,
-            smallest: BinaryHeap::new(),
-            limit: f32::INFINITY,
-            prune_at: 0,
-            blocks: 0,
+    fn the_nth_smallest_is_found_if_there_are_so_many() {
+        let mut numbers: Vec<i32> = (0..100)
+            .map(|i| ordered((i * 37 % 100) as f32 - 50.0))
+            .collect();
+        assert_eq!(smallest(&mut numbers, 8), -43.0);
+        let mut first = numbers[..8].to_vec();
+        first.sort_unstable();
+        assert_eq!(
+            first,
+            (0..8).map(|i| ordered(i as f32 - 50.0)).collect::<Vec<_>>()
+        );
+        assert_eq!(smallest(&mut numbers, 100), 49.0);
+        assert_eq!(smallest(&mut numbers, 101), f32::INFINITY);
+        assert_eq!(smallest(&mut numbers, usize::MAX), f32::INFINITY);
+    }
+
+    #[test]
+    fn what_is_kept_stays_in_its_order() {
+        let candidate = |column| Candidate {
+            least: if column % 7 == 3 {
+                f32::NAN
+            } else {
+                (column * 31 % 50) as f32
+            },
+            page: 0,
+            column,
         };
-        for i in 0..100_u32 {
-            assert_eq!(keep.limit == f32::INFINITY, i < 8);
-            keep.count((i * 37 % 100) as f32 - 50.0);
-            keep.count(f32::NAN);
+        let all: Vec<Candidate> = (0..50).map(candidate).collect();
+        for limit in [-1.0, 0.0, 20.5, 49.0, f32::INFINITY] {
+            let (mut near, mut far) = (all.clone(), all.clone());
+            keep_only(&mut near, |candidate| !candidate.is_above(limit));
+            keep_only(&mut far, |candidate| candidate.is_above(limit));
+            let columns = |kept: &[Candidate]| kept.iter().map(|c| c.column).collect::<Vec<_>>();
+            let expected = |is_far: bool| {
+                let kept = all.iter().filter(|c| (c.least > limit) == is_far);
+                kept.map(|c| c.column).collect::<Vec<_>>()
+            };
+            assert_eq!(columns(&near), expected(false), "{limit}");
+            assert_eq!(columns(&far), expected(true), "{limit}");
         }
-        assert_eq!(keep.limit, -43.0);
-        assert_eq!(keep.likely(), -48.0);
     }
 }

@@ -163,10 +163,14 @@ pub fn prefetch(from: *const u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for at in (0..len).step_by(64) {
+        const LINE: usize = 64;
+        // From the start of a line, so that the last one is not missed.
+        let before = from.addr() % LINE;
+        let start = from.wrapping_sub(before);
+        for at in (0..before + len).step_by(LINE) {
             // SAFETY: prefetching is defined for any address; SSE is part of
             // the x86-64 baseline.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at).cast()) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -260,10 +260,15 @@ fn further_lists_follow_the_first_ones() {
     let mut scan = Scan::new(index.codec().query(query), true);
     let mut found = Vec::new();
     let mut rounds = 0;
+    let mut foreseen = Vec::new();
     while scan.take_lists(&index, 3).unwrap() {
         rounds += 1;
         while let Some(row) = scan.next_row(&index).unwrap() {
+            if !foreseen.is_empty() {
+                assert_eq!(row.tid, foreseen[0]);
+            }
             found.push(row.tid.0);
+            foreseen = scan.upcoming().collect();
         }
     }
     assert_eq!((rounds, scan.taken()), (4, 10));
