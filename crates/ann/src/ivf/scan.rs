@@ -10,9 +10,6 @@ use super::stream::{Counters, Order, Stream};
 use crate::page::{BODY_LEN, PageStore};
 use crate::{Error, HeapTid};
 
-/// Rows that the first round over the lists looks for.
-const WINDOW: usize = 64;
-
 /// A row that a scan returns.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -40,7 +37,7 @@ impl Scan {
         Scan {
             query,
             centroids: None,
-            rows: Stream::of_rows(order, WINDOW),
+            rows: Stream::of_rows(order),
             taken: 0,
         }
     }
@@ -61,7 +58,7 @@ impl Scan {
                 self.centroids.insert(centroids)
             }
         };
-        self.rows.restart(WINDOW);
+        self.rows.restart();
         let before = self.taken;
         while self.taken - before < count as u32 {
             let Some(list) = centroids.next(index, &self.query)? else {

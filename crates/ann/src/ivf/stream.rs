@@ -8,10 +8,10 @@
 //! *Stages* look these up. A stage chooses a number that the keys of the next few
 //! members are probably not above, and looks up all members whose lower bounds are
 //! not above it, in the order of their pages: so that what their own codes say up to
-//! that number is all that there is, and is returned in order. The first stage takes
-//! the number from the estimates, later ones from the members that are known already.
-//! When the stages have reached the limit of the round, another one looks for more
-//! members, beyond that limit.
+//! that number is all that there is, and is returned in order. The number is the key of
+//! a member that was looked up already, if there are enough of them, or one of the
+//! estimates. When the stages have reached the limit of the round, another one looks for
+//! more members, beyond that limit.
 //!
 //! Where members are ordered by a guaranteed lower bound, that may be below the
 //! probable one by which the member waited until then. It stays behind the
@@ -33,9 +33,12 @@ const DEVIATIONS: f32 = 4.0;
 /// late or, among the last that are opened, not at all.
 const DEVIATIONS_OF_CENTROIDS: f32 = 1.0;
 
-/// Rows that the first stage of a search is to find: as many as are asked for most
+/// Rows that the first stages of a search are to find: as many as are asked for most
 /// often, one that tells that no other row is nearer, and one to spare.
 const FIRST_ROWS: usize = 12;
+
+/// Rows that the first round over the lists looks for.
+const WINDOW: usize = 64;
 
 /// Entries are on their way into the processor's cache so many others ahead.
 const AHEAD: usize = 24;
@@ -92,8 +95,6 @@ struct ListPage {
     open: u32,
     /// The number of its first member.
     first_member: u32,
-    /// Where its code pages begin in [`Stream::directory`].
-    directory: usize,
 }
 
 /// A member that a round found.
@@ -147,25 +148,26 @@ pub struct Stream {
     open: Vec<Open>,
     /// Members that the next round looks for.
     window: usize,
-    /// Members that the first stage is to find.
-    first: usize,
-    /// Members that were returned.
+    /// Members that stages are to find, with those that were returned.
+    target: usize,
     returned: usize,
+    /// Members that were returned before the last round.
+    returned_before: usize,
     /// What rounds have found is not above it: `None` before the first one.
     limit: Option<f32>,
     /// What stages have found is not above it: `None` before the first one of a round.
     sure: Option<f32>,
-    /// The list pages that the last round has read, and their code pages.
+    /// The list pages that the last round has read, and the code pages of each.
     pages: Vec<ListPage>,
     directory: Vec<Block>,
     /// What the last round found and no stage has looked up.
     candidates: Vec<Candidate>,
     /// The smallest estimates of that round, as [`ordered`].
     smallest: Vec<i32>,
-    /// What was looked up, and may be preceded by what was not.
+    /// What was looked up: so many members that others may precede, then the next ones,
+    /// the first of them last.
     waiting: Vec<Waiting>,
-    /// The next members, the first one last.
-    ready: Vec<Waiting>,
+    unsure: usize,
     /// Room for the candidates of a stage, and for numbers.
     chosen: Vec<Candidate>,
     numbers: Vec<i32>,
@@ -174,8 +176,8 @@ pub struct Stream {
 
 impl Stream {
     /// A stream of rows.
-    pub fn of_rows(order: Order, window: usize) -> Self {
-        Self::new(Level::Rows, order, window, FIRST_ROWS)
+    pub fn of_rows(order: Order) -> Self {
+        Self::new(Level::Rows, order, WINDOW, FIRST_ROWS)
     }
 
     /// A stream of centroids in the order of their keys, of which so many are wanted.
@@ -195,14 +197,15 @@ impl Stream {
         Self::new(Level::Centroids, Order::Squared, count, count)
     }
 
-    fn new(level: Level, order: Order, window: usize, first: usize) -> Self {
+    fn new(level: Level, order: Order, window: usize, target: usize) -> Self {
         Stream {
             level,
             order,
             open: Vec::new(),
             window: window.max(1),
-            first: first.max(1),
+            target: target.max(1),
             returned: 0,
+            returned_before: 0,
             limit: None,
             sure: None,
             pages: Vec::new(),
@@ -210,7 +213,7 @@ impl Stream {
             candidates: Vec::new(),
             smallest: Vec::new(),
             waiting: Vec::new(),
-            ready: Vec::new(),
+            unsure: 0,
             chosen: Vec::new(),
             numbers: Vec::new(),
             counters: Counters::default(),
@@ -222,17 +225,17 @@ impl Stream {
         self.open.push(Open { list, head, base });
     }
 
-    /// Forgets the lists, to open others. The members of the old ones have all
-    /// been returned.
-    pub fn restart(&mut self, window: usize) {
+    /// Forgets the lists of rows, to open others. The rows of the old ones have all been
+    /// returned.
+    pub fn restart(&mut self) {
         self.open.clear();
-        self.candidates.clear();
         self.waiting.clear();
-        self.ready.clear();
+        self.unsure = 0;
+        self.target = FIRST_ROWS;
         self.returned = 0;
         self.limit = None;
         self.sure = None;
-        self.window = window;
+        self.window = WINDOW;
     }
 
     /// What was done so far.
@@ -242,7 +245,8 @@ impl Stream {
 
     /// The members that are known to be the next ones, in their order.
     pub fn upcoming(&self) -> impl ExactSizeIterator<Item = &Hit> {
-        self.ready.iter().rev().map(|next| &next.hit)
+        let sure = self.waiting[self.unsure..].iter();
+        sure.rev().map(|next| &next.hit)
     }
 
     /// The next member; `None` when there are no more.
@@ -252,9 +256,9 @@ impl Stream {
         query: &Query,
     ) -> Result<Option<Hit>, Error> {
         loop {
-            if let Some(next) = self.ready.pop() {
+            if self.waiting.len() > self.unsure {
                 self.returned += 1;
-                return Ok(Some(next.hit));
+                return Ok(self.waiting.pop().map(|next| next.hit));
             }
             match self.limit {
                 Some(limit) if self.sure.is_none_or(|sure| sure < limit) => {
@@ -278,34 +282,37 @@ impl Stream {
         self.sure = Some(sure);
         self.look_up(index, query, sure)?;
         let most = rank_of(self.order, &index.codec, sure);
-        let mut at = 0;
-        while at < self.waiting.len() {
-            match self.waiting[at].rank <= most {
-                true => self.ready.push(self.waiting.swap_remove(at)),
-                false => at += 1,
+        self.unsure = 0;
+        for at in 0..self.waiting.len() {
+            if self.waiting[at].rank > most {
+                self.waiting.swap(self.unsure, at);
+                self.unsure += 1;
             }
         }
-        // The last one is the first to go.
-        self.ready
-            .sort_unstable_by(|a, b| b.rank.total_cmp(&a.rank));
+        let sure = &mut self.waiting[self.unsure..];
+        sure.sort_unstable_by(|a, b| b.rank.total_cmp(&a.rank));
         Ok(())
     }
 
-    /// How far a stage should look: the keys of as many members as it is to find, which
-    /// are as many again as were returned, are not above it, or probably not.
+    /// How far a stage should look: the keys of as many members as it is to find are not
+    /// above it, or probably not.
     fn reach(&mut self) -> f32 {
         if self.candidates.is_empty() {
             return f32::INFINITY;
         }
-        let wanted = self.first.max(self.returned);
+        while self.target <= self.returned {
+            self.target = self.target.saturating_mul(2);
+        }
+        let wanted = self.target - self.returned;
         if self.waiting.len() >= wanted {
             self.numbers.clear();
             let keys = self.waiting.iter().map(|w| w.key.max(w.least));
             self.numbers.extend(keys.map(ordered));
             return smallest(&mut self.numbers, wanted);
         }
-        // Some of those whose estimates are the smallest are not the nearest.
-        let estimate = smallest(&mut self.smallest, wanted.saturating_add(wanted / 3 * 2));
+        // As many keys are often not above the last one of a third more estimates.
+        let in_round = self.target - self.returned_before;
+        let estimate = smallest(&mut self.smallest, in_round.saturating_add(in_round / 3));
         match self.sure {
             Some(sure) if estimate <= sure => f32::INFINITY,
             _ => estimate,
@@ -351,11 +358,9 @@ impl Stream {
                 };
                 let member = first_member + candidate.column;
                 if let Some(entry) = page.entry(place.slot) {
-                    let waiting = self.judge(codec, query, base, entry, (member, place));
-                    self.waiting.push(Waiting {
-                        least: candidate.least,
-                        ..waiting
-                    });
+                    let what = (candidate.least, member, place);
+                    let waiting = self.judge(codec, query, base, entry, what);
+                    self.waiting.push(waiting);
                 }
             }
         }
@@ -368,7 +373,10 @@ impl Stream {
                 } = *waiting;
                 let bound = codec.bound(query, key, error.get(), norm.get());
                 waiting.hit.value = bound;
-                waiting.rank = bound.max(rank_of(self.order, codec, waiting.least));
+                // Not above what its key stands for, so that a stage that looks as far as
+                // that key has it.
+                let rank = bound.min(rank_of(self.order, codec, key));
+                waiting.rank = rank.max(rank_of(self.order, codec, waiting.least));
             }
         }
         Ok(())
@@ -377,7 +385,7 @@ impl Stream {
     /// The first candidates that share a code page.
     fn group<'c>(&self, layout: &Layout, candidates: &'c [Candidate]) -> Group<'c> {
         let Candidate { page, column, .. } = candidates[0];
-        let directory = &self.directory[self.pages[page as usize].directory..];
+        let directory = &self.directory[page as usize * layout.code_pages..];
         let directory = &directory[..layout.code_pages];
         let Place { block, slot } = layout.place(directory, column as usize);
         let first = column - u32::from(slot);
@@ -399,7 +407,7 @@ impl Stream {
         query: &Query,
         base: Base,
         entry: Entry<'_>,
-        (member, place): (u32, Place),
+        (least, member, place): (f32, u32, Place),
     ) -> Waiting {
         let key = codec.key(self.level, query, base, entry);
         let base = match self.level {
@@ -416,7 +424,7 @@ impl Stream {
         Waiting {
             rank: value,
             key,
-            least: f32::NEG_INFINITY,
+            least,
             error: entry.head.error,
             norm: entry.head.norm,
             hit: Hit {
@@ -435,14 +443,12 @@ impl Stream {
         index: &Index<'_, S, C>,
         query: &Query,
     ) -> Result<(), Error> {
-        debug_assert!(self.candidates.is_empty());
         let mut keep = Keep {
-            window: self.window,
-            after: self.limit,
             limit: f32::INFINITY,
             prune_at: self.window.saturating_mul(4).max(4 * BLOCK),
             blocks: index.store.block_count(),
         };
+        self.candidates.clear();
         self.pages.clear();
         self.directory.clear();
         self.smallest.clear();
@@ -451,8 +457,11 @@ impl Stream {
         }
         self.lower(&mut keep);
         self.prune(&mut keep);
-        self.limit = Some(keep.limit);
+        // A damaged page may say that bounds are above estimates.
+        let after = self.limit.unwrap_or(f32::NEG_INFINITY);
+        self.limit = Some(keep.limit.max(after));
         self.sure = None;
+        self.returned_before = self.returned;
         self.window = self.window.saturating_mul(GROWTH);
         Ok(())
     }
@@ -492,7 +501,7 @@ impl Stream {
                 let near = table.bounds(columns.codes, &columns.terms, line, &mut keys, &mut least);
                 self.counters.estimated += u64::from(alive.count_ones());
                 let mut near = alive & near;
-                if let Some(after) = keep.after {
+                if let Some(after) = self.limit {
                     near &= above(&least, after);
                 }
                 let mut count = self.smallest.len();
@@ -510,15 +519,11 @@ impl Stream {
                     });
                 }
                 self.smallest.truncate(count);
-                if count >= keep.window.saturating_mul(2) {
+                if count >= self.window.saturating_mul(2) {
                     self.lower(keep);
                 }
             }
-            self.pages.push(ListPage {
-                open,
-                first_member,
-                directory: self.directory.len(),
-            });
+            self.pages.push(ListPage { open, first_member });
             self.directory.extend_from_slice(layout.directory(&page));
             if self.candidates.len() >= keep.prune_at {
                 self.prune(keep);
@@ -536,8 +541,8 @@ impl Stream {
 
     /// Lowers the limit of a round to the last one of its smallest estimates.
     fn lower(&mut self, keep: &mut Keep) {
-        keep.limit = smallest(&mut self.smallest, keep.window).min(keep.limit);
-        self.smallest.truncate(keep.window);
+        keep.limit = smallest(&mut self.smallest, self.window).min(keep.limit);
+        self.smallest.truncate(self.window);
     }
 
     /// Drops what is above the limit of a round.
@@ -558,10 +563,7 @@ fn rank_of(order: Order, codec: &Codec, key: f32) -> f64 {
 
 /// Which members a round keeps.
 struct Keep {
-    window: usize,
-    /// Those not above it were found before.
-    after: Option<f32>,
-    /// At least as many estimates as the window are not above it: what is waits for a
+    /// As many estimates as the window are not above it. What is above it waits for a
     /// later round.
     limit: f32,
     /// Members, so many that most are surely not kept.

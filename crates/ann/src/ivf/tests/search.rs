@@ -260,15 +260,17 @@ fn further_lists_follow_the_first_ones() {
     let mut scan = Scan::new(index.codec().query(query), true);
     let mut found = Vec::new();
     let mut rounds = 0;
-    let mut foreseen = Vec::new();
+    let mut foreseen: Vec<HeapTid> = Vec::new();
     while scan.take_lists(&index, 3).unwrap() {
         rounds += 1;
         while let Some(row) = scan.next_row(&index).unwrap() {
-            if !foreseen.is_empty() {
-                assert_eq!(row.tid, foreseen[0]);
+            let upcoming: Vec<HeapTid> = scan.upcoming().collect();
+            if let Some((next, later)) = foreseen.split_first() {
+                assert_eq!(row.tid, *next);
+                assert!(upcoming.starts_with(later));
             }
             found.push(row.tid.0);
-            foreseen = scan.upcoming().collect();
+            foreseen = upcoming;
         }
     }
     assert_eq!((rounds, scan.taken()), (4, 10));
