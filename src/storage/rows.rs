@@ -30,17 +30,15 @@ struct Ahead {
 pub struct RowsAhead(VecDeque<Ahead>);
 
 impl RowsAhead {
-    /// Looks ahead in `rows`, the rows that come next, of which those that
-    /// were looked at before are still the first.
+    /// A row was returned, the first of those that were looked at before, if there are
+    /// any. Looks ahead in `rows`, which come next; what else was looked at before is
+    /// still at their beginning.
     ///
     /// # Safety
     ///
     /// `heap` is open, and the rows are or were its.
-    pub unsafe fn look(
-        &mut self,
-        heap: pg_sys::Relation,
-        rows: impl ExactSizeIterator<Item = HeapTid>,
-    ) {
+    pub unsafe fn advance(&mut self, heap: pg_sys::Relation, rows: impl Iterator<Item = HeapTid>) {
+        self.0.pop_front();
         // SAFETY: the table is open. While it is scanned it is not truncated, so
         // the rows' blocks are there.
         unsafe {
@@ -68,11 +66,6 @@ impl RowsAhead {
                 }
             }
         }
-    }
-
-    /// The first row was returned.
-    pub fn advance(&mut self) {
-        self.0.pop_front();
     }
 }
 

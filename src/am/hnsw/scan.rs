@@ -107,12 +107,11 @@ pub unsafe extern "C-unwind" fn amgettuple(
             let pages = RelationPages::new(index);
             search.fill(&pages, &name);
         }
-        let rows = search.rows.iter().rev().map(|&(_, tid)| tid);
-        search.ahead.look((*scan).heapRelation, rows);
         let Some((bound, tid)) = search.rows.pop() else {
             return false;
         };
-        search.ahead.advance();
+        let upcoming = search.rows.iter().rev().map(|&(_, tid)| tid);
+        search.ahead.advance((*scan).heapRelation, upcoming);
         if search.mode == IterativeScan::Off {
             search.returned.push(tid);
         }

@@ -107,9 +107,8 @@ pub unsafe extern "C-unwind" fn amgettuple(
         loop {
             if let Some(row) = unwrap_index(search.scan.next_row(&index), &name) {
                 common::return_row(scan, row.tid, row.distance, search.by_bound);
-                search.ahead.advance();
                 let upcoming = search.scan.upcoming();
-                search.ahead.look((*scan).heapRelation, upcoming);
+                search.ahead.advance((*scan).heapRelation, upcoming);
                 return true;
             }
             let left = search.most_probes.saturating_sub(search.scan.taken());

@@ -95,7 +95,7 @@ impl Scan {
     }
 
     /// The rows that are known to be the next ones, in their order.
-    pub fn upcoming(&self) -> impl ExactSizeIterator<Item = HeapTid> {
+    pub fn upcoming(&self) -> impl Iterator<Item = HeapTid> {
         self.rows.upcoming().map(|hit| HeapTid(hit.target))
     }
 

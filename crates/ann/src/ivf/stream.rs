@@ -244,7 +244,7 @@ impl Stream {
     }
 
     /// The members that are known to be the next ones, in their order.
-    pub fn upcoming(&self) -> impl ExactSizeIterator<Item = &Hit> {
+    pub fn upcoming(&self) -> impl Iterator<Item = &Hit> {
         let sure = self.waiting[self.unsure..].iter();
         sure.rev().map(|next| &next.hit)
     }
