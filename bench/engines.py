@@ -48,7 +48,7 @@ FAMILIES = {
         Engine("vectorchord", "vchord", "USING vchordg (emb vector_cosine_ops) WITH (options = $$\n"
                f"m = {2 * M}\nef_construction = {EF_CONSTRUCTION}\n$$)", "vchordg.ef_search", preload="vchord"),
     ]),
-    "ivf": Family("probes", [3, 5, 10, 20, 40, 60, 100, 150, 200], 60, "lists = the root of the rows", [
+    "ivf": Family("probes", [2, 3, 4, 5, 10, 20, 40, 60, 100, 150, 200], 60, "lists = the root of the rows", [
         Engine("insitu", "insitu", "USING ivf (emb vector_cosine_ops) WITH (lists = {lists})", "ivf.probes"),
         Engine("pgvector", "vector", "USING ivfflat (emb vector_cosine_ops) WITH (lists = {lists})", "ivfflat.probes"),
         Engine("vectorchord", "vchord", "USING vchordrq (emb vector_cosine_ops) WITH (options = $$\n"

@@ -23,10 +23,12 @@ use crate::am::progress::{
 use crate::errors::{raise, raise_with_hint, unwrap_index};
 use crate::storage::RelationPages;
 
-/// Rows of the sample for each list, as in pgvector.
-const SAMPLE_PER_LIST: usize = 50;
+/// Rows of the sample for each list.
+const SAMPLE_PER_LIST: usize = 200;
 /// And at least so many.
 const LEAST_SAMPLE: usize = 10_000;
+/// Rows of a page: the server stores values elsewhere until so many fit (heaptoast.h).
+const ROWS_OF_PAGE: usize = 4;
 
 /// An indexed bit string has at most so many bits, as in pgvector.
 const MOST_BITS: u32 = 64_000;
@@ -363,7 +365,7 @@ unsafe fn sampled(
         report(SUBPHASE, phase::SAMPLING);
         let lists_for = |rows: f64| plan.lists.unwrap_or_else(|| default_lists(rows));
         let capacity = sample_len(lists_for(expected_rows(heap))).min(most);
-        let mut pages = capacity;
+        let mut pages = capacity.div_ceil(ROWS_OF_PAGE);
         let (sample, rows) = loop {
             let (sample, share) = sample(heap, index, index_info, plan, (capacity, pages));
             // Of a partial index, or where many vectors are NULL, the index has fewer

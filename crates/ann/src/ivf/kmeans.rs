@@ -6,6 +6,13 @@
 //! assigning. A centroid that has lost all members begins anew as one of those
 //! that are farthest from theirs.
 //!
+//! Members are compared with all centroids once. Later they are compared with those
+//! that are near the centroid they have, because one of these is the nearest but for a
+//! few (Wang, Wang, Ke, Zeng and Li, "Fast Approximate k-Means via Cluster Closures",
+//! 2012). That leaves time for a larger sample: of 1,000,000 rows in 128 dimensions in
+//! 1,000 lists, the squared distances from centroids of 200,000 are 5 % below those from
+//! centroids of 50,000.
+//!
 //! Under cosine, only the direction of a centroid is to count (Dhillon and Modha,
 //! "Concept Decompositions for Large Sparse Text Data using Clustering", 2001). So
 //! all centroids have one length. That is the mean of the lengths of the means, which
@@ -21,11 +28,18 @@ use rand::seq::index::sample;
 use crate::team::Team;
 use crate::{Metric, metric};
 
-/// Vectors that are compared with all centroids at once.
+/// Vectors that are compared with centroids at once.
 const BLOCK: usize = 256;
+
+/// Centroids that a part of a team's work is about.
+const LISTS_AT_ONCE: usize = 16;
 
 /// The centroids of a sample move so often at most.
 pub const ROUNDS: usize = 24;
+
+/// Members are compared with so many centroids after the first round. Half as many give
+/// larger squared distances, by 0.7 % in the example above.
+const NEAR: usize = 64;
 
 /// When fewer than one member in so many changes its list, centroids stay.
 const SETTLED: usize = 200;
@@ -68,14 +82,44 @@ impl Centroids {
     /// The nearest centroid of each vector (at most a few hundred), and
     /// ½·‖c‖² − ⟨x, c⟩ of it.
     pub fn nearest(&self, vectors: &[f32], out: &mut [(u32, f32)]) {
+        out.fill((0, f32::INFINITY));
+        self.compare(vectors, out.len(), &mut |row, first, products| {
+            let out = &mut out[row];
+            let half_squares = &self.half_squares[first..];
+            for (i, (&product, &half_square)) in products.iter().zip(half_squares).enumerate() {
+                let key = half_square - product;
+                if key < out.1 {
+                    *out = ((first + i) as u32, key);
+                }
+            }
+        });
+    }
+
+    /// The [`NEAR`] centroids that are nearest to each vector (at most a few), in any
+    /// order; there are more.
+    fn near(&self, vectors: &[f32]) -> Vec<Vec<u32>> {
+        let mut keys = vec![Vec::with_capacity(self.len()); vectors.len() / self.dimension];
+        self.compare(vectors, keys.len(), &mut |row, first, products| {
+            let half_squares = &self.half_squares[first..];
+            let pairs = products.iter().zip(half_squares).enumerate();
+            keys[row].extend(pairs.map(|(i, (product, h))| (h - product, (first + i) as u32)));
+        });
+        for keys in &mut keys {
+            keys.select_nth_unstable_by(NEAR, |a, b| a.0.total_cmp(&b.0));
+            keys.truncate(NEAR);
+        }
+        let numbers = |keys: Vec<(f32, u32)>| keys.into_iter().map(|key| key.1).collect();
+        keys.into_iter().map(numbers).collect()
+    }
+
+    /// Shows the products of each vector with all centroids: the vector's number, that of
+    /// the first centroid, and the products with this and the ones that follow.
+    fn compare(&self, vectors: &[f32], rows: usize, each: &mut dyn FnMut(usize, usize, &[f32])) {
         /// Centroids at a time, whose products stay in the processor's cache.
         const AT_ONCE: usize = 512;
-        let rows = out.len();
-        out.fill((0, f32::INFINITY));
         let mut products = vec![0.0_f32; rows * AT_ONCE.min(self.len())];
         let parts = self.values.chunks(AT_ONCE * self.dimension);
         for (part, centroids) in parts.enumerate() {
-            let first = part * AT_ONCE;
             let columns = centroids.len() / self.dimension;
             let products = &mut products[..rows * columns];
             let view = |values, rows| ArrayView2::from_shape((rows, self.dimension), values);
@@ -85,26 +129,161 @@ impl Centroids {
                 unreachable!("the shapes follow from the lengths");
             };
             general_mat_mul(1.0, &x, &c.t(), 0.0, &mut y);
-            for (products, out) in products.chunks_exact(columns).zip(&mut *out) {
-                let half_squares = &self.half_squares[first..];
-                for (i, (&product, &half_square)) in products.iter().zip(half_squares).enumerate() {
-                    let key = half_square - product;
-                    if key < out.1 {
-                        *out = ((first + i) as u32, key);
-                    }
-                }
+            for (row, products) in products.chunks_exact(columns).enumerate() {
+                each(row, part * AT_ONCE, products);
             }
         }
     }
 }
 
-/// The nearest centroid of each vector, by a team.
-fn assign(team: &dyn Team, vectors: &[f32], centroids: &Centroids, out: &mut [(u32, f32)]) {
-    let vectors: Vec<&[f32]> = vectors.chunks(BLOCK * centroids.dimension).collect();
-    let out: Vec<Mutex<&mut [(u32, f32)]>> = out.chunks_mut(BLOCK).map(Mutex::new).collect();
-    team.run(out.len(), &|part| {
-        centroids.nearest(vectors[part], &mut out[part].lock());
-    });
+/// The vectors of a sample, each with the centroid that it has: its number, and
+/// ½·‖c‖² − ⟨x, c⟩.
+struct Members<'v> {
+    vectors: &'v [f32],
+    dimension: usize,
+    nearest: Vec<(u32, f32)>,
+    /// Their numbers, those of the first centroid first.
+    order: Vec<u32>,
+    /// Where those of each centroid begin, and end.
+    starts: Vec<usize>,
+}
+
+impl<'v> Members<'v> {
+    /// Compares all vectors with all centroids.
+    fn new(team: &dyn Team, vectors: &'v [f32], centroids: &Centroids) -> Self {
+        let dimension = centroids.dimension;
+        let mut nearest = vec![(0, 0.0); vectors.len() / dimension];
+        let parts: Vec<&[f32]> = vectors.chunks(BLOCK * dimension).collect();
+        let out: Vec<Mutex<&mut [(u32, f32)]>> =
+            nearest.chunks_mut(BLOCK).map(Mutex::new).collect();
+        team.run(out.len(), &|part| {
+            centroids.nearest(parts[part], &mut out[part].lock());
+        });
+        let mut members = Members {
+            vectors,
+            dimension,
+            nearest,
+            order: Vec::new(),
+            starts: Vec::new(),
+        };
+        members.sort(centroids.len());
+        members
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.nearest.len()
+    }
+
+    fn vector(&self, number: usize) -> &'v [f32] {
+        &self.vectors[number * self.dimension..][..self.dimension]
+    }
+
+    /// The numbers of those that a centroid has.
+    fn of(&self, centroid: usize) -> &[u32] {
+        &self.order[self.starts[centroid]..self.starts[centroid + 1]]
+    }
+
+    /// Sorts them by their centroids (of which there are `count`).
+    fn sort(&mut self, count: usize) {
+        let mut ends = vec![0; count + 1];
+        for nearest in &self.nearest {
+            ends[nearest.0 as usize + 1] += 1;
+        }
+        for i in 0..count {
+            ends[i + 1] += ends[i];
+        }
+        self.starts.clone_from(&ends);
+        self.order.resize(self.len(), 0);
+        for (i, nearest) in self.nearest.iter().enumerate() {
+            let end = &mut ends[nearest.0 as usize];
+            self.order[*end] = i as u32;
+            *end += 1;
+        }
+    }
+
+    /// Compares them with the centroids that are near the one they have, which have
+    /// moved. Gives how many have another one now.
+    fn update(&mut self, team: &dyn Team, centroids: &Centroids) -> usize {
+        if centroids.len() <= NEAR {
+            let now = Members::new(team, self.vectors, centroids);
+            let pairs = now.nearest.iter().zip(&self.nearest);
+            let changed = pairs.filter(|(now, before)| now.0 != before.0).count();
+            *self = now;
+            return changed;
+        }
+        let parts: Vec<&[f32]> = (centroids.values)
+            .chunks(LISTS_AT_ONCE * self.dimension)
+            .collect();
+        let found = parts.iter().map(|_| Mutex::new(Vec::new()));
+        let found: Vec<Mutex<Vec<(u32, f32)>>> = found.collect();
+        team.run(parts.len(), &|part| {
+            let mut found = found[part].lock();
+            for (i, near) in centroids.near(parts[part]).iter().enumerate() {
+                let members = self.of(part * LISTS_AT_ONCE + i);
+                let values = near.iter().map(|&near| centroids.get(near as usize));
+                let values: Vec<&[f32]> = values.collect();
+                let values = Centroids::new(values.concat(), self.dimension);
+                for members in members.chunks(BLOCK) {
+                    let vectors = members.iter().map(|&m| self.vector(m as usize));
+                    let vectors: Vec<&[f32]> = vectors.collect();
+                    let first = found.len();
+                    found.resize(first + members.len(), (0, 0.0));
+                    values.nearest(&vectors.concat(), &mut found[first..]);
+                    for nearest in &mut found[first..] {
+                        nearest.0 = near[nearest.0 as usize];
+                    }
+                }
+            }
+        });
+        let found = found.into_iter().flat_map(Mutex::into_inner);
+        let mut changed = 0;
+        for (&member, now) in self.order.iter().zip(found) {
+            let nearest = &mut self.nearest[member as usize];
+            changed += usize::from(nearest.0 != now.0);
+            *nearest = now;
+        }
+        self.sort(centroids.len());
+        changed
+    }
+
+    /// The means of those of each centroid.
+    fn means(&self, team: &dyn Team, rng: &mut SmallRng) -> Vec<f32> {
+        let (dimension, count) = (self.dimension, self.starts.len() - 1);
+        let mut values = vec![0.0_f32; count * dimension];
+        let out: Vec<Mutex<&mut [f32]>> = values
+            .chunks_mut(LISTS_AT_ONCE * dimension)
+            .map(Mutex::new)
+            .collect();
+        team.run(out.len(), &|part| {
+            let mut out = out[part].lock();
+            for (i, mean) in out.chunks_exact_mut(dimension).enumerate() {
+                let members = self.of(part * LISTS_AT_ONCE + i);
+                let share = 1.0 / members.len() as f32;
+                for &member in members {
+                    for (mean, &x) in mean.iter_mut().zip(self.vector(member as usize)) {
+                        *mean += share * x;
+                    }
+                }
+            }
+        });
+        drop(out);
+        let empty: Vec<usize> = (0..count).filter(|&i| self.of(i).is_empty()).collect();
+        if !empty.is_empty() {
+            // The distance but for ½·‖x‖²; any of the farthest will do.
+            let distance = |i: usize| {
+                let squares: f32 = self.vector(i).iter().map(|x| x * x).sum();
+                squares / 2.0 + self.nearest[i].1
+            };
+            let tries = (4 * empty.len()).min(self.len());
+            let mut far: Vec<usize> = sample(rng, self.len(), tries).into_vec();
+            far.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)));
+            for (&list, i) in empty.iter().zip(far) {
+                values[list * dimension..][..dimension].copy_from_slice(self.vector(i));
+            }
+        }
+        values
+    }
 }
 
 /// Finds at most `count` centroids of a sample, of which there is at least one; under
@@ -127,80 +306,22 @@ pub fn cluster(
     if count == rows {
         return centroids;
     }
-    let mut before = vec![u32::MAX; rows];
-    let mut nearest = vec![(0, 0.0); rows];
-    for round in 0..ROUNDS {
-        progress(round + 1);
-        assign(team, vectors, &centroids, &mut nearest);
-        let changed = nearest
-            .iter()
-            .zip(&before)
-            .filter(|(now, before)| now.0 != **before);
-        let changed = changed.count();
-        for (before, now) in before.iter_mut().zip(&nearest) {
-            *before = now.0;
-        }
-        let mut values = means(team, vectors, &centroids, &nearest, rng);
+    progress(1);
+    let mut members = Members::new(team, vectors, &centroids);
+    let mut changed = rows;
+    for round in 1..=ROUNDS {
+        let mut values = members.means(team, rng);
         if metric == Metric::Cosine {
             make_equally_long(&mut values, dimension);
         }
         centroids = Centroids::new(values, dimension);
-        if changed * SETTLED < rows {
+        if changed * SETTLED < rows || round == ROUNDS {
             break;
         }
+        progress(round + 1);
+        changed = members.update(team, &centroids);
     }
     centroids
-}
-
-/// The means of the members of each centroid.
-fn means(
-    team: &dyn Team,
-    vectors: &[f32],
-    centroids: &Centroids,
-    nearest: &[(u32, f32)],
-    rng: &mut SmallRng,
-) -> Vec<f32> {
-    let dimension = centroids.dimension;
-    let row = |i: usize| &vectors[i * dimension..][..dimension];
-    let mut members: Vec<Vec<u32>> = vec![Vec::new(); centroids.len()];
-    for (i, nearest) in nearest.iter().enumerate() {
-        members[nearest.0 as usize].push(i as u32);
-    }
-    let mut values = vec![0.0_f32; centroids.values.len()];
-    {
-        const AT_ONCE: usize = 16;
-        let out = values.chunks_mut(AT_ONCE * dimension).map(Mutex::new);
-        let out: Vec<_> = out.collect();
-        let members: Vec<&[Vec<u32>]> = members.chunks(AT_ONCE).collect();
-        team.run(out.len(), &|part| {
-            let mut out = out[part].lock();
-            for (mean, members) in out.chunks_exact_mut(dimension).zip(members[part]) {
-                let share = 1.0 / members.len() as f32;
-                for &member in members {
-                    for (mean, &x) in mean.iter_mut().zip(row(member as usize)) {
-                        *mean += share * x;
-                    }
-                }
-            }
-        });
-    }
-    let empty: Vec<usize> = (0..members.len())
-        .filter(|&i| members[i].is_empty())
-        .collect();
-    if !empty.is_empty() {
-        // The distance but for ½·‖x‖²; any of the farthest will do.
-        let distance = |i: usize| {
-            let squares: f32 = row(i).iter().map(|x| x * x).sum();
-            squares / 2.0 + nearest[i].1
-        };
-        let tries = (4 * empty.len()).min(nearest.len());
-        let mut far: Vec<usize> = sample(rng, nearest.len(), tries).into_vec();
-        far.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)));
-        for (&list, i) in empty.iter().zip(far) {
-            values[list * dimension..][..dimension].copy_from_slice(row(i));
-        }
-    }
-    values
 }
 
 /// Gives all vectors the mean of their lengths, but for those that have none.
@@ -296,8 +417,7 @@ mod tests {
         );
         assert_eq!(centroids.len(), 40);
         assert!(rounds > 0);
-        let mut nearest = vec![(0, 0.0); 3000];
-        assign(&Alone, &vectors, &centroids, &mut nearest);
+        let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
         for (vector, (number, key)) in vectors.chunks_exact(64).zip(nearest) {
             let exact =
                 |c: &[f32]| -> f32 { vector.iter().zip(c).map(|(x, c)| (x - c) * (x - c)).sum() };
@@ -312,17 +432,45 @@ mod tests {
     }
 
     #[test]
+    fn comparing_with_near_centroids_is_nearly_as_good_as_with_all() {
+        let mut rng = SmallRng::seed_from_u64(5);
+        let vectors = clusters(&mut rng, 600, 9000, 64);
+        let lists = 5 * NEAR;
+        let mut centroids = Centroids::new(vectors[..64 * lists].to_vec(), 64);
+        let mut members = Members::new(&Pair, &vectors, &centroids);
+        for _ in 0..5 {
+            centroids = Centroids::new(members.means(&Pair, &mut rng), 64);
+            let before = members.nearest.clone();
+            let changed = members.update(&Pair, &centroids);
+            let pairs = members.nearest.iter().zip(&before);
+            assert_eq!(changed, pairs.filter(|(now, old)| now.0 != old.0).count());
+            // Each is in its centroid's part of the order.
+            for list in 0..lists {
+                for &member in members.of(list) {
+                    assert_eq!(members.nearest[member as usize].0, list as u32);
+                }
+            }
+            let all = Members::new(&Pair, &vectors, &centroids);
+            let pairs = members.nearest.iter().zip(&all.nearest);
+            let missed = pairs.filter(|(near, all)| near.1 > all.1 + 1e-3).count();
+            assert!(missed * 50 < members.len(), "{missed}");
+        }
+    }
+
+    #[test]
     fn hostile_samples_have_centroids_too() {
         let mut rng = SmallRng::seed_from_u64(2);
         let metrics = [Metric::L2, Metric::Cosine];
         let values = [0.0, 1.0, 1e-40, 3e38];
-        for (metric, value) in metrics.into_iter().flat_map(|m| values.map(|v| (m, v))) {
-            let vectors = vec![value; 64 * 500];
-            let centroids = cluster(&Alone, &vectors, 64, 20, metric, &mut rng, &mut |_| {});
-            assert_eq!(centroids.len(), 20);
-            let mut nearest = vec![(7, 0.0); 500];
-            assign(&Alone, &vectors, &centroids, &mut nearest);
-            assert!(nearest.iter().all(|n| (n.0 as usize) < 20));
+        let all = metrics.into_iter().flat_map(|m| values.map(|v| (m, v)));
+        for (metric, value) in all {
+            for lists in [20, 2 * NEAR] {
+                let vectors = vec![value; 64 * 500];
+                let centroids = cluster(&Alone, &vectors, 64, lists, metric, &mut rng, &mut |_| {});
+                assert_eq!(centroids.len(), lists);
+                let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
+                assert!(nearest.iter().all(|n| (n.0 as usize) < lists));
+            }
         }
         let few = cluster(
             &Alone,
@@ -363,8 +511,7 @@ mod tests {
             assert_eq!(metric == Metric::Cosine, difference < 1e-5, "{lengths:?}");
             assert_eq!(metric == Metric::L2, difference > 0.1, "{lengths:?}");
             // Both find the two clusters.
-            let mut nearest = vec![(0, 0.0); 2000];
-            assign(&Alone, &vectors, &centroids, &mut nearest);
+            let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
             let of_first = |kind: usize| {
                 let of_kind = nearest.iter().skip(kind).step_by(2);
                 of_kind.filter(|nearest| nearest.0 == 0).count()
