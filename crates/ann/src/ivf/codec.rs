@@ -462,19 +462,34 @@ impl Codec {
         }
     }
 
-    /// A lower bound of the distance that the operator computes for a row, given
-    /// its key, and the bounds of error and norm that its entry has.
-    pub fn bound(&self, query: &Query, key: f32, error: f32, norm: f32) -> f64 {
+    /// Lower bounds of the distances that the operator computes for rows, given their
+    /// keys, and the bounds of error and norm that their entries have. At once because
+    /// no bound waits for another one.
+    pub fn bounds<const N: usize>(
+        &self,
+        query: &Query,
+        keys: &[f32; N],
+        errors: &[f32; N],
+        norms: &[f32; N],
+        out: &mut [f64; N],
+    ) {
         let dimension = self.options.dimension as usize;
+        let bound = |metric, at: usize| {
+            let (key, error, norm) = (keys[at], errors[at], norms[at]);
+            lower_bound(metric, query.bound_norm, key, error, norm, dimension)
+        };
+        let out = out.iter_mut().enumerate();
         match self.options.metric {
-            Metric::Hamming => f64::from(key),
+            Metric::Hamming => out.for_each(|(at, out)| *out = f64::from(keys[at])),
             Metric::Cosine => {
-                let bound = lower_bound(Metric::L2, query.bound_norm, key, error, norm, dimension);
                 // What the operator's own sums and quotient may round away.
                 let rounding = (dimension as f64 / 4.0 + 16.0) * f64::powi(2.0, -23);
-                (bound.max(0.0) * bound.max(0.0) / 2.0 - rounding).max(0.0)
+                for (at, out) in out {
+                    let bound = bound(Metric::L2, at).max(0.0);
+                    *out = (bound * bound / 2.0 - rounding).max(0.0);
+                }
             }
-            metric => lower_bound(metric, query.bound_norm, key, error, norm, dimension),
+            metric => out.for_each(|(at, out)| *out = bound(metric, at)),
         }
     }
 

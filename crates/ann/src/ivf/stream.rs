@@ -13,9 +13,9 @@
 //! estimates. When the stages have reached the limit of the round, another one looks for
 //! more members, beyond that limit.
 //!
-//! Where members are ordered by a guaranteed lower bound, that may be below the
-//! probable one by which the member waited until then. It stays behind the
-//! members that went before it all the same, because its distance does, probably.
+//! Where members are ordered by a guaranteed lower bound, that may be below what the
+//! stages before have found. The member stays behind those that went before it all the
+//! same, because its distance does, probably.
 
 use super::codec::{Base, Codec, Level, Query};
 use super::index::Index;
@@ -38,13 +38,16 @@ const DEVIATIONS_OF_CENTROIDS: f32 = 1.0;
 const FIRST_ROWS: usize = 12;
 
 /// Rows that the first round over the lists looks for.
-const WINDOW: usize = 64;
+const WINDOW: usize = 32;
 
 /// Entries are on their way into the processor's cache so many others ahead.
 const AHEAD: usize = 24;
 
 /// Each round looks for so many times as many members as the one before.
 const GROWTH: usize = 4;
+
+/// Room for so many candidates is made at once.
+const MOST_RESERVED: usize = 1024;
 
 /// What decides the order of members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,14 +118,15 @@ impl Candidate {
 }
 
 /// Candidates that follow each other, and share a code page.
-struct Group<'c> {
+struct Group {
     block: Block,
     /// The column that the code page begins with.
     first: u32,
-    candidates: &'c [Candidate],
+    /// How many there are.
+    len: usize,
 }
 
-impl Group<'_> {
+impl Group {
     fn slot(&self, candidate: &Candidate) -> usize {
         (candidate.column - self.first) as usize
     }
@@ -132,9 +136,7 @@ impl Group<'_> {
 struct Waiting {
     /// What decides when it is returned.
     rank: f64,
-    /// Its key, and the probable lower bound by which it was looked up.
     key: f32,
-    least: f32,
     /// Of its entry.
     error: RoundedUp,
     norm: RoundedUp,
@@ -155,8 +157,8 @@ pub struct Stream {
     returned_before: usize,
     /// What rounds have found is not above it: `None` before the first one.
     limit: Option<f32>,
-    /// What stages have found is not above it: `None` before the first one of a round.
-    sure: Option<f32>,
+    /// What stages have found is not above it.
+    sure: f32,
     /// The list pages that the last round has read, and the code pages of each.
     pages: Vec<ListPage>,
     directory: Vec<Block>,
@@ -168,8 +170,9 @@ pub struct Stream {
     /// the first of them last.
     waiting: Vec<Waiting>,
     unsure: usize,
-    /// Room for the candidates of a stage, and for numbers.
+    /// Room for the candidates of a stage, for their groups, and for numbers.
     chosen: Vec<Candidate>,
+    groups: Vec<Group>,
     numbers: Vec<i32>,
     counters: Counters,
 }
@@ -207,7 +210,7 @@ impl Stream {
             returned: 0,
             returned_before: 0,
             limit: None,
-            sure: None,
+            sure: f32::NEG_INFINITY,
             pages: Vec::new(),
             directory: Vec::new(),
             candidates: Vec::new(),
@@ -215,6 +218,7 @@ impl Stream {
             waiting: Vec::new(),
             unsure: 0,
             chosen: Vec::new(),
+            groups: Vec::new(),
             numbers: Vec::new(),
             counters: Counters::default(),
         }
@@ -234,7 +238,7 @@ impl Stream {
         self.target = FIRST_ROWS;
         self.returned = 0;
         self.limit = None;
-        self.sure = None;
+        self.sure = f32::NEG_INFINITY;
         self.window = WINDOW;
     }
 
@@ -261,9 +265,7 @@ impl Stream {
                 return Ok(self.waiting.pop().map(|next| next.hit));
             }
             match self.limit {
-                Some(limit) if self.sure.is_none_or(|sure| sure < limit) => {
-                    self.stage(index, query, limit)?;
-                }
+                Some(limit) if self.sure < limit => self.stage(index, query, limit)?,
                 // Everything was found, and is gone.
                 Some(f32::INFINITY) => return Ok(None),
                 _ => self.round(index, query)?,
@@ -279,8 +281,8 @@ impl Stream {
         limit: f32,
     ) -> Result<(), Error> {
         let sure = self.reach().min(limit);
-        self.sure = Some(sure);
         self.look_up(index, query, sure)?;
+        self.sure = sure;
         let most = rank_of(self.order, &index.codec, sure);
         self.unsure = 0;
         for at in 0..self.waiting.len() {
@@ -306,16 +308,16 @@ impl Stream {
         let wanted = self.target - self.returned;
         if self.waiting.len() >= wanted {
             self.numbers.clear();
-            let keys = self.waiting.iter().map(|w| w.key.max(w.least));
-            self.numbers.extend(keys.map(ordered));
+            let keys = self.waiting.iter().map(|waiting| ordered(waiting.key));
+            self.numbers.extend(keys);
             return smallest(&mut self.numbers, wanted);
         }
         // As many keys are often not above the last one of a third more estimates.
         let in_round = self.target - self.returned_before;
         let estimate = smallest(&mut self.smallest, in_round.saturating_add(in_round / 3));
-        match self.sure {
-            Some(sure) if estimate <= sure => f32::INFINITY,
-            _ => estimate,
+        match estimate > self.sure {
+            true => estimate,
+            false => f32::INFINITY,
         }
     }
 
@@ -328,74 +330,80 @@ impl Stream {
     ) -> Result<(), Error> {
         let codec = &*index.codec;
         let layout = codec.layout(self.level);
-        let mut chosen = std::mem::take(&mut self.chosen);
-        chosen.clone_from(&self.candidates);
-        keep_only(&mut chosen, |candidate| !candidate.is_above(limit));
-        keep_only(&mut self.candidates, |candidate| candidate.is_above(limit));
+        self.choose(limit);
+        self.group_chosen(layout);
+        let (chosen, groups) = (&self.chosen[..], &self.groups[..]);
         self.counters.refined += chosen.len() as u64;
         let known = self.waiting.len();
-        let (mut ahead, mut next) = (0, 0);
-        while next < chosen.len() {
-            while ahead < chosen.len().min(next + AHEAD) {
-                let group = self.group(layout, &chosen[ahead..]);
-                let slots = group.candidates.iter().map(|c| group.slot(c));
-                let starts = slots.map(|slot| layout.entry_at(slot));
+        self.waiting.reserve(chosen.len());
+        let (mut ahead, mut next) = (chosen, chosen);
+        let mut groups_ahead = groups.iter();
+        for group in groups {
+            while next.len() - ahead.len() < AHEAD {
+                let Some(group) = groups_ahead.next() else {
+                    break;
+                };
+                let candidates = ahead.split_off(..group.len).unwrap_or_default();
+                let starts = candidates.iter().map(|c| layout.entry_at(group.slot(c)));
                 (index.store).prefetch(group.block, layout.entry_len, starts);
-                ahead += group.candidates.len();
             }
-            let group = self.group(layout, &chosen[next..]);
-            next += group.candidates.len();
-            let of = &self.pages[chosen[next - 1].page as usize];
+            let candidates = next.split_off(..group.len).unwrap_or_default();
+            let of = &self.pages[candidates[0].page as usize];
             let Open { list, base, .. } = self.open[of.open as usize];
-            let first_member = of.first_member;
             let Some(page) = index.code_page(self.level, list, group.block)? else {
                 continue;
             };
-            for candidate in group.candidates {
+            for candidate in candidates {
                 let place = Place {
                     block: group.block,
                     slot: group.slot(candidate) as u16,
                 };
-                let member = first_member + candidate.column;
+                let member = of.first_member + candidate.column;
                 if let Some(entry) = page.entry(place.slot) {
-                    let what = (candidate.least, member, place);
-                    let waiting = self.judge(codec, query, base, entry, what);
+                    let waiting = self.judge(codec, query, base, entry, (member, place));
                     self.waiting.push(waiting);
                 }
             }
         }
-        self.chosen = chosen;
         if self.order == Order::Bound {
-            // A loop of its own is faster: no bound waits for another one.
-            for waiting in &mut self.waiting[known..] {
-                let Waiting {
-                    key, error, norm, ..
-                } = *waiting;
-                let bound = codec.bound(query, key, error.get(), norm.get());
-                waiting.hit.value = bound;
-                // Not above what its key stands for, so that a stage that looks as far as
-                // that key has it.
-                let rank = bound.min(rank_of(self.order, codec, key));
-                waiting.rank = rank.max(rank_of(self.order, codec, waiting.least));
-            }
+            let after = rank_of(self.order, codec, self.sure);
+            bound(codec, query, after, &mut self.waiting[known..]);
         }
         Ok(())
     }
 
-    /// The first candidates that share a code page.
-    fn group<'c>(&self, layout: &Layout, candidates: &'c [Candidate]) -> Group<'c> {
-        let Candidate { page, column, .. } = candidates[0];
-        let directory = &self.directory[page as usize * layout.code_pages..];
-        let directory = &directory[..layout.code_pages];
-        let Place { block, slot } = layout.place(directory, column as usize);
-        let first = column - u32::from(slot);
-        let end = first + layout.per_page as u32;
-        let is_other = |c: &Candidate| c.page != page || c.column >= end;
-        let len = candidates.iter().position(is_other);
-        Group {
-            block,
-            first,
-            candidates: &candidates[..len.unwrap_or(candidates.len())],
+    /// Takes the candidates that are not above a limit, and drops those that are above
+    /// that of the round.
+    fn choose(&mut self, limit: f32) {
+        let of_round = self.limit.unwrap_or(f32::INFINITY);
+        let (mut chosen, mut kept) = (0, 0);
+        self.chosen.clone_from(&self.candidates);
+        for at in 0..self.candidates.len() {
+            let candidate = self.candidates[at];
+            self.chosen[chosen] = candidate;
+            self.candidates[kept] = candidate;
+            chosen += usize::from(!candidate.is_above(limit));
+            kept += usize::from(candidate.is_above(limit) & !candidate.is_above(of_round));
+        }
+        self.chosen.truncate(chosen);
+        self.candidates.truncate(kept);
+    }
+
+    /// Finds out which of the candidates that were taken share code pages.
+    fn group_chosen(&mut self, layout: &Layout) {
+        self.groups.clear();
+        self.groups.reserve(self.chosen.len());
+        let mut rest = &self.chosen[..];
+        while let [Candidate { page, column, .. }, ..] = *rest {
+            let directory = &self.directory[page as usize * layout.code_pages..];
+            let directory = &directory[..layout.code_pages];
+            let Place { block, slot } = layout.place(directory, column as usize);
+            let first = column - u32::from(slot);
+            let end = first + layout.per_page as u32;
+            let is_other = |c: &Candidate| c.page != page || c.column >= end;
+            let len = rest.iter().position(is_other).unwrap_or(rest.len());
+            self.groups.push(Group { block, first, len });
+            rest = &rest[len..];
         }
     }
 
@@ -407,7 +415,7 @@ impl Stream {
         query: &Query,
         base: Base,
         entry: Entry<'_>,
-        (least, member, place): (f32, u32, Place),
+        (member, place): (u32, Place),
     ) -> Waiting {
         let key = codec.key(self.level, query, base, entry);
         let base = match self.level {
@@ -424,7 +432,6 @@ impl Stream {
         Waiting {
             rank: value,
             key,
-            least,
             error: entry.head.error,
             norm: entry.head.norm,
             hit: Hit {
@@ -452,15 +459,18 @@ impl Stream {
         self.pages.clear();
         self.directory.clear();
         self.smallest.clear();
+        // Not more at once than most rounds need.
+        self.candidates
+            .reserve(keep.prune_at.min(MOST_RESERVED) + BLOCK);
+        self.smallest
+            .reserve(self.window.min(MOST_RESERVED) * 2 + BLOCK);
         for number in 0..self.open.len() {
             self.scan(index, query, &mut keep, number as u32)?;
         }
         self.lower(&mut keep);
-        self.prune(&mut keep);
         // A damaged page may say that bounds are above estimates.
         let after = self.limit.unwrap_or(f32::NEG_INFINITY);
         self.limit = Some(keep.limit.max(after));
-        self.sure = None;
         self.returned_before = self.returned;
         self.window = self.window.saturating_mul(GROWTH);
         Ok(())
@@ -550,6 +560,27 @@ impl Stream {
         let limit = keep.limit;
         keep_only(&mut self.candidates, |candidate| !candidate.is_above(limit));
         keep.prune_at = keep.prune_at.max(2 * self.candidates.len());
+    }
+}
+
+/// Fills in the bounds of members, whose ranks are not below another.
+fn bound(codec: &Codec, query: &Query, after: f64, members: &mut [Waiting]) {
+    let [mut keys, mut errors, mut norms] = [[0.0; BLOCK]; 3];
+    let mut bounds = [0.0; BLOCK];
+    for members in members.chunks_mut(BLOCK) {
+        for (i, member) in members.iter().enumerate() {
+            keys[i] = member.key;
+            errors[i] = member.error.get();
+            norms[i] = member.norm.get();
+        }
+        codec.bounds(query, &keys, &errors, &norms, &mut bounds);
+        for (member, bound) in members.iter_mut().zip(bounds) {
+            member.hit.value = bound;
+            // Not above what its key stands for, so that a stage that looks as far as
+            // that key has it.
+            let rank = bound.min(rank_of(Order::Bound, codec, member.key));
+            member.rank = rank.max(after);
+        }
     }
 }
 
