@@ -158,19 +158,33 @@ def in_turns(rounds, contestants, measure):
 
 
 def curves(bench, contestants, clients=CLIENTS, until=None):
-    """{name: points}. For each value of the knob, each contestant's recall, then their queries/s in turns.
+    """{name: points}. For each value of the knob, each contestant's recall; then their queries/s.
+
+    A round measures all contestants in turns at each value. So a minute in which the machine is slow
+    is in one round of some points, and the median leaves it out.
 
     until: a recall that ends a contestant's curve once it is reached.
     """
     results = {contestant.name: [] for contestant in contestants}
     width = max(map(len, results))
+    at = []
+    going = list(contestants)
     for value in bench.family.values:
-        recalls = {contestant.name: contestant.recall(value) for contestant in contestants}
-        rates = in_turns(bench.rounds, contestants, lambda c: c.rate(value, bench.seconds, clients))
-        for name, recall in recalls.items():
-            rate = statistics.median(rates[name])
-            results[name].append({bench.family.knob: value, "recall": recall, "queries_per_second": rate,
-                                  "rounds": rates[name]})
-            bench.say(f"  {bench.family.knob} {value:3}  {name:<{width}}  recall {recall:.4f}  {rate:8,.0f} queries/s")
-        contestants = [c for c in contestants if until is None or recalls[c.name] < until]
+        at.append((value, going))
+        for contestant in going:
+            recall = contestant.recall(value)
+            results[contestant.name].append({bench.family.knob: value, "recall": recall, "rounds": []})
+            bench.say(f"  {bench.family.knob} {value:3}  {contestant.name:<{width}}  recall {recall:.4f}")
+        going = [c for c in going if until is None or results[c.name][-1]["recall"] < until]
+    for round in range(bench.rounds):
+        bench.say(f"  queries/s, round {round + 1} of {bench.rounds}")
+        for place, (value, going) in enumerate(at):
+            for contestant in going:
+                rate = contestant.rate(value, bench.seconds, clients)
+                results[contestant.name][place]["rounds"].append(rate)
+    for name, points in results.items():
+        for point in points:
+            point["queries_per_second"] = statistics.median(point["rounds"])
+            bench.say(f"  {bench.family.knob} {point[bench.family.knob]:3}  {name:<{width}}  "
+                      f"{point['queries_per_second']:8,.0f} queries/s")
     return results
