@@ -16,7 +16,22 @@ THREADS = os.cpu_count()
 # Texts per call, calls in a round.
 SHAPES = [(32, 30), (1, 300)]
 # Calls before those that count.
-WARM = 5
+WARM = 6
+# Embeds texts, and returns how many milliseconds that took in the server. One text is not an array, as in a query.
+TIMED = """
+CREATE OR REPLACE FUNCTION pg_temp.embedding_time(model text, texts text[]) RETURNS float8 LANGUAGE plpgsql AS $$
+DECLARE
+    started timestamptz := clock_timestamp();
+BEGIN
+    IF cardinality(texts) = 1 THEN
+        PERFORM vector_dims(insitu.embed(model, texts[1]));
+    ELSE
+        PERFORM count(v) FROM unnest(insitu.embed(model, texts)) v;
+    END IF;
+    RETURN 1000 * extract(epoch FROM clock_timestamp() - started);
+END
+$$
+"""
 # Works for so many milliseconds, and returns how many it were.
 BUSY = """
 CREATE OR REPLACE FUNCTION pg_temp.busy(milliseconds float8) RETURNS float8 LANGUAGE plpgsql AS $$
@@ -32,14 +47,17 @@ $$
 
 
 def measure(connection, texts, rounds, say, model="minilm", precision="fp32", shapes=SHAPES):
-    """Rows of {texts_per_call, direct_ms, sql_ms, round_trip_ms, direct_tokens_per_second, sql_tokens_per_second}.
+    """Rows of {texts_per_call, direct_ms, server_ms, sql_ms, round_trip_ms, direct_tokens_per_second,
+    sql_tokens_per_second}.
 
     Medians of calls. The same texts are embedded directly and in SQL, in turns, and then a statement keeps the server
     busy for as long without a model: so all three meet the machine in the same state, and each process has waited for
-    the other. No call repeats a text of an earlier one, so that no cache can answer.
+    the other. Every second call in SQL is timed by the server, the others by the client. No call repeats a text of an
+    earlier one, so that no cache can answer.
     """
     fresh = iter(dict.fromkeys(" ".join(text.split()) for text in texts))
     connection.execute(f"SET insitu.threads = {THREADS}")
+    connection.execute(TIMED)
     connection.execute(BUSY)
     results = []
     with _bare_session(precision) as embed:
@@ -51,18 +69,23 @@ def measure(connection, texts, rounds, say, model="minilm", precision="fp32", sh
                 continue
             if len(batches) < WARM + rounds * calls:
                 say(f"  the texts are used up after {len(batches) - WARM} calls of {per_call}")
-            measured = []
-            for batch in batches:
-                direct = embed(batch)
-                in_sql = _in_sql(connection, model, batch)
-                round_trip = _round_trip(connection, direct["milliseconds"])
-                measured.append((direct["milliseconds"], in_sql, round_trip, direct["tokens"]))
-            direct_ms, sql_ms, round_trip_ms, _ = (statistics.median(values) for values in zip(*measured[WARM:]))
-            tokens = statistics.mean(tokens for *_, tokens in measured[WARM:])
+            direct, in_server, in_sql, round_trips = [], [], [], []
+            for number, batch in enumerate(batches):
+                direct.append(embed(batch))
+                if number % 2:
+                    in_server.append(_in_server(connection, model, batch))
+                else:
+                    in_sql.append(_in_sql(connection, model, batch))
+                round_trips.append(_round_trip(connection, direct[-1]["milliseconds"]))
+            direct_ms = statistics.median(call["milliseconds"] for call in direct[WARM:])
+            server_ms, sql_ms = (statistics.median(times[WARM // 2:]) for times in (in_server, in_sql))
+            tokens = statistics.mean(call["tokens"] for call in direct[WARM:])
             results.append({
-                "texts_per_call": per_call, "direct_ms": direct_ms, "sql_ms": sql_ms, "round_trip_ms": round_trip_ms,
+                "texts_per_call": per_call, "direct_ms": direct_ms, "server_ms": server_ms, "sql_ms": sql_ms,
+                "round_trip_ms": statistics.median(round_trips[WARM:]),
                 "direct_tokens_per_second": 1000 * tokens / direct_ms, "sql_tokens_per_second": 1000 * tokens / sql_ms})
-            say(f"  {per_call:2} texts a call: {direct_ms:.2f} ms directly, {sql_ms:.2f} ms in SQL")
+            say(f"  {per_call:2} texts a call: {direct_ms:.2f} ms directly, {server_ms:.2f} ms in the server, "
+                f"{sql_ms:.2f} ms in SQL")
     return results
 
 
@@ -94,6 +117,11 @@ def _in_sql(connection, model, texts):
     started = time.perf_counter()
     connection.execute(query, [model, argument], prepare=True).fetchone()
     return 1000 * (time.perf_counter() - started)
+
+
+def _in_server(connection, model, texts):
+    """Milliseconds of a call, by the server's clock."""
+    return connection.execute("SELECT pg_temp.embedding_time(%s, %s)", [model, texts], prepare=True).fetchone()[0]
 
 
 def _round_trip(connection, milliseconds):

@@ -55,6 +55,18 @@ pub struct RelationPages<'r> {
     _relation: PhantomData<&'r ()>,
 }
 
+/// Functions of PostgreSQL's bufmgr.c that every visit of a page calls, without what
+/// pgrx does to catch an ERROR: of a buffer that is pinned or locked as they ask, they
+/// raise none.
+mod unguarded {
+    use pgrx::pg_sys::Buffer;
+
+    unsafe extern "C-unwind" {
+        pub fn LockBuffer(buffer: Buffer, mode: core::ffi::c_int);
+        pub fn UnlockReleaseBuffer(buffer: Buffer);
+    }
+}
+
 /// A pinned and locked buffer, released when dropped.
 ///
 /// When an ERROR unwinds, the server releases locks and pins itself, and must
@@ -102,7 +114,7 @@ impl Drop for Buffer<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: the buffer is pinned and locked, see `new`.
-            unsafe { pg_sys::UnlockReleaseBuffer(self.buffer) }
+            unsafe { unguarded::UnlockReleaseBuffer(self.buffer) }
         }
     }
 }
@@ -285,7 +297,7 @@ impl<'r> RelationPages<'r> {
         // is read. A page of zeros was added to the file but not yet written,
         // or not before a crash.
         let (guard, known) = unsafe {
-            pg_sys::LockBuffer(buffer, lock as i32);
+            unguarded::LockBuffer(buffer, lock as i32);
             let mut guard = Buffer::new(buffer, false);
             let header = &*guard.page.cast::<pg_sys::PageHeaderData>();
             guard.is_new = header.pd_upper == 0;
