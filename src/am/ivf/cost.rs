@@ -11,7 +11,6 @@ use super::index as open_index;
 use super::scan::settings;
 use crate::am::cost::{Estimate, Search, estimate};
 use crate::am::open;
-use crate::errors::unwrap_index;
 use crate::storage::RelationPages;
 
 /// Rows whose short codes are compared at the cost of one operator.
@@ -54,10 +53,10 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             |relation, rows, index_pages| {
                 let pages = RelationPages::new(relation);
                 let name = open::name(relation);
-                let meta = unwrap_index(open_index(&pages, &name).meta(), &name);
+                let count = open_index(&pages, &name).meta().lists;
                 let settings = settings(relation);
-                let lists = f64::from(meta.lists);
-                let probes = settings.probes(meta.lists);
+                let lists = f64::from(count);
+                let probes = settings.probes(count);
                 let most = f64::from(settings.most_probes(probes)).min(lists);
                 let part = f64::from(probes).min(lists) / lists;
                 let looked_up = LOOKED_UP.min(part * rows);

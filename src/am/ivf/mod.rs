@@ -89,7 +89,7 @@ pub fn index<'s, 'r>(pages: &'s RelationPages<'r>, name: &str) -> RelationIndex<
         CODECS.with_borrow_mut(|codecs| codecs.put(options, codec.clone()));
         codec
     });
-    Index::open(pages, codec, &meta)
+    Index::open(pages, codec, meta)
 }
 
 /// The reader of an open index.

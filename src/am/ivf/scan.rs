@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use ann::ivf::codec::Prepared;
+use ann::ivf::layout::Meta;
 use ann::ivf::{Codec, Index, Scan};
-use ann::page::Block;
 use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
@@ -29,7 +29,7 @@ struct Search {
     /// The next rows, on their way into memory.
     ahead: RowsAhead,
     codec: Arc<Codec>,
-    apex: Block,
+    meta: Meta,
     /// Rows are returned in the order of a lower bound of their distance, and
     /// the executor puts them into the exact order.
     by_bound: bool,
@@ -103,7 +103,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
             Some(search) => search,
             None => state.search.insert(begin(scan, &pages)),
         };
-        let index = Index::reopen(&pages, search.codec.clone(), search.apex);
+        let index = Index::open(&pages, search.codec.clone(), search.meta);
         loop {
             if let Some(row) = unwrap_index(search.scan.next_row(&index), &name) {
                 common::return_row(scan, row.tid, row.distance, search.by_bound);
@@ -141,14 +141,13 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
             vector: vec![0.0; codec.padded()],
             is_exact: true,
         });
-        let meta = unwrap_index(index.meta(), &name);
         let settings = settings(relation);
-        let probes = settings.probes(meta.lists);
+        let probes = settings.probes(index.meta().lists);
         Search {
             scan: Scan::new(codec.query(prepared), by_bound),
             ahead: RowsAhead::default(),
             codec: index.shared_codec().clone(),
-            apex: index.apex(),
+            meta: *index.meta(),
             by_bound,
             probes,
             most_probes: settings.most_probes(probes),
@@ -172,7 +171,7 @@ pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters))
         let search = begin(scan, &pages);
         let search = common::state::<State>(scan).search.insert(search);
         look(search.counters());
-        let index = Index::reopen(&pages, search.codec.clone(), search.apex);
+        let index = Index::open(&pages, search.codec.clone(), search.meta);
         let taken = search.scan.take_lists(&index, search.probes as usize);
         unwrap_index(taken, &name);
         look(search.counters());

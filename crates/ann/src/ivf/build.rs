@@ -188,7 +188,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         self.encode();
         self.write()?;
         let store = self.index.store;
-        let mut meta = self.index.meta()?;
+        let mut meta = *self.index.meta();
         meta.built_rows = self.rows;
         meta.built_spread = self.spread;
         let mut page = store.lock(METAPAGE)?;

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashSet;
 
 use super::codec::{Centre, Codec, Level};
-use super::index::{Index, List, METAPAGE, aligned};
+use super::index::{Index, List, METAPAGE, aligned, read_meta};
 use super::layout::{APEX, Columns, DEAD, Header, Link, Member, NO_BLOCK, ROOT};
 use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::{self, BLOCK};
@@ -52,8 +52,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             seen: FxHashSet::default(),
             tids: FxHashSet::default(),
         };
-        check.seen.extend([METAPAGE, self.apex()]);
-        check.seen.extend(self.meta()?.mean_blocks());
+        check.seen.extend([METAPAGE, self.meta().apex]);
+        check.seen.extend(self.meta().mean_blocks());
         let root = self.root();
         let link = self.link(root)?;
         check.list(root, link.head, &mut |_, _, _| {})?;
@@ -67,7 +67,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
 
     /// How rows are spread over lists.
     pub fn statistics(&self) -> Result<Statistics, Error> {
-        let meta = self.meta()?;
+        let meta = read_meta(self.store)?;
         let mut statistics = Statistics {
             built_rows: meta.built_rows,
             built_spread: meta.built_spread / meta.built_rows.max(1) as f64,

@@ -20,8 +20,7 @@ pub const METAPAGE: Block = 0;
 pub struct Index<'s, S, C> {
     pub(super) store: &'s S,
     pub(super) codec: C,
-    /// The code page of the apex, which never changes.
-    apex: Block,
+    meta: Meta,
 }
 
 /// A list: its number, and where its own entry is.
@@ -147,7 +146,7 @@ pub fn create<S: PageStore>(
             body.0[HEADER..HEADER + bytes.len()].copy_from_slice(bytes);
         })?;
     }
-    let index = Index::open(store, codec, &meta);
+    let index = Index::open(store, codec, meta);
     let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
     index.append(index.root(), &members)
 }
@@ -159,22 +158,8 @@ pub(super) fn aligned(len: usize) -> Vec<u64> {
 
 impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// Opens the index with a metapage, whose codec is given.
-    pub fn open(store: &'s S, codec: C, meta: &Meta) -> Self {
-        Index {
-            store,
-            codec,
-            apex: meta.apex,
-        }
-    }
-
-    /// The same index on the same pages, of which another handle is given.
-    pub fn reopen(store: &'s S, codec: C, apex: Block) -> Self {
-        Index { store, codec, apex }
-    }
-
-    /// What [`Index::reopen`] takes.
-    pub fn apex(&self) -> Block {
-        self.apex
+    pub fn open(store: &'s S, codec: C, meta: Meta) -> Self {
+        Index { store, codec, meta }
     }
 
     /// The index's codec.
@@ -187,9 +172,10 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         &self.codec
     }
 
-    /// The metapage as it is now.
-    pub fn meta(&self) -> Result<Meta, Error> {
-        read_meta(self.store)
+    /// The metapage as it was when the index was opened. Only the end of a build changes
+    /// it.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// The list of lists.
@@ -198,7 +184,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             parent: APEX,
             number: ROOT,
             place: Place {
-                block: self.apex,
+                block: self.meta.apex,
                 slot: 0,
             },
         }
@@ -299,12 +285,11 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         &self,
         each: &mut dyn FnMut(List, Link) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let meta = self.meta()?;
         let root = self.root();
         let layout = self.codec.layout(Level::Centroids);
         let mut number = 0;
         let mut at = self.link(root)?.head;
-        while at != NO_BLOCK && number < meta.lists {
+        while at != NO_BLOCK && number < self.meta.lists {
             let (count, next, directory) = {
                 let page = self.list_page(at, ROOT)?;
                 let header = Header::of(&page);
@@ -323,8 +308,8 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             }
             at = next;
         }
-        if number != meta.lists {
-            let reason = format!("{number} lists are there, not {}", meta.lists);
+        if number != self.meta.lists {
+            let reason = format!("{number} lists are there, not {}", self.meta.lists);
             return Err(Error::corrupted(METAPAGE, reason));
         }
         Ok(())

@@ -39,7 +39,7 @@ fn exercise(store: &MemPages) {
         return;
     };
     let codec = codec.with_mean(mean);
-    let index: Index<'_, MemPages, Arc<Codec>> = Index::open(store, Arc::new(codec), &meta);
+    let index: Index<'_, MemPages, Arc<Codec>> = Index::open(store, Arc::new(codec), meta);
     let _ = index.check(&mut |_, _, _| ());
     let _ = index.statistics();
     let vector = [0.5_f32; 6];

@@ -72,7 +72,7 @@ pub fn built<'s>(
         &mut |_| {},
     );
     create(store, options, &codec, &centroids.values).unwrap();
-    let index = Index::open(store, codec, &read_meta(store).unwrap());
+    let index = Index::open(store, codec, read_meta(store).unwrap());
     let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();
     for (i, row) in rows.iter().enumerate() {
         assert!(
@@ -108,7 +108,7 @@ pub fn open(store: &MemPages) -> MemIndex<'_> {
     let meta = read_meta(store).unwrap();
     let codec = Codec::new(&meta.options().unwrap()).unwrap();
     let codec = codec.with_mean(read_mean(store, &meta).unwrap());
-    Index::open(store, Arc::new(codec), &meta)
+    Index::open(store, Arc::new(codec), meta)
 }
 
 /// Adds rows, numbered from `first` on.

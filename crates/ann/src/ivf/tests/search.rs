@@ -187,7 +187,7 @@ fn bits_are_found_in_their_exact_order() {
             &mut |_| {},
         );
         create(&store, &options, &codec, &centroids.values).unwrap();
-        let index = Index::open(&store, codec, &read_meta(&store).unwrap());
+        let index = Index::open(&store, codec, read_meta(&store).unwrap());
         for (tid, row) in (1..).zip(&rows) {
             index.insert(AnyVector::Bits(row), HeapTid(tid)).unwrap();
         }
@@ -225,7 +225,7 @@ fn what_stands_behind_the_last_entry_is_nobodys() {
     let zeros = [0_u8; 375];
     let centroid = codec.prepare(AnyVector::Bits(&zeros)).unwrap().vector;
     create(&store, &options, &codec, &centroid).unwrap();
-    let index = Index::open(&store, codec, &read_meta(&store).unwrap());
+    let index = Index::open(&store, codec, read_meta(&store).unwrap());
     for tid in 1..=32 {
         index.insert(AnyVector::Bits(&zeros), HeapTid(tid)).unwrap();
     }
