@@ -103,7 +103,8 @@ ALWAYS_TOLD = [zero_page, zero_first_page, zero_contents, random_page, random_co
                swap_pages, duplicate_page, stale_first_page, cut_last_page, cut_half, cut_all]
 MOSTLY_TOLD = [flip_bit, flip_metapage_byte, flip_any_bytes, grow_page_pointers]
 # Each damage comes to each kind of index.
-METHODS = ["hnsw", "ivf"]
+METHODS = {"plain": "hnsw (emb vector_l2_ops) WITH (storage = plain)",
+           "fused": "hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf": "ivf (emb vector_l2_ops)"}
 DAMAGES = [(damage, method) for method in METHODS
            for damage in [*(damage for damage in ALWAYS_TOLD for _ in range(2)), *(damage for damage in MOSTLY_TOLD for _ in range(8))]]
 NAMES = [f"{damage.__name__}_{method}_{n}" for n, (damage, method) in enumerate(DAMAGES)]
@@ -117,11 +118,11 @@ def wreck(settings):
         with database.connect() as conn:
             create_items(conn, DATA[:ROWS], "whole")
             paths = {}
-            for name, (_, method) in zip(["whole", *NAMES], [(None, "hnsw"), *DAMAGES], strict=True):
+            for name, (_, method) in zip(["whole", *NAMES], [(None, "fused"), *DAMAGES], strict=True):
                 if name != "whole":
                     conn.execute(f"CREATE TABLE {name} AS TABLE whole")
                     conn.execute(f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
-                conn.execute(f"CREATE INDEX {name}_emb ON {name} USING {method} (emb vector_l2_ops)")
+                conn.execute(f"CREATE INDEX {name}_emb ON {name} USING {METHODS[method]}")
                 # Some vertices have been vacuumed and some inserted, as in an index that has lived.
                 conn.execute(f"DELETE FROM {name} WHERE id % 10 = 3")
             conn.execute("VACUUM")

@@ -5,7 +5,7 @@ import re
 import psycopg
 import pytest
 
-from checks import (assert_index_scan, background, clustered, copy_rows, create_items, execute, install, nearest_sql,
+from checks import (WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute, install, nearest_sql,
                     plan_nodes, recall, vacuum_fully, verify, wait_for)
 
 DIMS = 32
@@ -22,8 +22,15 @@ def items(conn):
     return conn
 
 
+@pytest.fixture(params=["hnsw (emb vector_l2_ops) WITH (storage = plain)", "hnsw (emb vector_l2_ops) WITH (storage = fused)",
+                        "ivf (emb vector_l2_ops)"], ids=["plain", "fused", "ivf"])
+def build(request):
+    """What builds an index of each kind on items."""
+    return f"CREATE INDEX items_emb ON items USING {request.param}"
+
+
 def assert_good(conn, rows=len(ROWS), index="items_emb", table="items"):
-    conn.execute("SET hnsw.ef_search = 100")
+    conn.execute(WIDE)
     assert verify(conn, index).heap_tids == rows
     assert recall(conn, table, "l2", QUERIES, index=index) >= 0.95
 
@@ -133,10 +140,11 @@ def test_pages_that_are_searched_count_as_used(new_cluster):
     assert used == 5
 
 
-def test_tablespace(items):
+def test_tablespace(items, build):
     items.execute("SET allow_in_place_tablespaces = on")
     items.execute("CREATE TABLESPACE aside LOCATION ''")
-    items.execute(f"{BUILD} TABLESPACE aside")
+    # Behind the storage parameters comes the tablespace.
+    items.execute(f"{build} TABLESPACE aside")
     assert_good(items)
     items.execute("ALTER INDEX items_emb SET TABLESPACE pg_default")
     assert_good(items)
@@ -146,13 +154,13 @@ def test_tablespace(items):
     items.execute("DROP TABLESPACE aside")
 
 
-def test_concurrent_build_keeps_the_rows_that_came_meanwhile(database, items):
+def test_concurrent_build_keeps_the_rows_that_came_meanwhile(database, items, build):
     with background() as pool:
-        build = pool.submit(execute, database, BUILD.replace("INDEX", "INDEX CONCURRENTLY"))
-        wait_for(lambda: build.done() or items.execute("SELECT 1 FROM pg_stat_progress_create_index").fetchone(), "build")
+        built = pool.submit(execute, database, build.replace("INDEX", "INDEX CONCURRENTLY"))
+        wait_for(lambda: built.done() or items.execute("SELECT 1 FROM pg_stat_progress_create_index").fetchone(), "build")
         copy_rows(items, "items", ((id + 10_000, ROWS[id]) for id in range(200)))
         items.execute("DELETE FROM items WHERE id < 100")
-        build.result()
+        built.result()
     vacuum_fully(items, "items")
     assert items.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'items_emb'::regclass").fetchone() == (True,)
     assert_good(items, len(ROWS) + 100)
@@ -160,8 +168,8 @@ def test_concurrent_build_keeps_the_rows_that_came_meanwhile(database, items):
 
 @pytest.mark.parametrize("statement", ["REINDEX INDEX items_emb", "REINDEX INDEX CONCURRENTLY items_emb",
                                        "REINDEX TABLE items", "VACUUM FULL items", "CLUSTER items USING items_pkey"])
-def test_rebuilds(items, statement):
-    items.execute(BUILD)
+def test_rebuilds(items, build, statement):
+    items.execute(build)
     items.execute("DELETE FROM items WHERE id % 2 = 0")
     # What an older snapshot, such as that of an automatic ANALYZE, still sees is kept, in every index.
     wait_for(lambda: items.execute("SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = current_database()"
@@ -192,8 +200,8 @@ def test_a_build_beside_dead_and_toasted_rows(database, conn):
     assert verify(conn, "wide_emb").heap_tids == 200
 
 
-def test_truncate_and_refill(items):
-    items.execute(BUILD)
+def test_truncate_and_refill(items, build):
+    items.execute(build)
     with items.transaction(force_rollback=True):
         items.execute("TRUNCATE items")
         assert verify(items, "items_emb").heap_tids == 0
@@ -258,6 +266,23 @@ def test_progress_is_reported(database, conn):
     done = [tuples for phase, tuples, _ in seen if phase.startswith("building index: ")]
     assert max(done) > 0
     assert all(tuples <= 25_000 for tuples in done)
+
+
+def test_progress_of_lists_is_reported_by_phase(database, conn):
+    conn.execute("DROP TABLE IF EXISTS items")
+    create_items(conn, clustered(40_000, 64, seed=81))
+    seen = {}
+    with background() as pool, database.connect() as watcher:
+        built = pool.submit(execute, database, "CREATE INDEX items_emb ON items USING ivf (emb vector_l2_ops) WITH (lists = 400)")
+        while not built.done():
+            row = watcher.execute("SELECT phase, tuples_done FROM pg_stat_progress_create_index").fetchone()
+            if row:
+                seen.setdefault(row[0].removeprefix("building index: "), []).append(row[1])
+        built.result()
+    rounds = [phase for phase in seen if re.fullmatch(r"performing k-means, iteration \d+", phase)]
+    assert "sampling table" in seen and len(rounds) >= 2 and "assigning tuples" in seen, list(seen)
+    assert 0 < max(seen["assigning tuples"]) <= 40_000
+    assert seen["assigning tuples"] == sorted(seen["assigning tuples"])
 
 
 def collect_notices(conn):

@@ -150,25 +150,49 @@ def test_an_interrupted_run_goes_on_where_it_stopped(database, admin, docs):
     admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 20000) n")
     count = "SELECT count(emb) FROM docs"
     for _ in range(2):
-        pids = []
-        with background() as pool:
+        with background() as pool, database.connect() as session:
             before, = admin.execute(count).fetchone()
-            running = pool.submit(execute, database, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 50)", pids)
+            running = pool.submit(session.execute, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 50)")
             wait_for(lambda: admin.execute(count).fetchone()[0] > before + 500, "rows")
             seen = admin.execute("SELECT relation::text, model, rows_done > 0, rows_done <= rows_total"
                                  " FROM insitu.embed_progress").fetchall()
             assert seen == [("docs", "tiny", True, True)]
-            assert admin.execute("SELECT pg_cancel_backend(%s)", pids).fetchone()[0]
+            assert admin.execute("SELECT pg_cancel_backend(%s)", [session.info.backend_pid]).fetchone()[0]
             with pytest.raises(psycopg.errors.QueryCanceled):
                 running.result(timeout=30)
+            # The session is still there, and does something else or nothing.
+            assert session.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
+            assert admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
         assert 500 < admin.execute(count).fetchone()[0] < 20000
-        wait_for(lambda: admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,), "end of its row")
     done = admin.execute("SELECT id, xmin FROM docs WHERE emb IS NOT NULL ORDER BY id").fetchall()
     admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
     assert wrong(admin) == []
     # What was committed was not done again.
     again = dict(admin.execute("SELECT id, xmin FROM docs").fetchall())
     assert all(again[id] == xmin for id, xmin in done)
+
+
+def test_bulk_statements_without_the_procedure(admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 300) n")
+    admin.execute("UPDATE docs SET emb = insitu.embed('tiny', body)")
+    assert wrong(admin) == []
+    admin.execute("INSERT INTO docs (body, emb) SELECT body || ' house', insitu.embed('tiny', body || ' house') FROM docs")
+    assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (600,) and wrong(admin) == []
+    admin.execute("CREATE TEMP TABLE made (body text, emb vector GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
+    with admin.cursor().copy("COPY made (body) FROM STDIN") as copy:
+        for n in range(300):
+            copy.write_row([f"quick {n}"])
+    assert wrong(admin, "made") == [] and admin.execute("SELECT count(emb) FROM made").fetchone() == (300,)
+
+
+def test_two_runs_at_once_embed_each_row(database, admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 5000) n")
+    with background() as pool:
+        runs = [pool.submit(execute, database, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 100)")
+                for _ in range(2)]
+        for run in runs:
+            run.result()
+    assert wrong(admin) == []
 
 
 def test_rows_that_change_meanwhile_end_with_the_vector_of_their_text(database, admin, docs):

@@ -253,16 +253,40 @@ def test_inside_plpgsql_with_a_caught_error(conn):
     assert conn.execute("SELECT nearest_words('bread')").fetchone()[0] == pytest.approx(1, abs=1e-5)
 
 
-def test_memory_of_a_large_call_is_given_back(conn):
-    def megabytes():
-        with open(f"/proc/{conn.info.backend_pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+def megabytes(conn):
+    """What the backend has in memory of its own."""
+    with open(f"/proc/{conn.info.backend_pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
+
+def test_memory_of_a_large_call_is_given_back(conn):
     embed(conn, "load the model")
-    before = megabytes()
+    before = megabytes(conn)
     # The largest matrices of a run take about 100 MB.
     embed_all(conn, [f"{n} " + "house " * 300 for n in range(100)])
-    assert megabytes() < before + 10
+    assert megabytes(conn) < before + 10
     # White space makes texts long without making them slow.
     embed_all(conn, [f"{n}" + " " * 2_400 for n in range(10_000)])
-    assert megabytes() < before + 10
+    assert megabytes(conn) < before + 10
+
+
+@pytest.mark.parametrize("statement", [
+    "SELECT count(*) FROM unnest(insitu.embed('minilm', array(SELECT body FROM long_texts))) v",
+    "CALL insitu.embed_table('long_texts', 'body', 'emb', 'minilm', 30000)"])
+def test_memory_of_a_call_that_is_cancelled_is_given_back(model_database, conn, statement):
+    conn.execute("DROP TABLE IF EXISTS long_texts")
+    conn.execute("CREATE TABLE long_texts AS SELECT n || repeat(' house', 300) AS body, NULL::vector(384) AS emb"
+                 " FROM generate_series(1, 30000) n")
+    embed(conn, "load the model")
+    before = megabytes(conn)
+    with background() as pool, model_database.connect() as other:
+        running = pool.submit(conn.execute, statement)
+        try:
+            wait_for(lambda: megabytes(conn) > before + 30, "large call")
+            # The texts are there; the model runs.
+            time.sleep(2)
+        finally:
+            other.execute("SELECT pg_cancel_backend(%s)", [conn.info.backend_pid])
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            running.result(timeout=30)
+    wait_for(lambda: megabytes(conn) < before + 10, "return of the memory")

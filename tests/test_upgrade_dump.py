@@ -120,6 +120,30 @@ def test_dump_and_restore(filled, empty_database, form):
         conn.execute("SELECT insitu.embed('tiny', 'river')")
 
 
+def test_restore_with_models_first(empty_database, lookup_model, server_dir):
+    """In another schema, or with several jobs, the rows of a generated column may come before the model they need."""
+    original, copy = empty_database("of_schemas"), empty_database("models_first")
+    with original.cluster.connect(dbname="of_schemas") as conn:
+        conn.execute("CREATE EXTENSION insitu; CREATE SCHEMA app")
+        conn.execute("SELECT insitu.load_model('tiny', %s)", [str(lookup_model)])
+        for table in ("app.one", "app.two", "public.three"):
+            conn.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, body text,"
+                         " emb vector(8) GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
+            conn.execute(f"INSERT INTO {table} SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY u (t, n)", [TEXTS])
+            conn.execute(f"CREATE INDEX ON {table} USING hnsw (emb vector_l2_ops)")
+    file = server_dir / "of_schemas.dump"
+    file.write_bytes(dump(original, "--format=custom"))
+    for step in (["--section=pre-data"], ["--data-only", "--schema=insitu"],
+                 ["--section=data", "--exclude-schema=insitu", "--jobs=2"], ["--section=post-data", "--jobs=2"]):
+        done = subprocess.run([f"{pg_config('--bindir')}/pg_restore", "--exit-on-error", "-d", copy.dsn(), *step, file],
+                              capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    with original.connect() as before, copy.connect() as after:
+        for table in ("app.one", "app.two", "public.three"):
+            sql = f"SELECT id, body, encode(vector_send(emb), 'hex') FROM {table} ORDER BY id"
+            assert after.execute(sql).fetchall() == before.execute(sql).fetchall()
+
+
 def test_dump_of_the_schema_alone(filled, empty_database):
     copy = empty_database("schema_alone")
     done = subprocess.run([f"{pg_config('--bindir')}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", copy.dsn()],

@@ -2,37 +2,66 @@
 //!
 //! glibc keeps freed memory for the next call, tens of megabytes after a model was
 //! loaded or many texts were embedded. It goes back to the system when the
-//! transaction ends: then what the executor kept for the call is free, too.
+//! transaction has ended and the server waits for the client's next message: then
+//! what the executor kept for the call is free, too, also after an ERROR, and a
+//! procedure that commits has done all its batches.
 
 #![allow(unsafe_code)]
 
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 
 use super::transaction;
 
+/// Memory was used, so there is some to give back.
 static TO_DO: AtomicBool = AtomicBool::new(false);
+/// [`CALLBACK`] is registered.
+static IS_WAITING: AtomicBool = AtomicBool::new(false);
+
+/// What the server calls before it frees the memory of a message.
+static mut CALLBACK: pg_sys::MemoryContextCallback = pg_sys::MemoryContextCallback {
+    func: Some(on_end_of_message),
+    arg: ptr::null_mut(),
+    next: ptr::null_mut(),
+};
 
 /// Gives freed memory back to the system at the end of this transaction.
 pub fn give_back_at_end() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.swap(true, Ordering::Relaxed) {
-        transaction::at_each_end(give_back);
+        transaction::at_each_end(on_end_of_transaction);
     }
     TO_DO.store(true, Ordering::Relaxed);
 }
 
-fn give_back() {
-    // A procedure that commits goes on: `embed_table` would ask the system for the same
-    // memory again for each batch.
-    // SAFETY: looks at the server's stack of connections to SPI.
-    let goes_on = unsafe { pg_sys::SPI_inside_nonatomic_context() };
-    if !goes_on && TO_DO.swap(false, Ordering::Relaxed) {
-        // SAFETY: the allocator's own function, which frees nothing that is in use.
-        #[cfg(target_env = "gnu")]
-        unsafe {
-            libc::malloc_trim(0);
+fn on_end_of_transaction() {
+    if !TO_DO.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: the context of messages lives as long as the process. The server frees what
+    // it holds before it reads the next message (PostgresMain in postgres.c), calls what
+    // is registered once, and forgets it, so the callback is in one list at most.
+    unsafe {
+        if pg_sys::MessageContext.is_null() {
+            give_back();
+        } else if !IS_WAITING.swap(true, Ordering::Relaxed) {
+            let callback = &raw mut CALLBACK;
+            pg_sys::MemoryContextRegisterResetCallback(pg_sys::MessageContext, callback);
         }
+    }
+}
+
+unsafe extern "C-unwind" fn on_end_of_message(_: *mut core::ffi::c_void) {
+    IS_WAITING.store(false, Ordering::Relaxed);
+    give_back();
+}
+
+fn give_back() {
+    // SAFETY: the allocator's own function, which frees nothing that is in use.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

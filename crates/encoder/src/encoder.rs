@@ -288,7 +288,7 @@ impl Encoder {
     /// encoder is as good as before; [`Error::Tokenizer`], [`Error::Inference`] or
     /// [`Error::Resource`].
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<f32>, Error> {
-        let (dimension, width) = (self.settings.dimension, self.settings.width());
+        let dimension = self.settings.dimension;
         let size = texts
             .len()
             .checked_mul(dimension)
@@ -310,7 +310,27 @@ impl Encoder {
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&text| padded[text]);
         let batches = self.batches(&order, &padded);
+        let mut is_large = false;
+        let done = self.run_all(&tokens, &padded, &batches, &mut vectors, &mut is_large);
+        if done.is_err() && is_large {
+            // Another run, of the shortest text, gives back what the others took.
+            let text = order[0];
+            _ = self.run(&[&tokens[text]], padded[text], true, |_, _, _, _| true);
+        }
+        done.map(|()| vectors)
+    }
 
+    /// Runs all batches. The last one gives the memory of a large call back, of which
+    /// `is_large` tells.
+    fn run_all(
+        &mut self,
+        tokens: &[Tokens],
+        padded: &[usize],
+        batches: &[&[usize]],
+        vectors: &mut [f32],
+        is_large: &mut bool,
+    ) -> Result<(), Error> {
+        let (dimension, width) = (self.settings.dimension, self.settings.width());
         let mut sums = Vec::new();
         let (mut most, mut total) = (0, 0);
         for (index, &batch) in batches.iter().enumerate() {
@@ -321,8 +341,8 @@ impl Encoder {
             let length = batch.last().map_or(1, |&text| padded[text]);
             most = most.max(batch.len() * length);
             total += batch.len() * length;
-            let is_large = most > KEEP_MEMORY_TOKENS || total > LARGE_CALL_TOKENS;
-            let shrink = index + 1 == batches.len() && is_large;
+            *is_large = most > KEEP_MEMORY_TOKENS || total > LARGE_CALL_TOKENS;
+            let shrink = index + 1 == batches.len() && *is_large;
             let members: Vec<&Tokens> = batch.iter().map(|&text| &tokens[text]).collect();
             self.run(
                 &members,
@@ -336,7 +356,7 @@ impl Encoder {
                 },
             )?;
         }
-        Ok(vectors)
+        Ok(())
     }
 
     /// Finds out whether the model keeps its promises: it runs, gives finite

@@ -321,9 +321,12 @@ unsafe fn centroids(
     if vectors.is_empty() {
         return vec![0.0; padded];
     }
-    plan.codec.set_mean_of(&vectors);
-    for part in vectors.chunks_mut(1024 * padded) {
+    let mut pause = || {
         pgrx::check_for_interrupts!();
+    };
+    plan.codec.set_mean_of(&vectors, &mut pause);
+    for part in vectors.chunks_mut(1024 * padded) {
+        pause();
         plan.codec.prepare_loaded(part);
     }
     let Some(lists) = lists else { return vectors };

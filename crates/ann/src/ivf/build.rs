@@ -4,28 +4,18 @@
 use parking_lot::Mutex;
 
 use super::codec::{Centre, Codec, Level};
+use super::groups::Groups;
 use super::index::{Index, List, METAPAGE, aligned};
 use super::kmeans::Centroids;
 use crate::page::PageStore;
 use crate::team::Team;
 use crate::{AnyVector, Error, HeapTid};
 
-/// Rows that a thread assigns and encodes at a time.
-const PART: usize = 256;
-
-/// Rows that wait for the team, at most.
-const PENDING: usize = 16 * PART;
+/// Parts of the team's work that rows wait for, at most.
+const PENDING: usize = 16;
 
 /// And so many bytes of them.
 const PENDING_BYTES: usize = 16 << 20;
-
-/// A row whose vector is encoded.
-#[derive(Clone, Copy)]
-struct Encoded {
-    list: u32,
-    /// Its number among those in memory.
-    number: u32,
-}
 
 /// An index that is filled with the rows of a table.
 pub struct Builder<'i, 's, S, C> {
@@ -41,8 +31,11 @@ pub struct Builder<'i, 's, S, C> {
     /// Their rows, and whether products with them lose nothing.
     pending_rows: Vec<(HeapTid, bool)>,
     pending_limit: usize,
-    encoded: Vec<Encoded>,
-    /// Members, aligned.
+    /// Rows that a thread assigns and encodes at a time.
+    part: usize,
+    /// The lists of the rows in memory.
+    encoded: Vec<u32>,
+    /// Their members, aligned.
     members: Vec<u64>,
     rows: u64,
     spread: f64,
@@ -66,16 +59,19 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         let centres = lists.iter().map(|&list| index.centre(list));
         let centres: Vec<Centre> = centres.collect::<Result<_, _>>()?;
         let values = centres.iter().flat_map(|c| &c.vector).copied().collect();
+        let centroids = Centroids::new(values, padded);
+        let part = centroids.at_once();
         Ok(Builder {
             index,
             team,
             lists,
             centres,
-            centroids: Centroids::new(values, padded),
+            centroids,
             budget,
             pending: Vec::new(),
             pending_rows: Vec::new(),
-            pending_limit: (PENDING_BYTES / (padded * 4)).clamp(PART, PENDING),
+            pending_limit: (PENDING_BYTES / (padded * 4)).clamp(part, PENDING * part),
+            part,
             encoded: Vec::new(),
             members: Vec::new(),
             rows: 0,
@@ -95,7 +91,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         self.pending_rows.push((tid, is_exact));
         if self.pending_rows.len() >= self.pending_limit {
             self.encode();
-            let held = self.members.len() * 8 + self.encoded.len() * size_of::<Encoded>();
+            let held = self.members.len() * 8 + self.encoded.len() * 2 * size_of::<u32>();
             // The next batch doubles what a growing vector has room for.
             if 2 * held > self.budget {
                 self.write()?;
@@ -117,15 +113,16 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         let words = codec.layout(Level::Rows).member_len() / 8;
         let at = self.members.len();
         self.members.resize(at + rows * words, 0);
+        let part = self.part;
         let mut lists = vec![(0_u32, 0.0_f32); rows];
         {
-            let vectors = self.pending.chunks_mut(PART * padded).map(Mutex::new);
-            let members = self.members[at..].chunks_mut(PART * words).map(Mutex::new);
-            let lists = lists.chunks_mut(PART).map(Mutex::new);
+            let vectors = self.pending.chunks_mut(part * padded).map(Mutex::new);
+            let members = self.members[at..].chunks_mut(part * words).map(Mutex::new);
+            let lists = lists.chunks_mut(part).map(Mutex::new);
             let vectors: Vec<_> = vectors.collect();
             let members: Vec<_> = members.collect();
             let lists: Vec<_> = lists.collect();
-            let rows: Vec<&[(HeapTid, bool)]> = self.pending_rows.chunks(PART).collect();
+            let rows: Vec<&[(HeapTid, bool)]> = self.pending_rows.chunks(part).collect();
             self.team.run(lists.len(), &|part| {
                 let (mut vectors, mut lists) = (vectors[part].lock(), lists[part].lock());
                 for vector in vectors.chunks_exact_mut(padded) {
@@ -145,10 +142,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
             });
         }
         for (list, spread) in lists {
-            self.encoded.push(Encoded {
-                list,
-                number: self.encoded.len() as u32,
-            });
+            self.encoded.push(list);
             if spread.is_finite() {
                 self.spread += f64::from(spread);
             }
@@ -161,16 +155,17 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
     /// Writes the rows in memory into their lists.
     fn write(&mut self) -> Result<(), Error> {
         let words = self.index.codec.layout(Level::Rows).member_len() / 8;
-        self.encoded.sort_by_key(|row| row.list);
-        for rows in self.encoded.chunk_by(|a, b| a.list == b.list) {
+        let groups = Groups::new(self.encoded.iter().copied(), self.lists.len());
+        for (number, &list) in self.lists.iter().enumerate() {
             self.index.store.pause();
-            let member = |row: &Encoded| {
-                let at = row.number as usize * words;
+            let member = |&row: &u32| {
+                let at = row as usize * words;
                 bytemuck::cast_slice::<u64, u8>(&self.members[at..at + words])
             };
-            let members: Vec<&[u8]> = rows.iter().map(member).collect();
-            let list = self.lists[rows[0].list as usize];
-            self.index.append(list, &members)?;
+            let members: Vec<&[u8]> = groups.of(number).iter().map(member).collect();
+            if !members.is_empty() {
+                self.index.append(list, &members)?;
+            }
         }
         self.encoded.clear();
         self.members.clear();

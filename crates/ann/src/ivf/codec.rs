@@ -164,8 +164,10 @@ impl Codec {
         Codec { mean, ..self }
     }
 
-    /// Takes the mean of vectors that were loaded without one.
-    pub fn set_mean_of(&mut self, loaded: &[f32]) {
+    /// Takes the mean of vectors that were loaded without one. `pause` is called every
+    /// few milliseconds.
+    pub fn set_mean_of(&mut self, loaded: &[f32], pause: &mut dyn FnMut()) {
+        const BETWEEN_PAUSES: usize = 1024;
         /// With a larger mean, what is left might overflow.
         const LARGEST: f64 = 1e18;
         let rows = loaded.len() / self.padded;
@@ -173,9 +175,12 @@ impl Codec {
             return;
         }
         let mut sums = vec![0.0_f64; self.options.dimension as usize];
-        for vector in loaded.chunks_exact(self.padded) {
-            for (sum, &x) in sums.iter_mut().zip(vector) {
-                *sum += f64::from(x);
+        for part in loaded.chunks(BETWEEN_PAUSES * self.padded) {
+            pause();
+            for vector in part.chunks_exact(self.padded) {
+                for (sum, &x) in sums.iter_mut().zip(vector) {
+                    *sum += f64::from(x);
+                }
             }
         }
         let mean = sums.into_iter().map(|sum| sum / rows as f64);

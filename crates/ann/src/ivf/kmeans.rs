@@ -25,17 +25,21 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::index::sample;
 
+use super::groups::Groups;
 use crate::team::Team;
 use crate::{Metric, metric};
 
-/// Vectors that are compared with centroids at once.
+/// Vectors that are compared with centroids at once, at most.
 const BLOCK: usize = 256;
 
-/// Centroids that a part of a team's work is about.
-const LISTS_AT_ONCE: usize = 16;
+/// Vectors of a list that are a part of a team's work, at most.
+const PART: usize = 1024;
 
 /// The centroids of a sample move so often at most.
 pub const ROUNDS: usize = 24;
+
+/// Products of components that take some ten milliseconds.
+const PRODUCTS: usize = 1 << 29;
 
 /// Members are compared with so many centroids after the first round. Half as many give
 /// larger squared distances, by 0.7 % in the example above.
@@ -95,8 +99,26 @@ impl Centroids {
         });
     }
 
-    /// The [`NEAR`] centroids that are nearest to each vector (at most a few), in any
-    /// order; there are more.
+    /// So many vectors are compared with all centroids in some ten milliseconds, if not
+    /// fewer than the least that a product of matrices is good for.
+    pub fn at_once(&self) -> usize {
+        (PRODUCTS / self.values.len().max(1)).clamp(16, BLOCK)
+    }
+
+    /// The [`NEAR`] centroids that are nearest to each centroid, in any order; there are
+    /// more.
+    fn near_all(&self, team: &dyn Team) -> Vec<Vec<u32>> {
+        let at_once = self.at_once();
+        let parts: Vec<&[f32]> = self.values.chunks(at_once * self.dimension).collect();
+        let near = parts.iter().map(|_| Mutex::default());
+        let near: Vec<Mutex<Vec<Vec<u32>>>> = near.collect();
+        team.run(parts.len(), &|part| {
+            *near[part].lock() = self.near(parts[part]);
+        });
+        near.into_iter().flat_map(Mutex::into_inner).collect()
+    }
+
+    /// The same of some vectors.
     fn near(&self, vectors: &[f32]) -> Vec<Vec<u32>> {
         let mut keys = vec![Vec::with_capacity(self.len()); vectors.len() / self.dimension];
         self.compare(vectors, keys.len(), &mut |row, first, products| {
@@ -104,12 +126,11 @@ impl Centroids {
             let pairs = products.iter().zip(half_squares).enumerate();
             keys[row].extend(pairs.map(|(i, (product, h))| (h - product, (first + i) as u32)));
         });
-        for keys in &mut keys {
+        let nearest = |mut keys: Vec<(f32, u32)>| {
             keys.select_nth_unstable_by(NEAR, |a, b| a.0.total_cmp(&b.0));
-            keys.truncate(NEAR);
-        }
-        let numbers = |keys: Vec<(f32, u32)>| keys.into_iter().map(|key| key.1).collect();
-        keys.into_iter().map(numbers).collect()
+            keys[..NEAR].iter().map(|key| key.1).collect()
+        };
+        keys.into_iter().map(nearest).collect()
     }
 
     /// Shows the products of each vector with all centroids: the vector's number, that of
@@ -142,10 +163,8 @@ struct Members<'v> {
     vectors: &'v [f32],
     dimension: usize,
     nearest: Vec<(u32, f32)>,
-    /// Their numbers, those of the first centroid first.
-    order: Vec<u32>,
-    /// Where those of each centroid begin, and end.
-    starts: Vec<usize>,
+    /// The same, by their centroids.
+    groups: Groups,
 }
 
 impl<'v> Members<'v> {
@@ -153,21 +172,20 @@ impl<'v> Members<'v> {
     fn new(team: &dyn Team, vectors: &'v [f32], centroids: &Centroids) -> Self {
         let dimension = centroids.dimension;
         let mut nearest = vec![(0, 0.0); vectors.len() / dimension];
-        let parts: Vec<&[f32]> = vectors.chunks(BLOCK * dimension).collect();
-        let out: Vec<Mutex<&mut [(u32, f32)]>> =
-            nearest.chunks_mut(BLOCK).map(Mutex::new).collect();
+        let at_once = centroids.at_once();
+        let parts: Vec<&[f32]> = vectors.chunks(at_once * dimension).collect();
+        let out = nearest.chunks_mut(at_once).map(Mutex::new);
+        let out: Vec<Mutex<&mut [(u32, f32)]>> = out.collect();
         team.run(out.len(), &|part| {
             centroids.nearest(parts[part], &mut out[part].lock());
         });
-        let mut members = Members {
+        drop(out);
+        Members {
             vectors,
             dimension,
+            groups: Groups::new(nearest.iter().map(|nearest| nearest.0), centroids.len()),
             nearest,
-            order: Vec::new(),
-            starts: Vec::new(),
-        };
-        members.sort(centroids.len());
-        members
+        }
     }
 
     /// How many there are.
@@ -179,27 +197,11 @@ impl<'v> Members<'v> {
         &self.vectors[number * self.dimension..][..self.dimension]
     }
 
-    /// The numbers of those that a centroid has.
-    fn of(&self, centroid: usize) -> &[u32] {
-        &self.order[self.starts[centroid]..self.starts[centroid + 1]]
-    }
-
-    /// Sorts them by their centroids (of which there are `count`).
-    fn sort(&mut self, count: usize) {
-        let mut ends = vec![0; count + 1];
-        for nearest in &self.nearest {
-            ends[nearest.0 as usize + 1] += 1;
-        }
-        for i in 0..count {
-            ends[i + 1] += ends[i];
-        }
-        self.starts.clone_from(&ends);
-        self.order.resize(self.len(), 0);
-        for (i, nearest) in self.nearest.iter().enumerate() {
-            let end = &mut ends[nearest.0 as usize];
-            self.order[*end] = i as u32;
-            *end += 1;
-        }
+    /// Parts of all groups, each with the group's number.
+    fn parts(&self) -> Vec<(usize, &[u32])> {
+        let groups = (0..self.groups.len()).map(|list| (list, self.groups.of(list)));
+        let parts = groups.flat_map(|(list, of)| of.chunks(PART).map(move |part| (list, part)));
+        parts.collect()
     }
 
     /// Compares them with the centroids that are near the one they have, which have
@@ -212,63 +214,67 @@ impl<'v> Members<'v> {
             *self = now;
             return changed;
         }
-        let parts: Vec<&[f32]> = (centroids.values)
-            .chunks(LISTS_AT_ONCE * self.dimension)
-            .collect();
-        let found = parts.iter().map(|_| Mutex::new(Vec::new()));
+        let near = centroids.near_all(team);
+        let parts = self.parts();
+        let found = parts
+            .iter()
+            .map(|(_, part)| Mutex::new(vec![(0, 0.0); part.len()]));
         let found: Vec<Mutex<Vec<(u32, f32)>>> = found.collect();
-        team.run(parts.len(), &|part| {
-            let mut found = found[part].lock();
-            for (i, near) in centroids.near(parts[part]).iter().enumerate() {
-                let members = self.of(part * LISTS_AT_ONCE + i);
-                let values = near.iter().map(|&near| centroids.get(near as usize));
-                let values: Vec<&[f32]> = values.collect();
-                let values = Centroids::new(values.concat(), self.dimension);
-                for members in members.chunks(BLOCK) {
-                    let vectors = members.iter().map(|&m| self.vector(m as usize));
-                    let vectors: Vec<&[f32]> = vectors.collect();
-                    let first = found.len();
-                    found.resize(first + members.len(), (0, 0.0));
-                    values.nearest(&vectors.concat(), &mut found[first..]);
-                    for nearest in &mut found[first..] {
-                        nearest.0 = near[nearest.0 as usize];
-                    }
+        team.run(parts.len(), &|number| {
+            let (list, part) = parts[number];
+            let near = &near[list];
+            let values = near.iter().map(|&near| centroids.get(near as usize));
+            let values: Vec<&[f32]> = values.collect();
+            let values = Centroids::new(values.concat(), self.dimension);
+            let mut found = found[number].lock();
+            for (part, found) in part.chunks(BLOCK).zip(found.chunks_mut(BLOCK)) {
+                let vectors = part.iter().map(|&member| self.vector(member as usize));
+                let vectors: Vec<&[f32]> = vectors.collect();
+                values.nearest(&vectors.concat(), found);
+                for nearest in found {
+                    nearest.0 = near[nearest.0 as usize];
                 }
             }
         });
+        drop(parts);
         let found = found.into_iter().flat_map(Mutex::into_inner);
         let mut changed = 0;
-        for (&member, now) in self.order.iter().zip(found) {
+        for (&member, now) in self.groups.order().iter().zip(found) {
             let nearest = &mut self.nearest[member as usize];
             changed += usize::from(nearest.0 != now.0);
             *nearest = now;
         }
-        self.sort(centroids.len());
+        self.groups = Groups::new(
+            self.nearest.iter().map(|nearest| nearest.0),
+            centroids.len(),
+        );
         changed
     }
 
     /// The means of those of each centroid.
     fn means(&self, team: &dyn Team, rng: &mut SmallRng) -> Vec<f32> {
-        let (dimension, count) = (self.dimension, self.starts.len() - 1);
+        let (dimension, count) = (self.dimension, self.groups.len());
         let mut values = vec![0.0_f32; count * dimension];
-        let out: Vec<Mutex<&mut [f32]>> = values
-            .chunks_mut(LISTS_AT_ONCE * dimension)
-            .map(Mutex::new)
-            .collect();
-        team.run(out.len(), &|part| {
-            let mut out = out[part].lock();
-            for (i, mean) in out.chunks_exact_mut(dimension).enumerate() {
-                let members = self.of(part * LISTS_AT_ONCE + i);
-                let share = 1.0 / members.len() as f32;
-                for &member in members {
-                    for (mean, &x) in mean.iter_mut().zip(self.vector(member as usize)) {
-                        *mean += share * x;
+        let parts = self.parts();
+        {
+            let means = values.chunks_mut(dimension).map(Mutex::new);
+            let means: Vec<Mutex<&mut [f32]>> = means.collect();
+            team.run(parts.len(), &|number| {
+                let (list, part) = parts[number];
+                let share = 1.0 / self.groups.of(list).len() as f32;
+                let mut sum = vec![0.0_f32; dimension];
+                for &member in part {
+                    for (sum, &x) in sum.iter_mut().zip(self.vector(member as usize)) {
+                        *sum += share * x;
                     }
                 }
-            }
-        });
-        drop(out);
-        let empty: Vec<usize> = (0..count).filter(|&i| self.of(i).is_empty()).collect();
+                for (mean, sum) in means[list].lock().iter_mut().zip(sum) {
+                    *mean += sum;
+                }
+            });
+        }
+        let empty = (0..count).filter(|&list| self.groups.of(list).is_empty());
+        let empty: Vec<usize> = empty.collect();
         if !empty.is_empty() {
             // The distance but for ½·‖x‖²; any of the farthest will do.
             let distance = |i: usize| {
@@ -276,9 +282,10 @@ impl<'v> Members<'v> {
                 squares / 2.0 + self.nearest[i].1
             };
             let tries = (4 * empty.len()).min(self.len());
-            let mut far: Vec<usize> = sample(rng, self.len(), tries).into_vec();
-            far.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)));
-            for (&list, i) in empty.iter().zip(far) {
+            let tried = sample(rng, self.len(), tries).into_iter();
+            let mut far: Vec<(f32, usize)> = tried.map(|i| (distance(i), i)).collect();
+            far.sort_by(|a, b| b.0.total_cmp(&a.0));
+            for (&list, (_, i)) in empty.iter().zip(far) {
                 values[list * dimension..][..dimension].copy_from_slice(self.vector(i));
             }
         }
@@ -446,7 +453,7 @@ mod tests {
             assert_eq!(changed, pairs.filter(|(now, old)| now.0 != old.0).count());
             // Each is in its centroid's part of the order.
             for list in 0..lists {
-                for &member in members.of(list) {
+                for &member in members.groups.of(list) {
                     assert_eq!(members.nearest[member as usize].0, list as u32);
                 }
             }

@@ -22,6 +22,7 @@
 pub mod build;
 pub mod check;
 pub mod codec;
+mod groups;
 pub mod index;
 pub mod kmeans;
 pub mod layout;

@@ -87,17 +87,25 @@ pub(crate) mod tests {
         }
     }
 
-    fn vector() -> impl Strategy<Value = Vec<f32>> {
+    /// Vectors of so many components that rounding or codes are bad at: zeros, constants,
+    /// with one component alone, on a grid, with far centres, denormal and huge ones.
+    pub(crate) fn vector(dimension: usize) -> impl Strategy<Value = Vec<f32>> {
         let scale = prop_oneof![
             4 => Just(1.0_f32), 1 => Just(1e-45), 1 => Just(1e-39), 1 => Just(1e-20),
             1 => Just(1e18), 1 => Just(1e19), 1 => Just(3e38)
         ];
-        (prop::collection::vec(-1.0_f32..1.0, 70), scale, 0..6_u8).prop_map(
-            |(mut values, scale, shape)| {
+        (
+            prop::collection::vec(-1.0_f32..1.0, dimension),
+            scale,
+            0..7_u8,
+        )
+            .prop_map(|(mut values, scale, shape)| {
+                let alone = 5 % values.len();
                 for (i, x) in values.iter_mut().enumerate() {
                     match shape {
+                        0 => *x = 0.0,
                         1 => *x = 1.0,
-                        2 if i != 5 => *x = 0.0,
+                        2 if i != alone => *x = 0.0,
                         3 => *x = 0.25 * (i % 3) as f32,
                         4 => *x = 1.0 + 1e-6 * *x,
                         _ => {}
@@ -105,21 +113,40 @@ pub(crate) mod tests {
                     *x *= scale;
                 }
                 values
-            },
-        )
+            })
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-        #[test]
-        fn bounds_never_exceed_what_the_operator_computes(
-            a in vector(), b in vector(), same: bool, near: bool
-        ) {
+    /// A vector, and one that may be the same or nearly so.
+    fn pair(dimension: usize) -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
+        let pairs = (
+            vector(dimension),
+            vector(dimension),
+            any::<bool>(),
+            any::<bool>(),
+        );
+        pairs.prop_map(|(a, b, same, near)| {
             let b = match (same, near) {
                 (true, true) => a.iter().map(|x| x * 1.000_1).collect(),
                 (true, false) => a.clone(),
                 _ => b,
             };
+            (a, b)
+        })
+    }
+
+    /// Few dimensions most often: many take long.
+    fn pairs() -> impl Strategy<Value = (Vec<f32>, Vec<f32>)> {
+        let dimension = prop_oneof![
+            20 => Just(1_usize), 20 => Just(3), 60 => Just(65), 100 => Just(70),
+            20 => Just(384), 5 => Just(1537), 1 => Just(16_000)
+        ];
+        dimension.prop_flat_map(pair)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn bounds_never_exceed_what_the_operator_computes((a, b) in pairs()) {
             for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
                 let codec = Fused::new(metric, a.len(), 4, 3).unwrap();
                 let mut code = Code::zeroed(codec.code_len());
@@ -133,7 +160,7 @@ pub(crate) mod tests {
                     let exact = operator(&kernels, metric, &a, &b);
                     prop_assert!(
                         bound <= exact || exact.is_nan(),
-                        "{:?}, {}: {} > {}", metric, kernels.name, bound, exact
+                        "{:?} of {}, {}: {} > {}", metric, a.len(), kernels.name, bound, exact
                     );
                 }
             }

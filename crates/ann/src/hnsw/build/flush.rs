@@ -16,8 +16,8 @@ use crate::page::{Body, PageStore};
 use crate::team::Team;
 use crate::{Error, simd};
 
-/// Slots that are made before they are written: a few MiB.
-const CHUNK: usize = 1024;
+/// Bytes of slots that are made before they are written, if that is more than one part.
+const CHUNK: usize = 4 << 20;
 
 /// Slots that one thread makes at a time.
 const PART: usize = 32;
@@ -66,8 +66,9 @@ impl<C: Codec> Builder<C> {
             .flat_map(|node| (1..=self.level(node)).map(move |level| (node, level)));
         let mut slots = elements.map(|node| (node, 0)).chain(uppers);
         let layout = &index.layout;
+        let at_once = (CHUNK / layout.slot_len).max(PART);
         loop {
-            let chunk: Vec<(u32, u8)> = slots.by_ref().take(CHUNK).collect();
+            let chunk: Vec<(u32, u8)> = slots.by_ref().take(at_once).collect();
             if chunk.is_empty() {
                 break;
             }

@@ -59,7 +59,7 @@ pub fn built<'s>(
     for (row, out) in rows.iter().zip(sample.chunks_exact_mut(padded)) {
         codec.load(AnyVector::Components(row), out).unwrap();
     }
-    codec.set_mean_of(&sample);
+    codec.set_mean_of(&sample, &mut || ());
     codec.prepare_loaded(&mut sample);
     let codec = Arc::new(codec);
     let centroids = cluster(

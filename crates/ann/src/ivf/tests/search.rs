@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, prop_assume, prop_oneof,
+    proptest,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -12,7 +16,7 @@ use crate::ivf::kmeans::cluster;
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::page::PageStore;
-use crate::quantize::bound::tests::operator;
+use crate::quantize::bound::tests::{operator, vector};
 use crate::quantize::extended::Bits;
 use crate::team::Alone;
 use crate::{AnyVector, HeapTid, Metric, simd};
@@ -307,6 +311,48 @@ fn extreme_vectors_are_kept_and_found_by_a_true_bound() {
                         let fine = exact.is_nan() || bound <= exact;
                         assert!(fine, "{metric:?} {} {}: {bound} {exact}", query[0], row[0]);
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Rows and queries of a kind that rounding or codes are bad at, some of them the same.
+fn any_rows() -> impl Strategy<Value = Vec<Vec<f32>>> {
+    let dimension = prop_oneof![
+        4 => Just(1_usize), 4 => Just(3), 20 => Just(65), 20 => Just(128), 4 => Just(384), 1 => Just(1537)
+    ];
+    let rows = dimension.prop_flat_map(|d| prop::collection::vec(vector(d), 12));
+    rows.prop_map(|mut rows| {
+        rows[1] = rows[0].clone();
+        rows[2] = rows[0].iter().map(|x| x * 1.000_1).collect();
+        rows
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn every_row_is_found_by_a_true_bound(
+        rows in any_rows(), metric in prop::sample::select(&METRICS[..]), four: bool, lists in 1..4_usize
+    ) {
+        let bits = if four { Bits::Four } else { Bits::Eight };
+        let is_placed = |row: &Vec<f32>| metric != Metric::Cosine || row.iter().any(|&x| x != 0.0);
+        let rows: Vec<Vec<f32>> = rows.into_iter().filter(is_placed).collect();
+        prop_assume!(!rows.is_empty());
+        let store = MemPages::new();
+        let index = built(&store, &options(metric, rows[0].len(), bits), &rows, lists);
+        for query in rows.iter().take(4) {
+            let found = all_rows(&index, query, 3, true);
+            prop_assert_eq!(found.len(), rows.len());
+            for (bound, tid) in found {
+                let row = &rows[tid as usize - 1];
+                for kernels in simd::available() {
+                    let exact = operator(&kernels, metric, query, row);
+                    prop_assert!(
+                        exact.is_nan() || bound <= exact,
+                        "{:?} of {}, {:?}, {}: {} > {}", metric, row.len(), bits, kernels.name, bound, exact
+                    );
                 }
             }
         }
