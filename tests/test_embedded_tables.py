@@ -178,10 +178,10 @@ def test_bulk_statements_without_the_procedure(admin, docs):
     assert wrong(admin) == []
     admin.execute("INSERT INTO docs (body, emb) SELECT body || ' house', insitu.embed('tiny', body || ' house') FROM docs")
     assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (600,) and wrong(admin) == []
-    admin.execute("CREATE TEMP TABLE made (body text, emb vector GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
-    with admin.cursor().copy("COPY made (body) FROM STDIN") as copy:
+    admin.execute("CREATE TEMP TABLE made (id int, body text, emb vector GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
+    with admin.cursor().copy("COPY made (id, body) FROM STDIN") as copy:
         for n in range(300):
-            copy.write_row([f"quick {n}"])
+            copy.write_row([n, f"quick {n}"])
     assert wrong(admin, "made") == [] and admin.execute("SELECT count(emb) FROM made").fetchone() == (300,)
 
 

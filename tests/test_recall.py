@@ -63,11 +63,12 @@ PLAIN = "hnsw (emb {}) WITH (storage = plain)"
 LISTS = "ivf (emb {})"
 
 
-# Floors at ef_search = 100, and at 15 of 39 lists: inner products have hubs, and need more.
+# Floors at ef_search = 100, and at 15 of 39 lists: inner products have hubs, and need more. With inner products, lists
+# also lose by the updates, which make a fifth of the rows longer and nearer to each other than to any centroid.
 @pytest.mark.parametrize("metric, index, floor", [
     ("l2", FUSED, 0.97), ("cosine", FUSED, 0.97), ("ip", FUSED, 0.95),
     ("l2", PLAIN, 0.97), ("cosine", PLAIN, 0.97), ("ip", PLAIN, 0.95), ("l1", PLAIN, 0.97),
-    ("l2", LISTS, 0.97), ("cosine", LISTS, 0.97), ("ip", LISTS, 0.95)])
+    ("l2", LISTS, 0.97), ("cosine", LISTS, 0.97), ("ip", LISTS, 0.9)])
 def test_each_metric_after_build_inserts_and_vacuum(conn, metric, index, floor):
     rows = 5000
     data = clustered(rows + 50, 48, seed=4)

@@ -371,21 +371,37 @@ impl Hints {
     }
 }
 
-/// Begins to bring what is known of a buffer into the processor's cache: its
-/// descriptor, which a pin changes.
-fn prefetch_descriptor(buffer: pg_sys::Buffer) {
-    /// BUFFERDESC_PAD_TO_SIZE of PostgreSQL's buf_internals.h.
-    const DESCRIPTOR_LEN: usize = 64;
+/// BUFFERDESC_PAD_TO_SIZE of PostgreSQL's buf_internals.h.
+const DESCRIPTOR_LEN: usize = 64;
+
+/// What the server knows of a shared buffer: a BufferDesc of buf_internals.h.
+fn descriptor(buffer: pg_sys::Buffer) -> *const u8 {
     unsafe extern "C" {
         /// Of PostgreSQL's buf_init.c.
         #[allow(non_upper_case_globals)]
         static BufferDescriptors: *const u8;
     }
-    // SAFETY: reads a pointer that the server has set before any backend runs;
-    // a prefetch never faults.
+    // SAFETY: reads a pointer that the server has set before any backend runs.
     let descriptors = unsafe { BufferDescriptors };
-    let at = DESCRIPTOR_LEN * (buffer as usize - 1);
-    ann::simd::prefetch(descriptors.wrapping_add(at), DESCRIPTOR_LEN);
+    descriptors.wrapping_add(DESCRIPTOR_LEN * (buffer as usize - 1))
+}
+
+/// Begins to bring the descriptor of a buffer, which a pin changes, into the
+/// processor's cache.
+fn prefetch_descriptor(buffer: pg_sys::Buffer) {
+    ann::simd::prefetch(descriptor(buffer), DESCRIPTOR_LEN);
+}
+
+/// Whether a shared buffer seems to have a page of a file's main fork. Nothing is
+/// locked: what it says is good for no more than a prefetch.
+fn seems_to_have(buffer: pg_sys::Buffer, file: u32, block: Block) -> bool {
+    // A descriptor begins with a BufferTag: the numbers of tablespace, database, file,
+    // fork and block.
+    let tag = descriptor(buffer).cast::<[u32; 5]>();
+    // SAFETY: hints are buffers that exist, and descriptors stay where they are. Another
+    // process may be writing the tag: any value will do.
+    let [_, _, file_there, fork, block_there] = unsafe { tag.read_volatile() };
+    (file_there, fork, block_there) == (file, pg_sys::ForkNumber::MAIN_FORKNUM as u32, block)
 }
 
 /// Counts a page found in shared buffers in the statistics of a relation
@@ -525,7 +541,9 @@ impl PageStore for RelationPages<'_> {
         if self.fork != pg_sys::ForkNumber::MAIN_FORKNUM || block >= self.blocks.get() {
             return;
         }
-        let buffer = self.hint(block).unwrap_or_else(|| {
+        let hint = self.hint(block);
+        let hint = hint.filter(|&buffer| seems_to_have(buffer, self.file(), block));
+        let buffer = hint.unwrap_or_else(|| {
             // SAFETY: the relation is open, and the block is not past its end.
             // If the page is in no buffer, the operating system is asked to
             // read it ahead.

@@ -15,7 +15,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::codec::Codec;
 pub use crate::HeapTid;
-use crate::page::{BODY_LEN, Block, Body};
+use crate::page::{self, BODY_LEN, Block, Body};
 use crate::{Error, Metric};
 
 /// The number of a vertex: its place in the array of slots.
@@ -37,7 +37,7 @@ pub const MAX_M: u16 = 100;
 
 const MAGIC: u32 = 0x4857_5349; // "ISWH"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What the vertices of an index hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -109,7 +109,8 @@ pub struct Meta {
     storage: u32,
     seed: u64,
     components: u32,
-    reserved: u32,
+    /// Of what is before it.
+    checksum: u32,
 }
 
 const _: () = assert!(size_of::<Meta>() == 64);
@@ -133,7 +134,7 @@ impl Meta {
             storage: options.storage.tag(),
             seed: options.seed,
             components: options.components,
-            reserved: 0,
+            checksum: 0,
         }
     }
 
@@ -149,6 +150,9 @@ impl Meta {
                 found: meta.version,
                 supported: FORMAT_VERSION,
             });
+        }
+        if meta.checksum != meta.sum() {
+            return Err(Error::corrupted(0, "the metapage's checksum is wrong"));
         }
         if meta.m < 2 || meta.m > MAX_M {
             return wrong(format!("metapage has m = {}", meta.m));
@@ -184,9 +188,17 @@ impl Meta {
         Ok(meta)
     }
 
+    fn sum(&self) -> u32 {
+        page::checksum(&bytemuck::bytes_of(self)[..std::mem::offset_of!(Meta, checksum)])
+    }
+
     /// Writes the metapage.
     pub fn write(&self, body: &mut Body) {
-        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(self));
+        let meta = Meta {
+            checksum: self.sum(),
+            ..*self
+        };
+        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(&meta));
     }
 
     /// The options the index was created with.

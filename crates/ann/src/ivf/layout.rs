@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::codec::Values;
-use crate::page::{BODY_LEN, Block, Body};
+use crate::page::{self, BODY_LEN, Block, Body};
 use crate::quantize::extended::Bits;
 use crate::quantize::fastscan::{BLOCK, block_len, set_code};
 use crate::quantize::rabitq::Factors;
@@ -39,7 +39,7 @@ pub fn default_probes(lists: u32) -> u32 {
 
 const MAGIC: u32 = 0x4956_5349; // "ISVI"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// What the creator of an index chooses, beside its centroids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,7 +75,8 @@ pub struct Meta {
     pub built_spread: f64,
     /// Pages with the mean, which follow that of the apex.
     pub mean_pages: u32,
-    reserved: u32,
+    /// Of what is before it.
+    checksum: u32,
 }
 
 const _: () = assert!(size_of::<Meta>() == 64);
@@ -96,7 +97,7 @@ impl Meta {
             built_rows: 0,
             built_spread: 0.0,
             mean_pages: 0,
-            reserved: 0,
+            checksum: 0,
         }
     }
 
@@ -121,6 +122,9 @@ impl Meta {
                 supported: FORMAT_VERSION,
             });
         }
+        if meta.checksum != meta.sum() {
+            return Err(Error::corrupted(0, "the metapage's checksum is wrong"));
+        }
         if meta.page_len != BODY_LEN as u32 || meta.lists == 0 || meta.lists > MAX_LISTS {
             let reason = format!("{} lists on pages of {} bytes", meta.lists, meta.page_len);
             return Err(Error::corrupted(0, reason));
@@ -128,9 +132,17 @@ impl Meta {
         Ok(meta)
     }
 
+    fn sum(&self) -> u32 {
+        page::checksum(&bytemuck::bytes_of(self)[..std::mem::offset_of!(Meta, checksum)])
+    }
+
     /// Writes the metapage.
     pub fn write(&self, body: &mut Body) {
-        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(self));
+        let meta = Meta {
+            checksum: self.sum(),
+            ..*self
+        };
+        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(&meta));
     }
 
     /// What the index was created with.

@@ -10,7 +10,7 @@ use crate::Metric;
 use crate::hnsw::index::read_meta;
 use crate::hnsw::{AnyCodec, Code, Codec, Index, Scan, Storage};
 use crate::mem_pages::MemPages;
-use crate::page::{BODY_LEN, PageStore};
+use crate::page::{BODY_LEN, PageStore, seal};
 
 fn sample(storage: Storage) -> MemPages {
     let store = empty(&options((Metric::L2, storage), 6));
@@ -30,6 +30,8 @@ fn try_open(store: &MemPages) -> Option<Index<'_, MemPages, AnyCodec>> {
 
 /// Does everything one can do with an index. Errors are fine, panics are not.
 fn exercise(store: &MemPages) {
+    // Else nothing would look at the rest.
+    store.damage(0, seal);
     let Some(index) = try_open(store) else { return };
     let _ = index.check(&mut |_, _| ());
     let mut code = Code::zeroed(index.codec().code_len());
@@ -161,7 +163,8 @@ fn the_checker_sees_damage_to_the_metapage() {
     ] {
         let store = sample(Storage::Plain);
         store.damage(0, |body| {
-            body.0[at..at + 4].copy_from_slice(&value.to_le_bytes())
+            body.0[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            seal(body);
         });
         let sound = try_open(&store)
             .and_then(|index| index.check(&mut |_, _| ()).ok())
@@ -177,10 +180,20 @@ fn a_damaged_count_does_not_make_the_index_grow() {
         let blocks = store.block_count();
         store.damage(0, |body| {
             body.0[32..36].copy_from_slice(&3_000_000_u32.to_le_bytes());
+            seal(body);
         });
         let index = open(&store);
         let code = encode(index.options(), &[0.5; 6]);
         assert!(index.insert(&code, HeapTid(999), 0.5).is_err());
         assert_eq!(store.block_count(), blocks);
+    }
+}
+
+#[test]
+fn each_byte_of_the_metapage_is_told() {
+    for at in 0..64 {
+        let store = sample(Storage::Plain);
+        store.damage(0, |body| body.0[at] ^= 0x10);
+        assert!(read_meta(&store).is_err(), "byte {at}");
     }
 }

@@ -12,7 +12,7 @@ use crate::ivf::index::{Index, read_mean, read_meta};
 use crate::ivf::layout::{ENTRY_HEAD, HEADER};
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
-use crate::page::{BODY_LEN, PageStore};
+use crate::page::{BODY_LEN, PageStore, seal};
 use crate::quantize::extended::Bits;
 use crate::quantize::fastscan::BLOCK;
 use crate::{AnyVector, HeapTid, Metric};
@@ -27,6 +27,8 @@ fn sample() -> MemPages {
 
 /// Does everything one can do with an index. Errors are fine, panics are not.
 fn exercise(store: &MemPages) {
+    // Else nothing would look at the rest.
+    store.damage(0, seal);
     let Ok(meta) = read_meta(store) else { return };
     let Ok(options) = meta.options() else { return };
     if options.dimension != 6 {
@@ -161,5 +163,14 @@ fn the_checker_sees_each_kind_of_damage() {
         });
         let seen = check().map_or(true, |report| !report.problems.is_empty());
         assert!(seen, "{what} was not seen");
+    }
+}
+
+#[test]
+fn each_byte_of_the_metapage_is_told() {
+    for at in 0..64 {
+        let store = sample();
+        store.damage(0, |body| body.0[at] ^= 0x10);
+        assert!(read_meta(&store).is_err(), "byte {at}");
     }
 }
