@@ -98,9 +98,10 @@ CREATE TABLE insitu.embed_job (
 CREATE VIEW insitu.embed_progress AS
     SELECT j.pid, j.relation, j.model, j.rows_done, j.rows_total, j.started_at
       FROM insitu.embed_job j JOIN pg_catalog.pg_stat_activity a USING (pid)
-     -- A session that was cancelled does something else by now, and that of one that ended
-     -- may have its number. Who may not see what others do sees their rows all the same.
-     WHERE a.query_start IS NULL OR a.state = 'active' AND a.query_start <= j.started_at;
+     -- A session that was cancelled does something else by now, and another may have the
+     -- number of one that ended. Who may not see what others do sees their rows all the same.
+     WHERE (a.backend_start IS NULL OR a.backend_start <= j.started_at)
+       AND (a.query_start IS NULL OR a.state = 'active' AND a.query_start <= j.started_at);
 COMMENT ON VIEW insitu.embed_progress IS 'calls of insitu.embed_table that are at work';
 GRANT SELECT ON insitu.embed_progress TO PUBLIC;
 

@@ -100,8 +100,8 @@ def grow_page_pointers(pages, rng):
 
 
 ALWAYS_TOLD = [zero_page, zero_first_page, zero_contents, random_page, random_contents, random_first_contents, all_ones,
-               swap_pages, duplicate_page, stale_first_page, cut_last_page, cut_half, cut_all]
-MOSTLY_TOLD = [flip_bit, flip_metapage_byte, flip_any_bytes, grow_page_pointers]
+               swap_pages, duplicate_page, stale_first_page, cut_last_page, cut_half, cut_all, flip_metapage_byte]
+MOSTLY_TOLD = [flip_bit, flip_any_bytes, grow_page_pointers]
 # Each damage comes to each kind of index.
 METHODS = {"plain": "hnsw (emb vector_l2_ops) WITH (storage = plain)",
            "fused": "hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf": "ivf (emb vector_l2_ops)"}

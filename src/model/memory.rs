@@ -1,10 +1,10 @@
 //! Memory that models and long calls leave behind.
 //!
 //! glibc keeps freed memory for the next call, tens of megabytes after a model was
-//! loaded or many texts were embedded. It goes back to the system when the
-//! transaction has ended and the server waits for the client's next message: then
-//! what the executor kept for the call is free, too, also after an ERROR, and a
-//! procedure that commits has done all its batches.
+//! loaded or many texts were embedded. It goes back to the system after the transaction
+//! has ended, when the server turns to the client's next message: then what the executor
+//! kept for the call is free, too, also after an ERROR, and a procedure that commits has
+//! done all its batches.
 
 #![allow(unsafe_code)]
 
@@ -27,7 +27,7 @@ static mut CALLBACK: pg_sys::MemoryContextCallback = pg_sys::MemoryContextCallba
     next: ptr::null_mut(),
 };
 
-/// Gives freed memory back to the system at the end of this transaction.
+/// Gives freed memory back to the system after the end of this transaction.
 pub fn give_back_at_end() {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.swap(true, Ordering::Relaxed) {
@@ -37,7 +37,7 @@ pub fn give_back_at_end() {
 }
 
 fn on_end_of_transaction() {
-    if !TO_DO.swap(false, Ordering::Relaxed) {
+    if !TO_DO.load(Ordering::Relaxed) {
         return;
     }
     // SAFETY: the context of messages lives as long as the process. The server frees what
@@ -45,12 +45,17 @@ fn on_end_of_transaction() {
     // is registered once, and forgets it, so the callback is in one list at most.
     unsafe {
         if pg_sys::MessageContext.is_null() {
+            // A worker without a client. In a procedure that commits, it goes on.
+            if pg_sys::SPI_inside_nonatomic_context() {
+                return;
+            }
             give_back();
         } else if !IS_WAITING.swap(true, Ordering::Relaxed) {
             let callback = &raw mut CALLBACK;
             pg_sys::MemoryContextRegisterResetCallback(pg_sys::MessageContext, callback);
         }
     }
+    TO_DO.store(false, Ordering::Relaxed);
 }
 
 unsafe extern "C-unwind" fn on_end_of_message(_: *mut core::ffi::c_void) {

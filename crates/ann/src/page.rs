@@ -121,6 +121,13 @@ pub trait PageStore {
     fn pause(&self);
 }
 
+/// Gives a damaged metapage of 64 bytes the checksum that goes with what is there.
+#[cfg(test)]
+pub(crate) fn seal(metapage: &mut Body) {
+    let (before, rest) = metapage.0.split_at_mut(60);
+    rest[..4].copy_from_slice(&checksum(before).to_ne_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -153,11 +160,4 @@ mod tests {
             prop_assert!(apart);
         }
     }
-}
-
-/// Gives a damaged metapage of 64 bytes the checksum that goes with what is there.
-#[cfg(test)]
-pub(crate) fn seal(metapage: &mut Body) {
-    let (before, rest) = metapage.0.split_at_mut(60);
-    rest[..4].copy_from_slice(&checksum(before).to_ne_bytes());
 }

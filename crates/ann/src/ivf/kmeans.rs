@@ -108,7 +108,9 @@ impl Centroids {
     /// The [`NEAR`] centroids that are nearest to each centroid, in any order; there are
     /// more.
     fn near_all(&self, team: &dyn Team) -> Vec<Vec<u32>> {
-        let at_once = self.at_once();
+        // Some MiB of keys for each thread.
+        const KEYS: usize = 1 << 19;
+        let at_once = self.at_once().min((KEYS / self.len()).max(1));
         let parts: Vec<&[f32]> = self.values.chunks(at_once * self.dimension).collect();
         let near = parts.iter().map(|_| Mutex::default());
         let near: Vec<Mutex<Vec<Vec<u32>>>> = near.collect();
@@ -120,7 +122,9 @@ impl Centroids {
 
     /// The same of some vectors.
     fn near(&self, vectors: &[f32]) -> Vec<Vec<u32>> {
-        let mut keys = vec![Vec::with_capacity(self.len()); vectors.len() / self.dimension];
+        let rows = vectors.len() / self.dimension;
+        let mut keys: Vec<Vec<(f32, u32)>> =
+            (0..rows).map(|_| Vec::with_capacity(self.len())).collect();
         self.compare(vectors, keys.len(), &mut |row, first, products| {
             let half_squares = &self.half_squares[first..];
             let pairs = products.iter().zip(half_squares).enumerate();
@@ -251,8 +255,9 @@ impl<'v> Members<'v> {
         changed
     }
 
-    /// The means of those of each centroid.
-    fn means(&self, team: &dyn Team, rng: &mut SmallRng) -> Vec<f32> {
+    /// The means of those of each centroid. A centroid that has none begins anew as a
+    /// member, which is its own then.
+    fn means(&mut self, team: &dyn Team, rng: &mut SmallRng) -> Vec<f32> {
         let (dimension, count) = (self.dimension, self.groups.len());
         let mut values = vec![0.0_f32; count * dimension];
         let parts = self.parts();
@@ -287,7 +292,10 @@ impl<'v> Members<'v> {
             far.sort_by(|a, b| b.0.total_cmp(&a.0));
             for (&list, (_, i)) in empty.iter().zip(far) {
                 values[list * dimension..][..dimension].copy_from_slice(self.vector(i));
+                // Later, members are compared with what is near the centroid they have.
+                self.nearest[i].0 = list as u32;
             }
+            self.groups = Groups::new(self.nearest.iter().map(|nearest| nearest.0), count);
         }
         values
     }
@@ -462,6 +470,31 @@ mod tests {
             let missed = pairs.filter(|(near, all)| near.1 > all.1 + 1e-3).count();
             assert!(missed * 50 < members.len(), "{missed}");
         }
+    }
+
+    #[test]
+    fn a_sample_of_equal_vectors_leaves_few_lists_empty() {
+        let mut rng = SmallRng::seed_from_u64(6);
+        let mut vectors = clusters(&mut rng, 500, 4000, 64);
+        for (i, vector) in vectors.chunks_exact_mut(64).enumerate() {
+            if i % 8 != 0 {
+                vector.fill(3.0);
+            }
+        }
+        let lists = 4 * NEAR;
+        let centroids = cluster(
+            &Pair,
+            &vectors,
+            64,
+            lists,
+            Metric::L2,
+            &mut rng,
+            &mut |_| {},
+        );
+        let members = Members::new(&Alone, &vectors, &centroids);
+        let empty = (0..lists).filter(|&list| members.groups.of(list).is_empty());
+        let empty = empty.count();
+        assert!(empty < lists / 20, "{empty} of {lists}");
     }
 
     #[test]

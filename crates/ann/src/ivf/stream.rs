@@ -468,8 +468,8 @@ impl Stream {
             self.scan(index, query, &mut keep, number as u32)?;
         }
         self.lower(&mut keep);
-        // A damaged page may say that bounds are above estimates.
-        let after = self.limit.unwrap_or(f32::NEG_INFINITY);
+        // A damaged page may say that bounds are above estimates, or that these are -∞.
+        let after = self.limit.unwrap_or(f32::MIN);
         self.limit = Some(keep.limit.max(after));
         self.returned_before = self.returned;
         self.window = self.window.saturating_mul(GROWTH);
