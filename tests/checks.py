@@ -40,6 +40,9 @@ METRICS = {
 }
 
 
+# What CREATE INDEX ... USING takes for each kind of index.
+KINDS = {"plain": "hnsw (emb vector_l2_ops) WITH (storage = plain)",
+         "fused": "hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf": "ivf (emb vector_l2_ops)"}
 # Searches of every kind of index that look far.
 WIDE = "SET hnsw.ef_search = 100; SET ivf.probes = 60"
 # And that find everything, in order.

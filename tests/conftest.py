@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "demo")]
 
 import corpus as package_corpus  # noqa: E402
-from checks import Database  # noqa: E402
+from checks import KINDS, Database  # noqa: E402
 from cluster import Cluster, server_can_reach  # noqa: E402
 
 CRASH = re.compile(r".*(?:terminated by signal|PANIC: |TRAP: |inconsistent page found).*")
@@ -108,8 +108,7 @@ def conn(database):
         yield conn
 
 
-@pytest.fixture(params=["hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf (emb vector_l2_ops)"],
-                ids=["hnsw", "ivf"])
+@pytest.fixture(params=[KINDS["fused"], KINDS["ivf"]], ids=["hnsw", "ivf"])
 def index(request):
     """Each kind of index on items, as CREATE INDEX items_emb ON items USING takes it."""
     return request.param

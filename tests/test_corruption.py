@@ -10,7 +10,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from checks import METRICS, clustered, copy_rows, create_items, install, nearest_sql, verify, wait_for
+from checks import KINDS, METRICS, clustered, copy_rows, create_items, install, nearest_sql, verify, wait_for
 from cluster import Cluster
 
 BLOCK = 8192
@@ -103,9 +103,7 @@ ALWAYS_TOLD = [zero_page, zero_first_page, zero_contents, random_page, random_co
                swap_pages, duplicate_page, stale_first_page, cut_last_page, cut_half, cut_all, flip_metapage_byte]
 MOSTLY_TOLD = [flip_bit, flip_any_bytes, grow_page_pointers]
 # Each damage comes to each kind of index.
-METHODS = {"plain": "hnsw (emb vector_l2_ops) WITH (storage = plain)",
-           "fused": "hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf": "ivf (emb vector_l2_ops)"}
-DAMAGES = [(damage, method) for method in METHODS
+DAMAGES = [(damage, method) for method in KINDS
            for damage in [*(damage for damage in ALWAYS_TOLD for _ in range(2)), *(damage for damage in MOSTLY_TOLD for _ in range(8))]]
 NAMES = [f"{damage.__name__}_{method}_{n}" for n, (damage, method) in enumerate(DAMAGES)]
 
@@ -122,7 +120,7 @@ def wreck(settings):
                 if name != "whole":
                     conn.execute(f"CREATE TABLE {name} AS TABLE whole")
                     conn.execute(f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
-                conn.execute(f"CREATE INDEX {name}_emb ON {name} USING {METHODS[method]}")
+                conn.execute(f"CREATE INDEX {name}_emb ON {name} USING {KINDS[method]}")
                 # Some vertices have been vacuumed and some inserted, as in an index that has lived.
                 conn.execute(f"DELETE FROM {name} WHERE id % 10 = 3")
             conn.execute("VACUUM")
@@ -179,7 +177,7 @@ def test_the_checker_tells(conn, name):
     assert complains(conn, name)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", KINDS)
 @pytest.mark.parametrize("damage", MOSTLY_TOLD)
 def test_the_checker_tells_most_of_the_small_ones(conn, damage, method):
     """A flip may hit a byte that nothing reads, so some may pass."""

@@ -5,8 +5,8 @@ import re
 import psycopg
 import pytest
 
-from checks import (WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute, install, nearest_sql,
-                    plan_nodes, recall, vacuum_fully, verify, wait_for)
+from checks import (KINDS, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute, install,
+                    nearest_sql, plan_nodes, recall, vacuum_fully, verify, wait_for)
 
 DIMS = 32
 DATA = clustered(3030, DIMS, seed=80)
@@ -22,8 +22,7 @@ def items(conn):
     return conn
 
 
-@pytest.fixture(params=["hnsw (emb vector_l2_ops) WITH (storage = plain)", "hnsw (emb vector_l2_ops) WITH (storage = fused)",
-                        "ivf (emb vector_l2_ops)"], ids=["plain", "fused", "ivf"])
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def build(request):
     """What builds an index of each kind on items."""
     return f"CREATE INDEX items_emb ON items USING {request.param}"

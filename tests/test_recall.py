@@ -399,7 +399,8 @@ def test_an_index_on_an_empty_table_takes_inserts(conn, method):
     create_items(conn, data[:0], "empty")
     conn.execute(f"CREATE INDEX empty_emb ON empty USING {method} (emb vector_l2_ops)")
     assert conn.execute(nearest_sql("empty", "l2"), [data[0]]).fetchall() == []
-    assert verify(conn, "empty_emb").heap_tids == 0
+    counts = verify(conn, "empty_emb")
+    assert (counts.vertices, counts.heap_tids) == (0 if method == "hnsw" else None, 0)
     conn.execute("VACUUM empty")
     conn.execute("INSERT INTO empty VALUES (0, %s)", [data[0]])
     assert conn.execute(nearest_sql("empty", "l2"), [data[1]]).fetchall() == [(0,)]

@@ -549,10 +549,13 @@ impl PageStore for RelationPages<'_> {
             // read it ahead.
             let found = unsafe { pg_sys::PrefetchBuffer(self.relation, self.fork, block) };
             self.set_hint(block, found.recent_buffer);
+            if found.recent_buffer > 0 {
+                // Of a hint, it was just read.
+                prefetch_descriptor(found.recent_buffer);
+            }
             found.recent_buffer
         });
         if buffer > 0 {
-            prefetch_descriptor(buffer);
             // SAFETY: a hint never names a buffer that does not exist, so the
             // address is one in shared buffers.
             let page = unsafe { pg_sys::BufferGetPage(buffer).cast::<u8>() };

@@ -23,11 +23,26 @@ pub const BODY_LEN: usize = 8192 - 24 - 8;
 /// (PostgreSQL's `MAX_GENERIC_XLOG_PAGES`).
 pub const MAX_PAGES_PER_RECORD: usize = 4;
 
-/// A checksum of a metapage: 32-bit FNV-1a (Fowler, Noll and Vo). A byte that
-/// changed is told for sure, because each step is a bijection of what came before.
-pub fn checksum(bytes: &[u8]) -> u32 {
+/// Bytes of a metapage, the last ones of which are the checksum of the others.
+const META_LEN: usize = 64;
+
+/// 32-bit FNV-1a (Fowler, Noll and Vo). A byte that changed is told for sure, because
+/// each step is a bijection of what came before.
+fn checksum(bytes: &[u8]) -> u32 {
     let step = |sum: u32, &byte: &u8| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193);
     bytes.iter().fold(0x811c_9dc5, step)
+}
+
+/// Gives a metapage the checksum that goes with what is there.
+pub fn seal(metapage: &mut Body) {
+    let (bytes, sum) = metapage.0[..META_LEN].split_at_mut(META_LEN - size_of::<u32>());
+    sum.copy_from_slice(&checksum(bytes).to_ne_bytes());
+}
+
+/// Whether a metapage has that checksum.
+pub fn is_sealed(metapage: &Body) -> bool {
+    let (bytes, sum) = metapage.0[..META_LEN].split_at(META_LEN - size_of::<u32>());
+    sum == checksum(bytes).to_ne_bytes()
 }
 
 /// The part of a page that belongs to the index.
@@ -119,13 +134,6 @@ pub trait PageStore {
     /// Called by long operations between pages, with no lock held: the place
     /// to notice that the operation was cancelled, or to throttle it.
     fn pause(&self);
-}
-
-/// Gives a damaged metapage of 64 bytes the checksum that goes with what is there.
-#[cfg(test)]
-pub(crate) fn seal(metapage: &mut Body) {
-    let (before, rest) = metapage.0.split_at_mut(60);
-    rest[..4].copy_from_slice(&checksum(before).to_ne_bytes());
 }
 
 #[cfg(test)]

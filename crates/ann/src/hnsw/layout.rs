@@ -109,7 +109,7 @@ pub struct Meta {
     storage: u32,
     seed: u64,
     components: u32,
-    /// Of what is before it.
+    /// See [`page::seal`].
     checksum: u32,
 }
 
@@ -151,7 +151,7 @@ impl Meta {
                 supported: FORMAT_VERSION,
             });
         }
-        if meta.checksum != meta.sum() {
+        if !page::is_sealed(body) {
             return Err(Error::corrupted(0, "the metapage's checksum is wrong"));
         }
         if meta.m < 2 || meta.m > MAX_M {
@@ -188,17 +188,10 @@ impl Meta {
         Ok(meta)
     }
 
-    fn sum(&self) -> u32 {
-        page::checksum(&bytemuck::bytes_of(self)[..std::mem::offset_of!(Meta, checksum)])
-    }
-
     /// Writes the metapage.
     pub fn write(&self, body: &mut Body) {
-        let meta = Meta {
-            checksum: self.sum(),
-            ..*self
-        };
-        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(&meta));
+        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(self));
+        page::seal(body);
     }
 
     /// The options the index was created with.

@@ -171,6 +171,11 @@ struct Members<'v> {
     groups: Groups,
 }
 
+/// The groups of vectors that have these of so many centroids.
+fn by_centroid(nearest: &[(u32, f32)], count: usize) -> Groups {
+    Groups::new(nearest.iter().map(|nearest| nearest.0), count)
+}
+
 impl<'v> Members<'v> {
     /// Compares all vectors with all centroids.
     fn new(team: &dyn Team, vectors: &'v [f32], centroids: &Centroids) -> Self {
@@ -187,7 +192,7 @@ impl<'v> Members<'v> {
         Members {
             vectors,
             dimension,
-            groups: Groups::new(nearest.iter().map(|nearest| nearest.0), centroids.len()),
+            groups: by_centroid(&nearest, centroids.len()),
             nearest,
         }
     }
@@ -248,10 +253,7 @@ impl<'v> Members<'v> {
             changed += usize::from(nearest.0 != now.0);
             *nearest = now;
         }
-        self.groups = Groups::new(
-            self.nearest.iter().map(|nearest| nearest.0),
-            centroids.len(),
-        );
+        self.groups = by_centroid(&self.nearest, centroids.len());
         changed
     }
 
@@ -295,7 +297,7 @@ impl<'v> Members<'v> {
                 // Later, members are compared with what is near the centroid they have.
                 self.nearest[i].0 = list as u32;
             }
-            self.groups = Groups::new(self.nearest.iter().map(|nearest| nearest.0), count);
+            self.groups = by_centroid(&self.nearest, count);
         }
         values
     }

@@ -75,7 +75,7 @@ pub struct Meta {
     pub built_spread: f64,
     /// Pages with the mean, which follow that of the apex.
     pub mean_pages: u32,
-    /// Of what is before it.
+    /// See [`page::seal`].
     checksum: u32,
 }
 
@@ -122,7 +122,7 @@ impl Meta {
                 supported: FORMAT_VERSION,
             });
         }
-        if meta.checksum != meta.sum() {
+        if !page::is_sealed(body) {
             return Err(Error::corrupted(0, "the metapage's checksum is wrong"));
         }
         if meta.page_len != BODY_LEN as u32 || meta.lists == 0 || meta.lists > MAX_LISTS {
@@ -132,17 +132,10 @@ impl Meta {
         Ok(meta)
     }
 
-    fn sum(&self) -> u32 {
-        page::checksum(&bytemuck::bytes_of(self)[..std::mem::offset_of!(Meta, checksum)])
-    }
-
     /// Writes the metapage.
     pub fn write(&self, body: &mut Body) {
-        let meta = Meta {
-            checksum: self.sum(),
-            ..*self
-        };
-        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(&meta));
+        body.0[..size_of::<Meta>()].copy_from_slice(bytemuck::bytes_of(self));
+        page::seal(body);
     }
 
     /// What the index was created with.
