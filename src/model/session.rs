@@ -24,9 +24,11 @@ use super::{access, catalog, memory, transaction, unwrap_model};
 use crate::errors::raise_with_hint;
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
-/// The most tokens in one run of a model. More would need more memory without being
-/// faster.
+/// The most tokens in one run of a model on a processor. More would need more memory
+/// without being faster.
 const BATCH_TOKENS: usize = 4096;
+/// The same where a GPU may run it, which takes more at once.
+const GPU_BATCH_TOKENS: usize = 32_768;
 /// Embeddings of single texts that are remembered, per model.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Longer texts are not remembered.
@@ -163,14 +165,15 @@ fn load_runtime() {
 }
 
 fn options() -> Options {
+    let (provider, batch_tokens) = match EXECUTION_PROVIDER.get() {
+        ExecutionProvider::Cpu => (Provider::Cpu, BATCH_TOKENS),
+        ExecutionProvider::Cuda => (Provider::Cuda, GPU_BATCH_TOKENS),
+        ExecutionProvider::Auto => (Provider::Auto, GPU_BATCH_TOKENS),
+    };
     Options {
-        provider: match EXECUTION_PROVIDER.get() {
-            ExecutionProvider::Cpu => Provider::Cpu,
-            ExecutionProvider::Cuda => Provider::Cuda,
-            ExecutionProvider::Auto => Provider::Auto,
-        },
+        provider,
         threads: THREADS.get() as usize,
-        batch_tokens: BATCH_TOKENS,
+        batch_tokens,
         interrupted,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! What enters is texts; what leaves is one row of `f32` per text. How a row is
 //! kept from depending on anything but its text is told in the crate's
-//! documentation; here is the padding, the batching and the run.
+//! documentation; here are the batches and the run.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,6 +16,7 @@ use ort::value::{TensorElementType, TensorRef, ValueType};
 use crate::chunk::{self, Chunk};
 use crate::compile::INPUTS;
 use crate::error::Error;
+use crate::gpu::{OnGpu, for_gpu};
 use crate::operators;
 use crate::pooling::pool;
 use crate::runtime;
@@ -24,13 +25,15 @@ use crate::threads::{self, SignalsBlocked};
 use crate::tokenizer::{MAX_TEXT_BYTES, TextTokenizer, Tokens};
 use crate::watchdog::Watchdog;
 
-/// Padded lengths are multiples of this: few enough lengths that texts find
-/// company, and hardly any padding.
-const LENGTH_STEP: usize = 8;
-
 /// Where padding has no part in any result, it is cheaper to pad by fewer tokens in
 /// all than to begin another run of the model.
 const TOKENS_OF_A_RUN: usize = 12;
+
+/// The same on a GPU, where a run takes as long with so many tokens as with one.
+const TOKENS_OF_A_GPU_RUN: usize = 512;
+
+/// Lengths on a GPU are multiples of this, as its matrix units want them.
+const GPU_LENGTH_STEP: usize = 8;
 
 /// On a processor, a run has so many tokens for each thread: what is computed of them
 /// stays in its caches from one node of the graph to the next.
@@ -87,9 +90,13 @@ pub struct Encoder {
     /// Gives memory back at the end of the run.
     shrinking: Arc<RunOptions>,
     inputs: Vec<Input>,
+    /// The output that is read, and what is left to do with it.
+    output: String,
+    pooling: Pooling,
     tokenizer: TextTokenizer,
     settings: Settings,
     options: Options,
+    on_gpu: bool,
     fallback: Option<String>,
 }
 
@@ -142,33 +149,21 @@ impl Encoder {
         settings.check()?;
         let environment = runtime::environment()?;
         let tokenizer = TextTokenizer::new(tokenizer, &settings)?;
-        let (session, fallback) = {
+        let opened = {
             // The session brings its threads along.
             let _signals = SignalsBlocked::new()?;
-            let open = |cuda| open_session(&environment, graph, options.threads.max(1), cuda);
-            let on_cpu = || {
-                open(false).map_err(|error| Error::Graph {
-                    reason: error.to_string(),
-                })
-            };
-            let on_cuda = || {
-                check_cuda(&settings)?;
-                open(true).map_err(|error| Error::Provider {
-                    reason: error.to_string(),
-                })
-            };
-            match options.provider {
-                Provider::Cpu => (on_cpu()?, None),
-                Provider::Cuda => (on_cuda()?, None),
-                Provider::Auto => match on_cuda() {
-                    Ok(session) => (session, None),
-                    Err(error) => (on_cpu()?, Some(error.to_string())),
-                },
-            }
+            Opened::new(&environment, graph, &settings, options)?
         };
-        let batch_tokens = match options.provider == Provider::Cpu || fallback.is_some() {
-            true => (options.batch_tokens).min(TOKENS_OF_A_THREAD * options.threads.max(1)),
-            false => options.batch_tokens,
+        let Opened {
+            session,
+            output,
+            pooling,
+            on_gpu,
+            fallback,
+        } = opened;
+        let batch_tokens = match on_gpu {
+            true => options.batch_tokens,
+            false => (options.batch_tokens).min(TOKENS_OF_A_THREAD * options.threads.max(1)),
         };
         let inputs = session
             .inputs()
@@ -178,16 +173,17 @@ impl Encoder {
         if !session
             .outputs()
             .iter()
-            .any(|outlet| outlet.name() == settings.output)
+            .any(|outlet| outlet.name() == output)
         {
             return Err(Error::Graph {
-                reason: format!("it has no output \"{}\"", settings.output),
+                reason: format!("it has no output \"{output}\""),
             });
         }
         let keeping = Arc::new(RunOptions::new().map_err(Error::inference)?);
         let mut shrinking = RunOptions::new().map_err(Error::inference)?;
+        let arenas = if on_gpu { "cpu:0;gpu:0" } else { "cpu:0" };
         shrinking
-            .set("memory.enable_memory_arena_shrinkage", "cpu:0")
+            .set("memory.enable_memory_arena_shrinkage", arenas)
             .map_err(Error::inference)?;
         let shrinking = Arc::new(shrinking);
         let watchdog = {
@@ -205,12 +201,15 @@ impl Encoder {
             keeping,
             shrinking,
             inputs,
+            output,
+            pooling,
             tokenizer,
             settings,
             options: Options {
                 batch_tokens,
                 ..options
             },
+            on_gpu,
             fallback,
         })
     }
@@ -300,22 +299,21 @@ impl Encoder {
         vectors.resize(size, 0.0);
 
         let tokens = self.tokenize(texts)?;
-        let padded: Vec<usize> = tokens
-            .iter()
-            .map(|tokens| match self.settings.padding_free {
-                true => tokens.ids.len().max(1),
-                false => padded_length(tokens.ids.len(), self.settings.max_tokens),
-            })
-            .collect();
+        // A text without any token has one of padding.
+        let lengths = tokens.iter().map(|tokens| match self.on_gpu {
+            true => tokens.ids.len().max(1).next_multiple_of(GPU_LENGTH_STEP),
+            false => tokens.ids.len().max(1),
+        });
+        let lengths: Vec<usize> = lengths.collect();
         let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|&text| padded[text]);
-        let batches = self.batches(&order, &padded);
+        order.sort_by_key(|&text| lengths[text]);
+        let batches = self.batches(&order, &lengths);
         let mut is_large = false;
-        let done = self.run_all(&tokens, &padded, &batches, &mut vectors, &mut is_large);
+        let done = self.run_all(&tokens, &lengths, &batches, &mut vectors, &mut is_large);
         if done.is_err() && is_large {
             // Another run, of the shortest text, gives back what the others took.
             let text = order[0];
-            _ = self.run(&[&tokens[text]], padded[text], true, |_, _, _, _| true);
+            _ = self.run(&[&tokens[text]], lengths[text], true, |_, _, _, _| true);
         }
         done.map(|()| vectors)
     }
@@ -325,7 +323,7 @@ impl Encoder {
     fn run_all(
         &mut self,
         tokens: &[Tokens],
-        padded: &[usize],
+        lengths: &[usize],
         batches: &[&[usize]],
         vectors: &mut [f32],
         is_large: &mut bool,
@@ -338,7 +336,7 @@ impl Encoder {
                 return Err(Error::Interrupted);
             }
             // The last one is the longest.
-            let length = batch.last().map_or(1, |&text| padded[text]);
+            let length = batch.last().map_or(1, |&text| lengths[text]);
             most = most.max(batch.len() * length);
             total += batch.len() * length;
             *is_large = most > KEEP_MEMORY_TOKENS || total > LARGE_CALL_TOKENS;
@@ -360,7 +358,8 @@ impl Encoder {
     }
 
     /// Finds out whether the model keeps its promises: it runs, gives finite
-    /// vectors of the promised dimension, and the same ones in any company.
+    /// vectors of the promised dimension, and the same ones in any company: to the bit
+    /// on a processor, about the same on a GPU.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if a vector depends on its batch; else as [`Self::embed`].
@@ -370,13 +369,18 @@ impl Encoder {
             "Prices fell in March, and rose in May.",
             "insitu",
         ];
+        // Each one twice: texts of equal length share a run.
+        let texts = [texts, texts].concat();
         let together = self.embed(&texts)?;
         for (&text, expected) in texts.iter().zip(together.chunks_exact(self.dimension())) {
             let alone = self.embed(&[text])?;
-            let same = alone
-                .iter()
-                .zip(expected)
-                .all(|(a, b)| a.to_bits() == b.to_bits());
+            let same = match self.on_gpu {
+                true => are_close(&alone, expected),
+                false => alone
+                    .iter()
+                    .zip(expected)
+                    .all(|(a, b)| a.to_bits() == b.to_bits()),
+            };
             if !same {
                 return Err(Error::unsupported(
                     "it gives a text another vector when other texts run with it",
@@ -404,19 +408,20 @@ impl Encoder {
         Ok(in_turns.collect())
     }
 
-    /// Cuts texts, ordered by their padded lengths, into those of one run each.
-    fn batches<'o>(&self, order: &'o [usize], padded: &[usize]) -> Vec<&'o [usize]> {
+    /// Cuts texts, ordered by their lengths, into those of one run each.
+    fn batches<'o>(&self, order: &'o [usize], lengths: &[usize]) -> Vec<&'o [usize]> {
         // By how many tokens a run may be padded for a longer text.
-        let slack = match self.settings.padding_free {
-            true => TOKENS_OF_A_RUN,
-            false => 0,
+        let slack = match (self.on_gpu, self.settings.padding_free) {
+            (true, _) => TOKENS_OF_A_GPU_RUN,
+            (false, true) => TOKENS_OF_A_RUN,
+            (false, false) => 0,
         };
         let mut batches = Vec::new();
         let mut first = 0;
         for i in 1..order.len() {
-            let (count, length) = (i - first, padded[order[i]]);
+            let (count, length) = (i - first, lengths[order[i]]);
             // All texts so far would be padded more.
-            let fits = count * (length - padded[order[i - 1]]) <= slack;
+            let fits = count * (length - lengths[order[i - 1]]) <= slack;
             let has_room = (count + 1) * length <= self.options.batch_tokens;
             if self.settings.one_by_one || !has_room || !fits {
                 batches.push(&order[first..i]);
@@ -445,9 +450,12 @@ impl Encoder {
             keeping,
             shrinking,
             inputs,
+            output,
+            pooling,
             settings,
             ..
         } = self;
+        let pooling = *pooling;
         let run_options: &RunOptions = if shrink { shrinking } else { keeping };
         run_options.unterminate().map_err(Error::inference)?;
 
@@ -473,19 +481,19 @@ impl Encoder {
         let outputs = watchdog
             .watch(move || session.run_with_options(values, run_options))?
             .map_err(Error::inference)?;
-        let output = outputs.get(&settings.output).ok_or_else(|| {
-            Error::inference(format!("the graph gave no \"{}\"", settings.output))
-        })?;
-        let (found, rows) = output
+        let value = outputs
+            .get(&*output)
+            .ok_or_else(|| Error::inference(format!("the graph gave no \"{output}\"")))?;
+        let (found, rows) = value
             .try_extract_tensor::<f32>()
             .map_err(Error::inference)?;
         let width = settings.width();
-        let per_text = if settings.pooling == Pooling::None {
+        let per_text = if pooling == Pooling::None {
             1
         } else {
             length
         };
-        let expected: Vec<usize> = if settings.pooling == Pooling::None {
+        let expected: Vec<usize> = if pooling == Pooling::None {
             vec![texts.len(), width]
         } else {
             vec![texts.len(), length, width]
@@ -497,8 +505,7 @@ impl Encoder {
                 .all(|(&found, &expected)| usize::try_from(found) == Ok(expected));
         if !fits {
             return Err(Error::inference(format!(
-                "the graph gave \"{}\" with the shape {found}, expected was {expected:?}",
-                settings.output
+                "the graph gave \"{output}\" with the shape {found}, expected was {expected:?}"
             )));
         }
         for (index, (tokens, rows)) in texts
@@ -508,12 +515,7 @@ impl Encoder {
         {
             // A text without any token has one of padding, see `Input::fill`.
             let real = tokens.ids.len().clamp(1, per_text);
-            let finite = keep(
-                index,
-                &rows[..real * width],
-                settings.pooling,
-                settings.normalize,
-            );
+            let finite = keep(index, &rows[..real * width], pooling, settings.normalize);
             if !finite {
                 return Err(Error::inference(
                     "the vector has a value that is not finite",
@@ -524,14 +526,73 @@ impl Encoder {
     }
 }
 
-/// An error for a model that a GPU can't run.
-fn check_cuda(settings: &Settings) -> Result<(), Error> {
-    if matches!(settings.precision, Precision::Int8 | Precision::Int4) {
-        return Err(Error::Provider {
-            reason: "models of int8 and int4 run on the processor".to_owned(),
-        });
+/// A session where the options want it.
+struct Opened {
+    session: Session,
+    output: String,
+    pooling: Pooling,
+    on_gpu: bool,
+    fallback: Option<String>,
+}
+
+impl Opened {
+    fn new(
+        environment: &ort::environment::Environment,
+        graph: &[u8],
+        settings: &Settings,
+        options: Options,
+    ) -> Result<Self, Error> {
+        let open = |graph: &[u8], cuda| {
+            open_session(environment, graph, options.threads.max(1), cuda)
+        };
+        let on_cpu = |fallback| {
+            let opened = open(graph, false).map_err(|error| Error::Graph {
+                reason: error.to_string(),
+            });
+            Ok(Opened {
+                session: opened?,
+                output: settings.output.clone(),
+                pooling: settings.pooling,
+                on_gpu: false,
+                fallback,
+            })
+        };
+        let on_gpu = || {
+            let fail = |reason| Err(Error::Provider { reason });
+            if matches!(settings.precision, Precision::Int8 | Precision::Int4) {
+                return fail("models of int8 and int4 run on the processor".to_owned());
+            }
+            let OnGpu {
+                graph,
+                output,
+                pooling,
+            } = for_gpu(graph, settings)?;
+            match open(&graph, true) {
+                Ok(session) => Ok(Opened {
+                    session,
+                    output,
+                    pooling,
+                    on_gpu: true,
+                    fallback: None,
+                }),
+                Err(error) => fail(error.to_string()),
+            }
+        };
+        match options.provider {
+            Provider::Cpu => on_cpu(None),
+            Provider::Cuda => on_gpu(),
+            Provider::Auto => on_gpu().or_else(|error| on_cpu(Some(error.to_string()))),
+        }
     }
-    Ok(())
+}
+
+/// Whether two vectors are the same but for rounding.
+fn are_close(a: &[f32], b: &[f32]) -> bool {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+        products.sum()
+    };
+    dot(a, b) >= 0.999 * (dot(a, a) * dot(b, b)).sqrt()
 }
 
 fn open_session(
@@ -559,19 +620,11 @@ fn open_session(
         // The scanned bytes are ONNX: they must not be taken for the other format.
         .with_config_entry("session.load_model_format", "ONNX")?;
     if cuda {
-        // This loads CUDA's libraries.
-        builder = builder.with_execution_providers([CUDA::default().build().error_on_failure()])?;
+        // This loads CUDA's libraries. A model of floats keeps their precision.
+        let provider = CUDA::default().with_tf32(false).build();
+        builder = builder.with_execution_providers([provider.error_on_failure()])?;
     }
     builder.commit_from_memory(graph)
-}
-
-/// The length that a text is padded to: of the text's own making, never of its batch's.
-fn padded_length(tokens: usize, max_tokens: usize) -> usize {
-    tokens
-        .max(1)
-        .next_multiple_of(LENGTH_STEP)
-        .min(max_tokens)
-        .max(tokens)
 }
 
 impl Input {
@@ -627,20 +680,5 @@ impl Input {
             let narrow = wide.iter().map(|&id| i32::try_from(id).unwrap_or(-1));
             Elements::Int32(narrow.collect())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::padded_length;
-
-    #[test]
-    fn padding_follows_from_the_text_and_the_limit() {
-        let lengths: Vec<usize> = [0, 1, 2, 8, 9, 250, 251, 255]
-            .into_iter()
-            .map(|tokens| padded_length(tokens, 255))
-            .collect();
-        assert_eq!(lengths, [8, 8, 8, 8, 16, 255, 255, 255]);
-        assert_eq!(padded_length(3, 3), 3);
     }
 }

@@ -18,13 +18,12 @@
 //! version stay the same. Generated columns and index expressions rest on this.
 //! It is reached so:
 //!
-//! * A text is padded to a length that follows from the text alone: its number
-//!   of tokens rounded up to a multiple of 8. Only texts of equal padded length
-//!   share a batch, so every matrix that a text meets has a size of its own
-//!   choosing, except for the number of rows, and ONNX Runtime computes a row of
-//!   a matrix product in the same order however many rows there are. Where every
-//!   node of a graph is an operator of ours, padding has no part in any sum
-//!   ([`Settings::padding_free`]), and texts of about the same length share a batch.
+//! * Only texts of equal length share a batch, and none is padded, so every matrix that a
+//!   text meets has a size of its own choosing, except for the number of rows, and ONNX
+//!   Runtime computes a row of a matrix product in the same order however many rows there
+//!   are. Where every node of a graph is an operator of ours, padding has no part in any
+//!   sum ([`Settings::padding_free`]), and texts of about the same length share a batch if
+//!   that is quicker.
 //! * Pooling and normalization happen here, one after the other over the real
 //!   tokens, in `f64`.
 //! * A graph with dynamic quantization takes its scale from all rows at once.
@@ -42,8 +41,9 @@
 //!
 //! With [`Provider::Cuda`] a model of floats runs on an NVIDIA GPU, if the ONNX
 //! Runtime that was loaded has been built for it; its libraries are loaded only
-//! then. The same device gives the same vector for the same text, but not the bits
-//! that the processor gives.
+//! then. What a GPU runs is told in `gpu`. It adds numbers in an order that depends on the
+//! sizes of a batch, so a vector's last digits are neither those that a processor gives
+//! nor always the same: [`Encoder::probe`] allows for that there, and only there.
 //!
 //! # Sources
 //!
@@ -60,6 +60,8 @@ mod encoder;
 mod error;
 mod evaluation;
 mod files;
+mod gpu;
+mod graph;
 mod onnx;
 mod operators;
 mod pooling;

@@ -240,6 +240,14 @@ impl Tensor {
         Tensor::new(name, FLOAT, shape, bytes.collect())
     }
 
+    /// A tensor of 16-bit floats, each the nearest one to a value.
+    pub(crate) fn halves(name: &str, shape: &[usize], values: &[f32]) -> Self {
+        let limit = half::f16::MAX.to_f32();
+        let halves = values.iter().map(|value| value.clamp(-limit, limit));
+        let bytes = halves.flat_map(|value| half::f16::from_f32(value).to_le_bytes());
+        Tensor::new(name, FLOAT16, shape, bytes.collect())
+    }
+
     /// The shape and values of a tensor of finite floats.
     pub(crate) fn as_floats(&self) -> Option<(Vec<usize>, Vec<f32>)> {
         if self.data_type != FLOAT {

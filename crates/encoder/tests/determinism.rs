@@ -2,8 +2,10 @@
 
 mod common;
 
-use common::{Bert, Random, Shape, minilm, same_in_any_company, text, words};
+use common::{Bert, Random, Shape, minilm, same_in_any_company, text, tokenizer, words};
+use encoder::{ModelFiles, compile};
 use safetensors::Dtype;
+use serde_json::Value;
 
 #[test]
 fn small_models() {
@@ -20,6 +22,34 @@ fn small_models() {
             texts.push(text(&words(&mut random, count, shape.vocabulary)));
         }
         same_in_any_company(&bert.compile(), &texts, 4);
+    }
+}
+
+/// Without special tokens a text may be a single one, and its matrices a row.
+#[test]
+fn texts_of_one_token() {
+    for (seed, heads, hidden) in [(5, 2, 16), (6, 4, 64), (7, 6, 384)] {
+        let shape = Shape {
+            heads,
+            hidden,
+            intermediate: 4 * hidden,
+            ..Shape::SMALL
+        };
+        let bert = Bert::random(seed, shape, Dtype::F32);
+        let mut files = bert.files("");
+        let mut tokenizer = tokenizer(shape.vocabulary);
+        tokenizer["post_processor"] = Value::Null;
+        files.insert(
+            "tokenizer.json".to_owned(),
+            tokenizer.to_string().into_bytes(),
+        );
+        let model = compile(&ModelFiles::new(files).expect("files")).expect("compile");
+        let mut random = Random::new(seed);
+        let mut texts = vec![String::new()];
+        for count in [1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 4, 5, 17] {
+            texts.push(text(&words(&mut random, count, shape.vocabulary)));
+        }
+        same_in_any_company(&model, &texts, 8);
     }
 }
 

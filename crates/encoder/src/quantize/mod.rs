@@ -1,7 +1,7 @@
 //! The quantizing compiler: from a model of 32-bit floats to a smaller one.
 //!
 //! * **fp16** stores the floats of large initializers in 16 bits; a `Cast` widens
-//!   them again when a session opens.
+//!   them again when a session opens on a processor (for a GPU see [`crate::gpu`]).
 //! * **int8** and **int4** put a node of [`crate::operators`] in the place of each
 //!   product with a constant matrix and of each look-up in a constant table.
 //!   Biases, GELU, and the residual with its layer normalization go into that node
@@ -11,18 +11,17 @@
 //! Every other node stays as it was, byte for byte. The result is an ONNX graph
 //! again, of the domain `insitu` beside ONNX's own.
 
-mod graph;
 mod weights;
 
 use serde::Deserialize;
 
 use crate::compile::CompiledModel;
 use crate::error::Error;
-use crate::onnx::{Attribute, FLOAT, FLOAT16, INT8, INT32, MICROSOFT, Node, Tensor, UINT8};
+use crate::graph::Graph;
+use crate::onnx::{Attribute, FLOAT, INT8, INT32, MICROSOFT, Node, Tensor, UINT8};
 use crate::operators::DOMAIN;
 use crate::settings::Precision;
 use crate::weights::transpose;
-use graph::Graph;
 pub use weights::Scheme;
 use weights::{quantize as quantize_matrix, quantize_table};
 
@@ -105,11 +104,7 @@ pub fn quantize(
         return Err(Error::unsupported("its graph is quantized already"));
     }
     let graph = Graph::read(&model.graph)?;
-    let has_graphs = |node: &Node| {
-        let has_graph = |a: &Attribute| a.g.is_some() || !a.graphs.is_empty();
-        node.attribute.iter().any(has_graph)
-    };
-    if (0..graph.len()).any(|index| has_graphs(graph.node(index))) {
+    if graph.has_inner_graphs() {
         return Err(Error::unsupported(
             "its graph has graphs inside (If, Loop or Scan)",
         ));
@@ -528,11 +523,8 @@ impl Rewrite<'_> {
             if values.len() < LEAST_MATRIX || values.iter().any(|value| value.abs() > most) {
                 continue;
             }
-            let bytes = values
-                .iter()
-                .flat_map(|&v| half::f16::from_f32(v).to_le_bytes());
             let stored = format!("{name}.fp16");
-            let tensor = Tensor::new(&stored, FLOAT16, &shape, bytes.collect());
+            let tensor = Tensor::halves(&stored, &shape, &values);
             self.graph.rename_initializer(&name, tensor);
             let to = vec![Attribute::int("to", i64::from(FLOAT))];
             self.graph
@@ -548,3 +540,6 @@ fn epsilon(node: &Node) -> Attribute {
     let value = given.and_then(|a| a.f).unwrap_or(1e-12);
     Attribute::float("epsilon", value)
 }
+
+#[cfg(test)]
+mod export_tests;

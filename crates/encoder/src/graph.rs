@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use crate::error::Error;
-use crate::onnx::{Node, OperatorSet, Tensor, ValueInfo};
+use crate::onnx::{Attribute, Node, OperatorSet, Tensor, ValueInfo};
 use crate::scan::Fields;
 
 /// Numbers of fields in `onnx.proto`.
@@ -39,14 +39,14 @@ impl<T> Part<'_, T> {
 pub(crate) struct Graph<'a> {
     /// Fields of the model beside the graph.
     model: Vec<&'a [u8]>,
-    /// Fields of the graph beside nodes, initializers and inputs.
+    /// Fields of the graph beside nodes, initializers, inputs and outputs.
     rest: Vec<&'a [u8]>,
     inputs: Vec<Part<'a, ValueInfo>>,
-    outputs: Vec<String>,
+    outputs: Vec<Part<'a, ValueInfo>>,
     /// In the order in which they run. A node that was taken out has no operator.
     nodes: Vec<Part<'a, Node>>,
-    /// A node that was put right behind one.
-    behind: HashMap<usize, Node>,
+    /// Nodes that were put right behind one.
+    behind: HashMap<usize, Vec<Node>>,
     /// Nodes that were put before all others.
     first: Vec<Node>,
     /// The nodes that use each value, once for every input.
@@ -93,8 +93,8 @@ impl<'a> Graph<'a> {
                         graph.inputs.push(Part { raw, value });
                     }
                     field::GRAPH_OUTPUT => {
-                        graph.outputs.push(decode::<ValueInfo>(content)?.name);
-                        graph.rest.push(raw);
+                        let value = decode::<ValueInfo>(content)?;
+                        graph.outputs.push(Part { raw, value });
                     }
                     _ => graph.rest.push(raw),
                 }
@@ -122,21 +122,26 @@ impl<'a> Graph<'a> {
     pub(crate) fn is_all_of(&self, domain: &str) -> bool {
         let nodes = self.nodes.iter().map(|part| &part.value);
         let nodes = nodes.filter(|node| !node.op_type.is_empty());
-        let mut nodes = nodes.chain(self.first.iter()).chain(self.behind.values());
+        let mut nodes = nodes.chain(self.added());
         nodes.all(|node| node.domain == domain)
     }
 
     /// The one node that uses a value, if nothing else does.
     pub(crate) fn only_user(&self, value: &str) -> Option<usize> {
         match self.users.get(value).map(Vec::as_slice) {
-            Some(&[user]) if !self.outputs.iter().any(|output| output == value) => Some(user),
+            Some(&[user]) if !self.is_output(value) => Some(user),
             _ => None,
         }
     }
 
     /// Whether anything uses a value.
     pub(crate) fn is_used(&self, value: &str) -> bool {
-        self.users.contains_key(value) || self.outputs.iter().any(|output| output == value)
+        self.users.contains_key(value) || self.is_output(value)
+    }
+
+    /// Whether a value is an output of the graph.
+    pub(crate) fn is_output(&self, value: &str) -> bool {
+        self.outputs.iter().any(|part| part.value.name == value)
     }
 
     /// The nodes that use a value.
@@ -177,9 +182,14 @@ impl<'a> Graph<'a> {
         self.nodes[index] = Part::new(node);
     }
 
-    /// Puts a node right behind one.
+    /// Puts a node right behind one, and behind what was put there before.
     pub(crate) fn put_after(&mut self, index: usize, node: Node) {
-        self.behind.insert(index, node);
+        self.behind.entry(index).or_default().push(node);
+    }
+
+    /// The nodes that were put before or behind others.
+    fn added(&self) -> impl Iterator<Item = &Node> {
+        self.first.iter().chain(self.behind.values().flatten())
     }
 
     /// Puts another initializer in the place of one, whose name is free then for a
@@ -194,6 +204,19 @@ impl<'a> Graph<'a> {
         self.first.push(node);
     }
 
+    /// Gives the graph another output in the place of all that it had.
+    pub(crate) fn set_output(&mut self, output: ValueInfo) {
+        self.outputs = vec![Part::new(output)];
+    }
+
+    /// Whether a node has a graph inside (`If`, `Loop` or `Scan`), which may use any
+    /// value out here.
+    pub(crate) fn has_inner_graphs(&self) -> bool {
+        let has_graph = |a: &Attribute| a.g.is_some() || !a.graphs.is_empty();
+        let mut nodes = self.nodes.iter().map(|part| &part.value);
+        nodes.any(|node| node.attribute.iter().any(has_graph))
+    }
+
     /// The model's bytes. Initializers that nothing uses are left out, and a
     /// domain of operators is declared.
     pub(crate) fn write(&self, domain: Option<&str>) -> Vec<u8> {
@@ -205,14 +228,14 @@ impl<'a> Graph<'a> {
             if !part.value.op_type.is_empty() {
                 put(&mut graph, field::GRAPH_NODE, part.raw, &part.value);
             }
-            if let Some(node) = self.behind.get(&index) {
+            for node in self.behind.get(&index).into_iter().flatten() {
                 put(&mut graph, field::GRAPH_NODE, &[], node);
             }
         }
-        let added = self.first.iter().chain(self.behind.values());
-        let nodes = self.nodes.iter().map(|part| &part.value).chain(added);
+        let nodes = self.nodes.iter().map(|part| &part.value);
+        let nodes = nodes.chain(self.added());
         let used: HashSet<&String> = nodes.flat_map(|node| &node.input).collect();
-        let is_used = |name: &String| used.contains(name) || self.outputs.contains(name);
+        let is_used = |name: &String| used.contains(name) || self.is_output(name);
         for name in self.order.iter().filter(|name| is_used(name)) {
             if let Some(part) = self.initializers.get(name) {
                 put(&mut graph, field::GRAPH_INITIALIZER, part.raw, &part.value);
@@ -224,6 +247,9 @@ impl<'a> Graph<'a> {
             if !self.initializers.contains_key(name) || is_used(name) {
                 graph.extend_from_slice(part.raw);
             }
+        }
+        for part in &self.outputs {
+            put(&mut graph, field::GRAPH_OUTPUT, part.raw, &part.value);
         }
         self.rest
             .iter()
