@@ -118,16 +118,20 @@ CREATE PROCEDURE insitu.embed_table(target regclass, text_column name, vector_co
                                     batch integer DEFAULT 1000)
     LANGUAGE plpgsql AS $$
 DECLARE
+    callers_path text := pg_catalog.current_setting('search_path');
     leaves regclass[];
     leaf regclass;
     next_rows text;
     last tid;
+    pass_end tid;
     found bigint;
     written bigint;
     lost bigint;
     of_pass bigint;
+    before bigint;
     left_out bigint;
     again boolean;
+    alike integer;
     done bigint := 0;
     total bigint;
     started timestamptz := pg_catalog.clock_timestamp();
@@ -151,24 +155,33 @@ BEGIN
         -- The rows are locked before they are read, so no text changes meanwhile.
         next_rows := format(
             'WITH batch AS MATERIALIZED ('
-            '  SELECT ctid AS place, %2$I::text AS body FROM ONLY %1$s'
-            '   WHERE ctid > $1 AND %3$I IS NULL AND %2$I IS NOT NULL LIMIT $2 FOR NO KEY UPDATE),'
+            '  SELECT ctid AS place, %2$I::pg_catalog.text AS body FROM ONLY %1$s'
+            '   WHERE ctid OPERATOR(pg_catalog.>) $1 AND ctid OPERATOR(pg_catalog.<) $2 AND %3$I IS NULL AND %2$I IS NOT NULL'
+            '   LIMIT $3 FOR NO KEY UPDATE),'
             ' embedded AS MATERIALIZED ('
-            '  SELECT unnest(array_agg(place)) AS place, unnest(insitu.embed($3, array_agg(body))) AS vector FROM batch),'
-            ' written AS (UPDATE ONLY %1$s AS t SET %3$I = e.vector FROM embedded e WHERE t.ctid = e.place'
+            '  SELECT pg_catalog.unnest(pg_catalog.array_agg(place)) AS place,'
+            '         pg_catalog.unnest(insitu.embed($4, pg_catalog.array_agg(body))) AS vector FROM batch),'
+            ' written AS (UPDATE ONLY %1$s AS t SET %3$I = e.vector FROM embedded e WHERE t.ctid OPERATOR(pg_catalog.=) e.place'
             '   RETURNING e.place, t.%3$I AS vector)'
-            ' SELECT coalesce(max(w.place), max(e.place)), count(*), count(w.place),'
-            '        count(*) FILTER (WHERE w.place IS NOT NULL AND w.vector IS NULL)'
-            '   FROM embedded e LEFT JOIN written w USING (place)', leaf, text_column, vector_column);
+            ' SELECT coalesce(pg_catalog.max(w.place), pg_catalog.max(e.place)), pg_catalog.count(*), pg_catalog.count(w.place),'
+            '        pg_catalog.count(*) FILTER (WHERE w.place IS NOT NULL AND w.vector IS NULL)'
+            '   FROM embedded e LEFT JOIN written w ON w.place OPERATOR(pg_catalog.=) e.place', leaf, text_column, vector_column);
         -- Rows that others change move behind, and a scan may begin in the middle:
-        -- until a pass from the beginning finds none, or two in turn write none.
+        -- until a pass from the beginning finds none, or two in turn write none. A pass
+        -- goes up to where the table ended when it began.
         again := false;
+        before := NULL;
+        alike := 0;
         LOOP
             last := '(0,0)';
+            pass_end := format('(%s,0)', pg_relation_size(leaf) / current_setting('block_size')::bigint);
             of_pass := 0;
             left_out := 0;
             LOOP
-                EXECUTE next_rows INTO last, found, written, lost USING last, batch, model;
+                -- The table's triggers look names up where they are used to.
+                PERFORM set_config('search_path', callers_path, true);
+                EXECUTE next_rows INTO last, found, written, lost USING last, pass_end, batch, model;
+                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
                 EXIT WHEN found = 0;
                 IF lost > 0 THEN
                     RAISE object_not_in_prerequisite_state USING
@@ -189,6 +202,15 @@ BEGIN
             END LOOP;
             EXIT WHEN of_pass = 0 AND (left_out = 0 OR again);
             again := of_pass = 0;
+            alike := CASE WHEN of_pass > 0 AND of_pass >= before THEN alike + 1 ELSE 0 END;
+            before := of_pass;
+            IF alike = 2 THEN
+                RAISE WARNING USING
+                    MESSAGE = format('rows of %s come without a vector as fast as they are embedded', leaf),
+                    DETAIL = format('Each of the last passes over it embedded %s rows or more.', of_pass),
+                    HINT = 'Others insert them, or a trigger takes vectors away again.';
+                EXIT;
+            END IF;
         END LOOP;
         IF left_out > 0 THEN
             RAISE WARNING '% rows of % have no vector: a trigger left them as they are', left_out, leaf;

@@ -133,6 +133,17 @@ def test_a_trigger_that_takes_vectors_away_does_not_hold_up_a_run_for_ever(admin
     admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
     assert wrong(admin) == []
 
+    # After the update, where the update itself can't tell.
+    admin.execute("CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                  " UPDATE docs SET emb = NULL WHERE id = NEW.id AND emb IS NOT NULL; RETURN NULL; END $$")
+    admin.execute("CREATE TRIGGER meddle AFTER UPDATE ON docs FOR EACH ROW WHEN (NEW.id > 20) EXECUTE FUNCTION meddle()")
+    admin.execute("UPDATE docs SET emb = NULL")
+    notices.clear()
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 2)")
+    assert notices[0] == "rows of public.docs come without a vector as fast as they are embedded"
+    assert admin.execute("SELECT count(emb), count(*) FROM docs").fetchone() == (20, 25)
+    admin.execute("DROP TRIGGER meddle ON docs")
+
 
 def test_partitions(admin):
     admin.execute("DROP TABLE IF EXISTS parts; CREATE TABLE parts (id int, body text, emb vector(8)) PARTITION BY RANGE (id);"
@@ -262,6 +273,11 @@ def test_queries_have_their_own_prefix(admin, minilm, server_dir):
     admin.execute("SELECT insitu.load_model('prefixed', %s)", [str(directory)])
     row = admin.execute("SELECT query_prefix, passage_prefix FROM insitu.models WHERE name = 'prefixed'").fetchone()
     assert row == ("river ", "house ")
+    # Pieces leave room for the prefix that they are embedded with: one token here.
+    chunks = "SELECT chunk FROM insitu.chunk(%s, 'river house quick river', %s)"
+    assert admin.execute(chunks, ["tiny", 5]).fetchall() == [("river house quick",), ("river",)]
+    assert admin.execute(chunks, ["prefixed", 5]).fetchall() == [("river house",), ("quick river",)]
+    refused(admin, "22023", chunks, "prefixed", 3, match="3 of them are special tokens and the model's prefix")
     assert admin.execute("SELECT insitu.embed_query('prefixed', 'quick') = insitu.embed('tiny', 'river quick'),"
                          " insitu.embed('prefixed', 'quick') = insitu.embed('tiny', 'house quick'),"
                          " insitu.embed_query('tiny', 'quick') = insitu.embed('tiny', 'quick')").fetchone() == (True, True, True)

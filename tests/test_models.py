@@ -259,6 +259,18 @@ def megabytes(conn):
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 
+def test_the_encoder_of_a_dropped_model_is_given_back(model_database, conn):
+    conn.execute("SELECT insitu.quantize_model('minilm', 'smaller', 'fp16')")
+    with model_database.connect() as session:
+        session.execute("SELECT insitu.embed('minilm', 'river'), insitu.embed('smaller', 'river')")
+        before = megabytes(session)
+        conn.execute("SELECT insitu.drop_model('smaller')")
+        session.execute("SELECT insitu.embed('minilm', 'house')")
+        # Its weights are 32-bit floats in memory, 87 MB of them.
+        assert megabytes(session) < before - 80
+        assert session.execute("SELECT vector_dims(insitu.embed('minilm', 'stone'))").fetchone() == (384,)
+
+
 def test_memory_of_a_large_call_is_given_back(conn):
     embed(conn, "load the model")
     before = megabytes(conn)

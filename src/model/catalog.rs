@@ -7,6 +7,8 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashSet;
+
 use encoder::{CompiledModel, Settings};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -134,6 +136,20 @@ pub fn find(name: &str) -> Option<Model> {
         owner: owner.unwrap_or(pg_sys::InvalidOid),
         grantees: grantees.unwrap_or_default(),
     })
+}
+
+/// The SHA-256 of every model.
+pub fn all_sha256() -> HashSet<String> {
+    let found = with_fresh_snapshot(|| {
+        as_owner(|| {
+            Spi::connect(|client| {
+                let rows = client.select("SELECT m.sha256 FROM insitu.model m", None, &[])?;
+                let values = rows.map(|row| row.get::<String>(1));
+                values.collect::<Result<Vec<_>, pgrx::spi::Error>>()
+            })
+        })
+    });
+    unwrap(found).into_iter().flatten().collect()
 }
 
 /// The bytes of one of a model's files, `graph` or `tokenizer`.

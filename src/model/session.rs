@@ -48,6 +48,8 @@ struct Session {
     loaded: HashMap<String, Loaded>,
     /// What each name means.
     names: HashMap<String, Known>,
+    /// Models may have gone since the encoders were looked over.
+    models_changed: bool,
 }
 
 struct Known {
@@ -73,7 +75,22 @@ fn with_session<R>(work: impl FnOnce(&mut Session) -> R) -> R {
 }
 
 fn forget_names() {
-    with_session(|session| session.names.clear());
+    with_session(|session| {
+        session.names.clear();
+        session.models_changed = true;
+    });
+}
+
+/// Gives back the encoders of models that are gone.
+fn drop_unknown_encoders() {
+    let is_due = with_session(|session| {
+        std::mem::take(&mut session.models_changed) && !session.loaded.is_empty()
+    });
+    if is_due {
+        let known = catalog::all_sha256();
+        with_session(|session| session.loaded.retain(|sha256, _| known.contains(sha256)));
+        memory::give_back_at_end();
+    }
 }
 
 #[pg_guard]
@@ -243,6 +260,7 @@ fn resolve(name: &str) -> (String, Settings) {
     if let Some(known) = known {
         return known;
     }
+    drop_unknown_encoders();
     let model = access::existing(name);
     access::check_use(user, name, &model);
     let result = (model.sha256.clone(), model.settings.clone());

@@ -43,7 +43,11 @@ enum Border {
 /// Cuts a text into pieces of at most `most` tokens; from each piece, up to
 /// `overlap` tokens come again at the beginning of the next one.
 ///
-/// `tokens` gives the places of the tokens of a part of the text.
+/// `tokens` gives the places of the tokens of a part of the text. A word may have more
+/// of them at the beginning of a piece than it had within its sentence (byte-level BPE
+/// takes the white space before it along), so each piece is tokenized once more. It is
+/// longer than `most` only if it is a single token that alone is several, or a character
+/// that has several.
 pub(crate) fn chunks<'t>(
     text: &'t str,
     most: usize,
@@ -53,7 +57,9 @@ pub(crate) fn chunks<'t>(
     let mut places: Vec<(usize, Border)> = Vec::new();
     for (at, sentence) in text.split_sentence_bound_indices() {
         for (within, part) in parts(sentence) {
-            for (i, place) in tokens(part)?.into_iter().enumerate() {
+            // White space at the end may be a token too, from which no piece begins.
+            let within_part = |place: &Place| place.start < part.len();
+            for (i, place) in tokens(part)?.into_iter().filter(within_part).enumerate() {
                 let border = match (i, within, place.word) {
                     (0, 0, _) => Border::Sentence,
                     (0, ..) | (_, _, true) => Border::Word,
@@ -67,14 +73,23 @@ pub(crate) fn chunks<'t>(
     let (mut characters, mut counted) = (0, 0);
     let mut from = 0;
     while from < places.len() {
-        let to = if places.len() - from <= most {
+        let begin = places[from].0;
+        // The tokens of one character can't be parted.
+        let inner = places[from..].partition_point(|place| place.0 == begin);
+        let least = from + inner;
+        let mut to = if least == places.len() || places.len() - from <= most {
             places.len()
         } else {
-            best(&places, from + 1, from + most)
+            best(&places, least, (from + most).max(least))
         };
-        let begin = places[from].0;
-        let end = places.get(to).map_or(text.len(), |place| place.0);
-        let piece = text[begin..end].trim_end();
+        let piece = loop {
+            let end = places.get(to).map_or(text.len(), |place| place.0);
+            let piece = text[begin..end].trim_end();
+            if to <= least || tokens(piece)?.len() <= most {
+                break piece;
+            }
+            to = best(&places, least, to - 1);
+        };
         // Starts never decrease: characters are counted once.
         characters += text[counted..begin].chars().count();
         counted = begin;
@@ -86,7 +101,7 @@ pub(crate) fn chunks<'t>(
         if to == places.len() {
             break;
         }
-        let earliest = to.saturating_sub(overlap).max(from + 1);
+        let earliest = to.saturating_sub(overlap).max(least);
         from = if earliest < to {
             first(&places, earliest, to)
         } else {

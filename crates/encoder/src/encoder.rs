@@ -239,36 +239,35 @@ impl Encoder {
         self.tokenizer.count(text)
     }
 
-    /// Cuts a text into pieces of at most `max_tokens` tokens, special ones included,
-    /// at the ends of sentences where it can. Up to `overlap` tokens of each piece
-    /// come again at the beginning of the next one.
+    /// Cuts a text into pieces of at most `max_tokens` tokens, at the ends of sentences
+    /// where it can. The special tokens are counted, and those of
+    /// [`Settings::passage_prefix`], which the pieces are to be embedded with. Up to
+    /// `overlap` tokens of each piece come again at the beginning of the next one.
     ///
     /// # Errors
-    /// [`Error::Settings`] unless 0 ≤ `overlap` < `max_tokens` − special tokens;
-    /// [`Error::Interrupted`]; [`Error::Tokenizer`].
+    /// [`Error::Settings`] unless 0 ≤ `overlap` < `max_tokens` − special tokens and
+    /// prefix; [`Error::Interrupted`]; [`Error::Tokenizer`].
     pub fn chunk<'t>(
         &self,
         text: &'t str,
         max_tokens: usize,
         overlap: usize,
     ) -> Result<Vec<Chunk<'t>>, Error> {
-        let special = self.tokenizer.special_tokens();
-        if max_tokens <= special {
-            return Err(Error::Settings {
-                reason: format!(
-                    "max_tokens is {max_tokens}, but {special} of them are special tokens"
-                ),
-            });
+        let fail = |reason: String| Err(Error::Settings { reason });
+        let of_prefix = self.tokenizer.places(&self.settings.passage_prefix)?.len();
+        let given = self.tokenizer.special_tokens() + of_prefix;
+        let Some(most) = max_tokens.checked_sub(given).filter(|&most| most > 0) else {
+            return fail(format!(
+                "max_tokens is {max_tokens}, but {given} of them are special tokens{}",
+                if of_prefix > 0 { " and the model's prefix" } else { "" }
+            ));
+        };
+        if overlap >= most {
+            return fail(format!(
+                "overlap is {overlap}, but must be less than the {most} tokens of a piece"
+            ));
         }
-        if overlap >= max_tokens - special {
-            return Err(Error::Settings {
-                reason: format!(
-                    "overlap is {overlap}, but must be less than the {} tokens of a piece",
-                    max_tokens - special
-                ),
-            });
-        }
-        chunk::chunks(text, max_tokens - special, overlap, |part| {
+        chunk::chunks(text, most, overlap, |part| {
             if (self.options.interrupted)() {
                 return Err(Error::Interrupted);
             }

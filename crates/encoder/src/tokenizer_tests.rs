@@ -1,8 +1,16 @@
-//! Truncation, prefixes and hostile tokenizer files.
+//! Truncation, prefixes, places in texts, and hostile tokenizer files.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{MAX_TEXT_BYTES, TextTokenizer};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::models::unigram::{Unigram, UnigramTrainerBuilder};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::metaspace::Metaspace;
+use tokenizers::{Tokenizer, TokenizerBuilder};
+
+use crate::chunk::chunks;
 use crate::error::{Error, ErrorKind};
 use crate::settings::{Pooling, Precision, Settings};
 
@@ -80,40 +88,135 @@ fn truncation_keeps_the_special_tokens() {
     assert_eq!(ids(&tokenizer(5), "  \n "), [2, 3]);
 }
 
+/// What the tokenizers below learn from.
+const CORPUS: &str = "a ab abab the river, the bridges; unbelievable! 東京は 42 naïve re-read \
+     café cab ba x the bridge of the river ran un-der them. Größe! 🙂🙂 don't (it's) rivers";
+
+fn learned(json: &str, max_tokens: usize) -> TextTokenizer {
+    let mut settings = settings(max_tokens);
+    settings.vocabulary = None;
+    TextTokenizer::new(json.as_bytes(), &settings).expect("tokenizer")
+}
+
+/// Tokenizers as WordPiece's relatives have them, by name: of RoBERTa, byte-level BPE
+/// in which a word has the white space before it with it, and of XLM-R and other
+/// SentencePiece models, Unigram in which it becomes a character of its own.
+fn kinds() -> Vec<(&'static str, String)> {
+    let mut bpe: Tokenizer = TokenizerBuilder::default()
+        .with_model(BPE::default())
+        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+        .with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)))
+        .with_post_processor(Some(ByteLevel::default()))
+        .with_decoder(Some(ByteLevel::default()))
+        .build()
+        .expect("tokenizer")
+        .into();
+    let mut trainer = BpeTrainerBuilder::new()
+        .show_progress(false)
+        .vocab_size(330)
+        .min_frequency(1)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect::<HashSet<char>>())
+        .build()
+        .into();
+    train(&mut bpe, &mut trainer);
+    let mut unigram: Tokenizer = TokenizerBuilder::default()
+        .with_model(Unigram::default())
+        .with_normalizer(None::<tokenizers::NormalizerWrapper>)
+        .with_pre_tokenizer(Some(Metaspace::default()))
+        .with_post_processor(None::<tokenizers::PostProcessorWrapper>)
+        .with_decoder(Some(Metaspace::default()))
+        .build()
+        .expect("tokenizer")
+        .into();
+    let trainer = UnigramTrainerBuilder::default()
+        .show_progress(false)
+        .vocab_size(90)
+        .unk_token(Some("<unk>".to_owned()))
+        .special_tokens(vec![tokenizers::AddedToken::from("<unk>", true)])
+        .build()
+        .expect("trainer");
+    train(&mut unigram, &mut trainer.into());
+    let written = |tokenizer: Tokenizer| tokenizer.to_string(false).expect("json");
+    vec![
+        ("WordPiece", json(BERT)),
+        ("byte-level BPE", written(bpe)),
+        ("Unigram", written(unigram)),
+    ]
+}
+
+fn train(tokenizer: &mut Tokenizer, trainer: &mut tokenizers::models::TrainerWrapper) {
+    tokenizers::parallelism::set_parallelism(false);
+    let texts = std::iter::repeat_n(CORPUS, 4);
+    tokenizer.train(trainer, texts).expect("train");
+}
+
+/// A text of words, some of which run together.
+fn some_text(u: &mut arbtest::arbitrary::Unstructured<'_>) -> arbtest::arbitrary::Result<String> {
+    let words = [
+        "a", "ab", "c", "abab", "ba", "x", "é", "漢字", " ", "cab\u{301}", "river", "the",
+        "unbelievable", "bridges.", "🙂", "don't", "\n",
+    ];
+    let mut text = String::new();
+    for _ in 0..u.int_in_range(0..=400)? {
+        text.push_str(u.choose(&words)?);
+        if u.ratio(2, 3)? {
+            text.push(' ');
+        }
+    }
+    Ok(text)
+}
+
 #[test]
 fn a_prefix_gives_the_same_tokens_as_the_whole_text() {
-    let words = [
-        "a",
-        "ab",
-        "c",
-        "abab",
-        "ba",
-        "x",
-        "é",
-        "漢字",
-        " ",
-        "cab\u{301}",
-    ];
-    arbtest::arbtest(|u| {
-        let mut text = String::new();
-        for _ in 0..u.int_in_range(0..=400)? {
-            text.push_str(u.choose(&words)?);
-            if u.ratio(2, 3)? {
-                text.push(' ');
-            }
-        }
+    for (name, json) in kinds() {
         // So large a limit that the whole text is read at once, against a small one.
-        let whole = ids(&tokenizer(8_000), &text);
-        let cut = ids(&tokenizer(12), &text);
-        let mut expected = whole.clone();
-        if whole.len() > 12 {
-            expected.truncate(11);
-            expected.push(3);
-        }
-        assert_eq!(cut, expected, "{text:?}");
-        Ok(())
-    })
-    .budget_ms(500);
+        let (large, small) = (learned(&json, 8_000), learned(&json, 12));
+        arbtest::arbtest(|u| {
+            let text = some_text(u)?;
+            let whole = ids(&large, &text);
+            let cut = ids(&small, &text);
+            let mut expected = whole.clone();
+            if whole.len() > 12 {
+                expected.truncate(12 - small.special_tokens() / 2);
+                if small.special_tokens() > 0 {
+                    expected.push(3);
+                }
+            }
+            assert_eq!(cut, expected, "{name}: {text:?}");
+            Ok(())
+        })
+        .budget_ms(500);
+    }
+}
+
+/// Each piece alone has no more tokens than it may, and between them they have the text.
+#[test]
+fn pieces_of_a_text_fit_whatever_the_tokenizer() {
+    for (name, json) in kinds() {
+        let tokenizer = learned(&json, 8_000);
+        arbtest::arbtest(|u| {
+            let text = some_text(u)?;
+            let most = u.int_in_range(1..=40)?;
+            let overlap = u.int_in_range(0..=most - 1)?;
+            let pieces = chunks(&text, most, overlap, |part| tokenizer.places(part)).unwrap();
+            let mut end = 0;
+            for piece in &pieces {
+                let of_text: String = text.chars().skip(piece.start).take(piece.length).collect();
+                assert_eq!(of_text, piece.text, "{name}: {text:?}");
+                let between: String = text.chars().take(piece.start).skip(end).collect();
+                assert_eq!(between.trim(), "", "{name}: {text:?}");
+                end = end.max(piece.start + piece.length);
+                let alone = tokenizer.count(piece.text).unwrap() - tokenizer.special_tokens();
+                let is_word = !piece.text.contains(char::is_whitespace);
+                assert!(piece.length > 0, "{name}: {text:?}");
+                assert!(alone <= most || is_word, "{name}: {piece:?} has {alone} of {most}");
+            }
+            let rest: String = text.chars().skip(end).collect();
+            assert_eq!(rest.trim(), "", "{name}: {text:?}");
+            Ok(())
+        })
+        .budget_ms(1_000);
+    }
 }
 
 #[test]
