@@ -202,21 +202,25 @@ fn multiply(
 for_each_isa! {
     /// A chunk of columns of [`multiply`].
     fn chunk(a: (&[f32], usize), inner: usize, b: (&[f32], usize), out: &mut [f32]) {
-        const WIDTH: usize = 8;
+        // Eight vectors of AVX2, which have two of `b` and one of `a` beside them.
+        const WIDTH: usize = 16;
+        const HALF: usize = ROWS / 2;
         let ((a, a_stride), (b, b_stride)) = (a, b);
         for column in (0..CHUNK).step_by(WIDTH) {
-            let mut sums = [[0.0_f32; WIDTH]; ROWS];
-            for i in 0..inner {
-                let b: &[f32; WIDTH] = &b[i * b_stride + column..].as_chunks().0[0];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let a = a[r * a_stride + i];
-                    for (sum, &b) in sums.iter_mut().zip(b) {
-                        *sum = a.mul_add(b, *sum);
+            for first in [0, HALF] {
+                let mut sums = [[0.0_f32; WIDTH]; HALF];
+                for i in 0..inner {
+                    let b: &[f32; WIDTH] = &b[i * b_stride + column..].as_chunks().0[0];
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = a[(first + r) * a_stride + i];
+                        for (sum, &b) in sums.iter_mut().zip(b) {
+                            *sum = a.mul_add(b, *sum);
+                        }
                     }
                 }
-            }
-            for (r, sums) in sums.iter().enumerate() {
-                out[r * b_stride + column..][..WIDTH].copy_from_slice(sums);
+                for (r, sums) in sums.iter().enumerate() {
+                    out[(first + r) * b_stride + column..][..WIDTH].copy_from_slice(sums);
+                }
             }
         }
     }

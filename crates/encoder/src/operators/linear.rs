@@ -21,7 +21,10 @@
 //! outputs are 64 bytes side by side, which is what one VNNI instruction takes
 //! (AVX-512 `vpdpbusd`: sixteen sums of four products each), and sixteen of these, one
 //! half of a panel after the other, are the second operand of an AMX instruction
-//! (`tdpbusd`: 256 sums of 64 products each). Activations lie row by row.
+//! (`tdpbusd`: 256 sums of 64 products each). Activations lie row by row, for AVX2 in 16
+//! bits: its instruction for products of bytes would saturate, and that for 16 bits
+//! (`vpmaddwd`: eight sums of two products each) takes activations as they lie and weights
+//! that are widened for six rows at once.
 
 #![allow(unsafe_code)]
 
@@ -264,7 +267,6 @@ impl Weights {
     ) {
         let kernel = Kernel::new(isa, tile.rows);
         let lines = lines_of(self.inputs, self.block);
-        let step = lines / 2;
         let blocks = self.blocks();
         let mut sums = Sums([[0; COLUMNS]; AMX_ROWS]);
         let sums = &mut sums.0[..tile.rows];
@@ -273,19 +275,19 @@ impl Weights {
         for (number, panel) in panels.enumerate() {
             values.fill([0.0; COLUMNS]);
             let mut weights = &self.panels[panel * lines..][..lines];
-            let mut groups = &tile.groups[..];
+            let mut x = tile.activations();
             let scales = &self.scales[panel * blocks * COLUMNS..][..blocks * COLUMNS];
             let scales = scales.as_chunks().0;
             for scales in &scales[..blocks - 1] {
                 let (of_block, rest) = weights.split_at(2 * self.block.div_ceil(4));
                 for_rows!(
                     tile.rows,
-                    add(isa, groups, step, of_block, scales, &mut values)
+                    add(isa, x, of_block, scales, &mut values)
                 );
                 weights = rest;
-                groups = &groups[of_block.len() / 2..];
+                x = x.behind(of_block.len() / 2);
             }
-            kernel.dot(groups, step, weights, sums);
+            kernel.dot(x, weights, sums);
             let constants = Constants {
                 scales: &scales[blocks - 1],
                 sums: column_array(&self.sums, panel),
@@ -342,6 +344,9 @@ pub(crate) struct Tile {
     rows: usize,
     /// Row by row; each block is filled up to a multiple of four inputs.
     groups: Vec<[u8; 4]>,
+    /// The same in 16 bits for AVX2, in which the groups of all rows at one place lie side
+    /// by side.
+    wide: Vec<[u16; 4]>,
     /// s_x of each row.
     scales: Vec<f32>,
     /// z of each row.
@@ -349,7 +354,38 @@ pub(crate) struct Tile {
     row: Vec<u8>,
 }
 
+/// Activations of a tile from some group of each row on.
+#[derive(Clone, Copy)]
+struct Activations<'a> {
+    groups: &'a [[u8; 4]],
+    /// Empty unless for AVX2.
+    wide: &'a [[u16; 4]],
+    rows: usize,
+    /// Groups from one row to the next.
+    step: usize,
+}
+
+impl Activations<'_> {
+    /// Those behind so many groups of each row.
+    fn behind(self, groups: usize) -> Self {
+        Activations {
+            groups: &self.groups[groups..],
+            wide: self.wide.get(groups * self.rows..).unwrap_or_default(),
+            ..self
+        }
+    }
+}
+
 impl Tile {
+    fn activations(&self) -> Activations<'_> {
+        Activations {
+            groups: &self.groups,
+            wide: &self.wide,
+            rows: self.rows,
+            step: self.groups.len() / self.rows,
+        }
+    }
+
     fn quantize(&mut self, isa: Isa, weights: &Weights, x: &[f32], rows: usize) {
         let inputs = weights.inputs;
         let groups = lines_of(inputs, weights.block) / 2;
@@ -377,6 +413,16 @@ impl Tile {
                 let (own, beyond) = groups.as_flattened_mut().split_at_mut(block.len());
                 own.copy_from_slice(block);
                 beyond.fill(0);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 {
+            self.wide.resize(rows * groups, [0; 4]);
+            for (row, of_row) in self.groups.chunks_exact(groups).enumerate() {
+                let wide = self.wide[row..].iter_mut().step_by(rows);
+                for (wide, group) in wide.zip(of_row) {
+                    *wide = group.map(u16::from);
+                }
             }
         }
     }
@@ -464,13 +510,12 @@ impl Kernel {
         }
     }
 
-    /// Σ q_x·q_w of a block for each row of a tile and each output of a panel. Rows
-    /// follow each other in `x` in steps of `step` groups.
-    fn dot(&self, x: &[[u8; 4]], step: usize, weights: &[Line], sums: &mut [[i32; COLUMNS]]) {
+    /// Σ q_x·q_w of a block for each row of a tile and each output of a panel.
+    fn dot(&self, x: Activations<'_>, weights: &[Line], sums: &mut [[i32; COLUMNS]]) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Amx(tiles) => tiles.dot(x, step, weights, sums),
-            &Kernel::Vectors(isa) => for_rows!(sums.len(), dot(isa, x, step, weights, sums)),
+            Kernel::Amx(tiles) => tiles.dot(x.groups, x.step, weights, sums),
+            &Kernel::Vectors(isa) => for_rows!(sums.len(), dot(isa, x, weights, sums)),
         }
     }
 }
@@ -478,43 +523,48 @@ impl Kernel {
 /// [`Kernel::dot`] for `R` rows, without AMX.
 fn dot<const R: usize>(
     isa: Isa,
-    x: &[[u8; 4]],
-    step: usize,
+    x: Activations<'_>,
     weights: &[Line],
     sums: &mut [[i32; COLUMNS]],
 ) {
-    assert!(sums.len() == R && x.len() >= (R - 1) * step + weights.len() / 2);
+    let Activations {
+        groups, wide, step, ..
+    } = x;
+    let least = (R - 1) * step + weights.len() / 2;
+    assert!(sums.len() == R && groups.len() >= least);
     let sums = &mut sums.as_chunks_mut::<R>().0[0];
     match isa {
         // SAFETY: an `Isa` is only made for a processor that has it; the lengths are
         // those that were just checked.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(x, step, weights, sums) },
-        // SAFETY: as above.
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(groups, step, weights, sums) },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2::dot(x, step, weights, sums) },
-        Isa::Portable => portable(x, step, weights, sums),
+        Isa::Avx2 => {
+            assert!(x.rows == R && wide.len() >= R * (weights.len() / 2));
+            // SAFETY: as above.
+            unsafe { avx2::dot(wide, weights, sums) }
+        }
+        Isa::Portable => portable(groups, step, weights, sums),
     }
 }
 
 /// Adds what [`dot`] gives, scaled, to `values`.
 fn add<const R: usize>(
     isa: Isa,
-    x: &[[u8; 4]],
-    step: usize,
+    x: Activations<'_>,
     weights: &[Line],
     scales: &[f32; COLUMNS],
     values: &mut [[f32; COLUMNS]],
 ) {
-    assert!(values.len() == R && x.len() >= (R - 1) * step + weights.len() / 2);
+    assert!(values.len() == R && x.groups.len() >= (R - 1) * x.step + weights.len() / 2);
     let values = &mut values.as_chunks_mut::<R>().0[0];
     match isa {
         // SAFETY: as in `dot`.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { avx512::add(x, step, weights, scales, values) },
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::add(x.groups, x.step, weights, scales, values) },
         _ => {
             let mut sums = [[0; COLUMNS]; R];
-            dot::<R>(isa, x, step, weights, &mut sums);
+            dot::<R>(isa, x, weights, &mut sums);
             accumulate(isa, &sums, scales, values);
         }
     }
@@ -864,45 +914,88 @@ mod avx2 {
     use super::{COLUMNS, Line};
     use std::arch::x86_64::*;
 
-    /// As [`super::portable`]. Products are widened to 16 bits first: the
-    /// instruction for bytes would saturate.
+    /// Groups of which weights and activations of twelve rows, 28 KiB, stay in the first
+    /// cache until all sums have them.
+    const GROUPS: usize = 128;
+
+    /// As [`super::dot`], of activations in 16 bits.
     ///
     /// # Safety
     ///
-    /// As [`super::avx512::dot`].
+    /// `x` has `R` groups for every two lines of weights.
     #[target_feature(enable = "avx2")]
     pub(super) unsafe fn dot<const R: usize>(
-        x: &[[u8; 4]],
-        step: usize,
+        x: &[[u16; 4]],
         weights: &[Line],
         sums: &mut [[i32; COLUMNS]; R],
     ) {
-        // Four outputs at a time, two partial sums each.
-        for quarter in 0..COLUMNS / 4 {
-            let mut partial = [_mm256_setzero_si256(); R];
-            let mut x = x.as_ptr();
-            for lines in weights.chunks_exact(2) {
-                // SAFETY: sixteen bytes of a line; `R` groups.
-                unsafe {
-                    let bytes = lines[quarter / 4].0.as_ptr().add(16 * (quarter % 4));
-                    let w = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.cast()));
-                    for (r, partial) in partial.iter_mut().enumerate() {
-                        let group = x.add(r * step).cast::<i32>().read_unaligned();
-                        let group = _mm256_cvtepu8_epi16(_mm_set1_epi32(group));
-                        *partial = _mm256_add_epi32(*partial, _mm256_madd_epi16(group, w));
+        sums.fill([0; COLUMNS]);
+        let parts = weights.chunks(2 * GROUPS).zip(x.chunks(R * GROUPS));
+        for (weights, x) in parts {
+            for eighth in (0..COLUMNS).step_by(8) {
+                let mut row = 0;
+                while row < R {
+                    // SAFETY: passed on, for the rows that are left.
+                    unsafe {
+                        let x = x.as_ptr().add(row);
+                        let sums = &mut sums[row..];
+                        row += match R - row {
+                            6.. => add_products::<R, 6>(x, weights, eighth, sums),
+                            4.. => add_products::<R, 4>(x, weights, eighth, sums),
+                            2.. => add_products::<R, 2>(x, weights, eighth, sums),
+                            _ => add_products::<R, 1>(x, weights, eighth, sums),
+                        };
                     }
-                    x = x.add(1);
-                }
-            }
-            for (sums, partial) in sums.iter_mut().zip(partial) {
-                let mut pairs = [0_i32; 8];
-                // SAFETY: 32 bytes.
-                unsafe { _mm256_storeu_si256(pairs.as_mut_ptr().cast(), partial) };
-                for i in 0..4 {
-                    sums[4 * quarter + i] = pairs[2 * i] + pairs[2 * i + 1];
                 }
             }
         }
+    }
+
+    /// Adds the products of eight outputs of `N` rows, which it returns. They fill the
+    /// registers: twelve of sums, two of weights, one of activations, one of products.
+    ///
+    /// # Safety
+    ///
+    /// As for [`dot`], of rows from `x` on.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add_products<const R: usize, const N: usize>(
+        mut x: *const [u16; 4],
+        weights: &[Line],
+        eighth: usize,
+        sums: &mut [[i32; COLUMNS]],
+    ) -> usize {
+        // Of four outputs each: the sums of the first two of four inputs, and of the others.
+        let mut pairs = [[_mm256_setzero_si256(); 2]; N];
+        let mut line: *const i8 = weights.as_ptr().cast();
+        line = line.wrapping_add(64 * (eighth / 16) + 4 * (eighth % 16));
+        for _ in 0..weights.len() / 2 {
+            // SAFETY: 32 bytes of a line; a group of each row.
+            unsafe {
+                let low = _mm256_cvtepi8_epi16(_mm_load_si128(line.cast()));
+                let high = _mm256_cvtepi8_epi16(_mm_load_si128(line.add(16).cast()));
+                for (r, [of_low, of_high]) in pairs.iter_mut().enumerate() {
+                    let group = x.add(r).cast::<i64>().read_unaligned();
+                    let group = _mm256_set1_epi64x(group);
+                    *of_low = _mm256_add_epi32(*of_low, _mm256_madd_epi16(group, low));
+                    *of_high = _mm256_add_epi32(*of_high, _mm256_madd_epi16(group, high));
+                }
+            }
+            x = x.wrapping_add(R);
+            line = line.wrapping_add(128);
+        }
+        for (sums, [low, high]) in sums.iter_mut().zip(pairs) {
+            // Within halves of the vectors: outputs 0, 1, 4, 5, 2, 3, 6, 7.
+            let mixed = _mm256_hadd_epi32(low, high);
+            let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed);
+            // SAFETY: eight of 32 sums.
+            unsafe {
+                let sums: *mut __m256i = sums.as_mut_ptr().add(eighth).cast();
+                let before = _mm256_loadu_si256(sums);
+                _mm256_storeu_si256(sums, _mm256_add_epi32(before, in_order));
+            }
+        }
+        N
     }
 }
 
