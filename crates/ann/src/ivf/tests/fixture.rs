@@ -37,6 +37,31 @@ pub fn clustered(rng: &mut SmallRng, rows: usize, dimension: usize) -> Vec<Vec<f
         .collect()
 }
 
+/// A row of components as a metric takes it: for Hamming, a bit for each component that
+/// is positive.
+pub struct Row<'r> {
+    components: &'r [f32],
+    bits: Option<Vec<u8>>,
+}
+
+impl<'r> Row<'r> {
+    pub fn new(metric: Metric, components: &'r [f32]) -> Self {
+        let byte = |eight: &[f32]| {
+            let bits = eight.iter().enumerate();
+            bits.fold(0, |byte, (i, &x)| byte | u8::from(x > 0.0) << (7 - i))
+        };
+        let bits = (metric == Metric::Hamming).then(|| components.chunks(8).map(byte).collect());
+        Row { components, bits }
+    }
+
+    pub fn vector(&self) -> AnyVector<'_> {
+        match &self.bits {
+            Some(bits) => AnyVector::Bits(bits),
+            None => AnyVector::Components(self.components),
+        }
+    }
+}
+
 pub fn options(metric: Metric, dimension: usize, bits: Bits) -> Options {
     Options {
         dimension: dimension as u32,
@@ -57,7 +82,8 @@ pub fn built<'s>(
     let padded = codec.padded();
     let mut sample = vec![0.0; rows.len() * padded];
     for (row, out) in rows.iter().zip(sample.chunks_exact_mut(padded)) {
-        codec.load(AnyVector::Components(row), out).unwrap();
+        let row = Row::new(options.metric, row);
+        codec.load(row.vector(), out).unwrap();
     }
     codec.set_mean_of(&sample, &mut || ());
     codec.prepare_loaded(&mut sample);
@@ -77,7 +103,7 @@ pub fn built<'s>(
     for (i, row) in rows.iter().enumerate() {
         assert!(
             builder
-                .add(AnyVector::Components(row), HeapTid(i as u64 + 1))
+                .add(Row::new(options.metric, row).vector(), HeapTid(i as u64 + 1))
                 .unwrap()
         );
     }
@@ -114,7 +140,8 @@ pub fn open(store: &MemPages) -> MemIndex<'_> {
 /// Adds rows, numbered from `first` on.
 pub fn insert_all(index: &MemIndex<'_>, rows: &[Vec<f32>], first: u64) {
     for (tid, row) in (first..).zip(rows) {
-        let inserted = index.insert(AnyVector::Components(row), HeapTid(tid));
+        let row = Row::new(index.codec().options().metric, row);
+        let inserted = index.insert(row.vector(), HeapTid(tid));
         assert!(inserted.unwrap());
     }
 }
@@ -126,7 +153,8 @@ pub fn all_rows(
     lists: usize,
     by_bound: bool,
 ) -> Vec<(f64, u64)> {
-    let query = index.codec().prepare(AnyVector::Components(query)).unwrap();
+    let query = Row::new(index.codec().options().metric, query);
+    let query = index.codec().prepare(query.vector()).unwrap();
     let mut scan = Scan::new(index.codec().query(query), by_bound);
     assert!(scan.take_lists(index, lists).unwrap());
     let mut rows = Vec::new();
