@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from checks import (KINDS, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute, install,
-                    nearest_sql, plan_nodes, recall, vacuum_fully, verify, wait_for)
+                    nearest_sql, plan_nodes, recall, refused, vacuum_fully, verify, wait_for)
 
 DIMS = 32
 DATA = clustered(3030, DIMS, seed=80)
@@ -69,6 +69,27 @@ def test_temporary_table_with_centroids_that_forgets_on_commit(conn):
         copy_rows(conn, "brief", enumerate(ROWS[:300]), types=("int4", "vector"))
         assert recall(conn, "brief", "l2", QUERIES) >= 0.95
     assert verify(conn, "brief_emb").heap_tids == 0
+
+
+def test_centroids_are_read_with_the_rights_of_the_tables_owner(database, conn):
+    create_items(conn, ROWS[:20], "secret")
+    conn.execute("CREATE ROLE ivy LOGIN; GRANT CREATE ON SCHEMA public TO ivy")
+    index = "CREATE INDEX hers_emb ON hers USING ivf (emb vector_l2_ops) WITH (centroids = 'public.secret')"
+    try:
+        with database.connect(user="ivy") as ivy:
+            create_items(ivy, ROWS[:300], "hers")
+            refused(ivy, "42501", index, match="permission denied for table secret")
+            # Nor does somebody who may read it read it for her.
+            refused(conn, "42501", index, match="permission denied for table secret")
+            conn.execute("GRANT SELECT ON secret TO ivy")
+            ivy.execute(index)
+            assert verify(conn, "hers_emb").lists == 20
+            conn.execute("REVOKE SELECT ON secret FROM ivy")
+            refused(ivy, "42501", "REINDEX INDEX hers_emb", match="permission denied for table secret")
+            # The index is as it was.
+            assert verify(conn, "hers_emb").lists == 20
+    finally:
+        conn.execute("DROP OWNED BY ivy; DROP ROLE ivy")
 
 
 def test_lists_of_a_partial_index_of_few_rows(conn):

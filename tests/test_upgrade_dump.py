@@ -46,6 +46,8 @@ def fill(database, model):
         conn.execute("CREATE INDEX items_emb ON items USING hnsw (emb vector_cosine_ops)"
                      " WITH (m = 12, ef_construction = 50)")
         conn.execute("CREATE INDEX items_btree ON items (emb)")
+        create_items(conn, DATA[:2000:100], "marks")
+        conn.execute("CREATE INDEX items_lists ON items USING ivf (emb vector_l2_ops) WITH (centroids = 'public.marks')")
         conn.execute("CREATE TABLE notes (id int PRIMARY KEY, body text,"
                      " emb vector(8) GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
         conn.execute("INSERT INTO notes SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY u (t, n)", [TEXTS])
@@ -113,6 +115,10 @@ def test_dump_and_restore(filled, empty_database, form):
         assert recall(conn, "items", "cosine", DATA[2000:], index="items_emb") >= 0.95
         for index in ("items_emb", "notes_emb", "notes_body"):
             verify(conn, index)
+        # The table of centroids is there before the index that reads it.
+        conn.execute("SET ivf.probes = 20")
+        assert recall(conn, "items", "l2", DATA[2000:], index="items_lists") == 1
+        assert verify(conn, "items_lists").lists == 20
         assert conn.execute("SELECT reloptions FROM pg_class WHERE relname = 'items_emb'").fetchone() == \
             (["m=12", "ef_construction=50"],)
         # Who may use the model is part of the dump.
@@ -151,6 +157,7 @@ def test_dump_of_the_schema_alone(filled, empty_database):
     assert done.returncode == 0, done.stderr.decode()
     with copy.connect() as conn:
         assert conn.execute("SELECT count(*) FROM insitu.models").fetchone() == (0,)
+        assert verify(conn, "items_lists").lists == 1
 
 
 def test_grants_are_kept_by_name(filled, new_cluster):

@@ -276,22 +276,47 @@ unsafe fn expected_rows(heap: pg_sys::Relation) -> f64 {
     rows
 }
 
-/// Raises an ERROR if `maintenance_work_mem` has no room for the centroids of so many
-/// lists: they are held as they move, as they are coded, and as rows are assigned to
-/// them.
+/// Bytes of the centroids of so many lists: they are held as they move, as they are
+/// coded, and as rows are assigned to them.
+fn size_of_centroids(lists: usize, plan: &Plan) -> usize {
+    3 * lists * plan.codec.padded() * size_of::<f32>()
+}
+
+/// What the centroids of so many lists would take and may take, in MB, if
+/// `maintenance_work_mem` has no room for them.
+fn missing_budget(lists: usize, plan: &Plan) -> Option<(usize, usize)> {
+    let size = size_of_centroids(lists, plan);
+    (lists > 1 && size > budget()).then(|| (size.div_ceil(1 << 20), budget() >> 20))
+}
+
+/// Raises an ERROR if there is no room for so many lists.
 fn check_budget(lists: usize, plan: &Plan) {
-    let least = 3 * lists * plan.codec.padded() * size_of::<f32>();
-    if lists > 1 && least > budget() {
+    if let Some((size, room)) = missing_budget(lists, plan) {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!(
-                "memory required is {} MB, maintenance_work_mem is {} MB",
-                least.div_ceil(1 << 20),
-                budget() >> 20
-            ),
+            format!("memory required is {size} MB, maintenance_work_mem is {room} MB"),
             "Increase maintenance_work_mem, or use fewer lists.",
         );
     }
+}
+
+/// So many lists, or fewer and a NOTICE if there is no room for them.
+fn affordable(lists: usize, plan: &Plan) -> usize {
+    let Some((size, room)) = missing_budget(lists, plan) else {
+        return lists;
+    };
+    let fewer = (budget() / size_of_centroids(1, plan)).max(1);
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        format!("{} index gets {fewer} lists instead of {lists}", plan.method),
+        "",
+    )
+    .set_detail(format!(
+        "Their centroids would take {size} MB, maintenance_work_mem is {room} MB."
+    ))
+    .set_hint("Searches are slower with fewer lists. Increase maintenance_work_mem.")
+    .report(PgLogLevel::NOTICE);
+    fewer
 }
 
 /// The centroids of an index: those of its table of centroids, or of a sample. Their
@@ -311,7 +336,7 @@ unsafe fn centroids(
     // SAFETY: passed on.
     let (mut vectors, lists) = unsafe {
         match &plan.centroids {
-            Some(table) => (given_centroids(index, plan, table), None),
+            Some(table) => (given_centroids(heap, index, plan, table), None),
             None => {
                 let (vectors, lists) = sampled(heap, index, index_info, plan);
                 (vectors, Some(lists))
@@ -396,17 +421,29 @@ unsafe fn sampled(
             }
             _ => lists_for(rows),
         } as usize;
-        check_budget(lists, plan);
+        let lists = match plan.lists {
+            Some(_) => {
+                check_budget(lists, plan);
+                lists
+            }
+            None => affordable(lists, plan),
+        };
         (sample.into_vectors(), lists)
     }
 }
 
 /// The vectors of a table of centroids, loaded: of its one column of the index's type.
+/// It may be empty if the index is, as where a schema is restored without its data.
 ///
 /// # Safety
 ///
-/// `index` is open.
-unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> Vec<f32> {
+/// An open index and its table.
+unsafe fn given_centroids(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    plan: &Plan,
+    table: &str,
+) -> Vec<f32> {
     // SAFETY: reads a table with the rights of the index's owner, as whom an index
     // is built.
     unsafe {
@@ -486,6 +523,17 @@ unsafe fn given_centroids(index: pg_sys::Relation, plan: &Plan, table: &str) -> 
             );
         }
         let lists = values.len() / plan.codec.padded();
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        if lists == 0 && pg_sys::RelationGetNumberOfBlocksInFork(heap, main) == 0 {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+                format!("table {table} has no centroids: the index gets one list"),
+                "",
+            )
+            .set_hint("REINDEX when both tables have rows.")
+            .report(PgLogLevel::NOTICE);
+            return values;
+        }
         if lists == 0 || lists > MAX_LISTS as usize {
             wrong(
                 format!("table {table} has {lists} centroids"),
