@@ -26,10 +26,9 @@ from pgvector.psycopg import register_vector
 from bench import machine, say
 from cluster import Cluster
 from corpus import descriptions
-from models import LONG, SHORT, TOKENS, WORDS, long_texts
+from models import LONG, MAX_TOKENS, SHORT, TOKENS, WORDS, long_texts
 
 THREADS = os.cpu_count()
-MAX_TOKENS = 256
 # Where the model runs, and which one.
 OURS = {"insitu, fp32": ("cuda", "minilm"), "insitu, fp16": ("cuda", "fp16"), "insitu, int8 on the processor": ("cpu", "int8")}
 BATCHES = [128, 1024]

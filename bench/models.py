@@ -45,6 +45,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60_000, help="descriptions that are embedded end to end")
     parser.add_argument("--sample", type=int, default=5_000, help="descriptions that accuracy is measured on")
+    parser.add_argument("--long", type=int, default=10_000, help=f"texts of {MAX_TOKENS} tokens that memory is measured with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--name", default="models", help="bench/results/NAME.*")
     arguments = parser.parse_args()
@@ -60,11 +61,14 @@ def main():
         results["short"] = short(conn, peers, arguments.rounds)
         results["bare"] = bare(conn, arguments.rounds)
         results["end_to_end"] = end_to_end(conn, peers, texts)
+        results["memory"] = memory(cluster, arguments.long)
     directory = ROOT / "bench/results"
     (directory / f"{arguments.name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    points = {name: [(kept["recall"], results["speed"][name])] for name, kept in results["quality"].items() if kept["recall"]}
-    title = f"all-MiniLM-L6-v2: neighbours kept against fp32, {THREADS} threads"
-    (directory / f"{arguments.name}.svg").write_text(recall_curves(title, points, "tokens/s"))
+    for suffix, unit, value in (("", "tokens/s", lambda name: results["speed"][name]),
+                                ("-size", "MiB", lambda name: results["quality"][name]["bytes"] / 2**20)):
+        points = {name: [(kept["recall"], value(name))] for name, kept in results["quality"].items()}
+        title = f"all-MiniLM-L6-v2: neighbours kept against fp32, {THREADS} threads"
+        (directory / f"{arguments.name}{suffix}.svg").write_text(recall_curves(title, points, unit))
     text = markdown(results)
     (directory / f"{arguments.name}.md").write_text(text)
     say("\n" + text)
@@ -141,11 +145,23 @@ def quality(conn, sample, peers, texts):
         if name == "Python, fp32":
             reference = model.embed(texts[:sample])
         else:
-            cosines = np.sort((model.embed(texts[:sample]) * reference).sum(axis=1))
+            vectors = model.embed(texts[:sample])
+            cosines = np.sort((vectors * reference).sum(axis=1))
             results[name] = {"cosine_mean": float(cosines.mean()), "cosine_p1": float(cosines[len(cosines) // 100]),
-                             "recall": None, "bytes": model.bytes}
-            say(f"  {name:<22} {cosines.mean():.5f}")
+                             "recall": recall(vectors, reference), "bytes": model.bytes}
+            say(f"  {name:<22} {results[name]}")
     return results
+
+
+def recall(vectors, reference, k=10, most=1000):
+    """The part of the k nearest rows by the reference that others find among their own, as evaluate_model computes it."""
+    rows = np.arange(min(most, len(reference))) * len(reference) // min(most, len(reference))
+    nearest = []
+    for all_vectors in (vectors, reference):
+        cosines = all_vectors[rows] @ all_vectors.T
+        cosines[np.arange(len(rows)), rows] = -np.inf
+        nearest.append(np.argpartition(-cosines, k, axis=1)[:, :k])
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*nearest)]))
 
 
 def long_texts(round):
@@ -229,6 +245,29 @@ def end_to_end(conn, peers, texts):
     return results
 
 
+def memory(cluster, count):
+    """MiB of memory of its own of a session that embeds so many long texts in one call with int8."""
+    say(f"{count:,} texts of {MAX_TOKENS} tokens, int8")
+    with cluster.connect() as conn:
+        conn.execute(f"SET insitu.threads = {THREADS}")
+        conn.execute("SELECT insitu.embed('int8', 'load the model')")
+        status = pathlib.Path(f"/proc/{conn.info.backend_pid}/status")
+
+        def mib(field):
+            return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field)) / 1024
+
+        # Without the pages that it shares with others, which are there before.
+        loaded, shared = mib("RssAnon"), mib("VmRSS") - mib("RssAnon")
+        text = "array_to_string(array(SELECT (%s::text[])[1 + (n + i) %% 8] FROM generate_series(1, %s) i), ' ')"
+        conn.execute(f"SELECT count(v) FROM unnest(insitu.embed('int8', array(SELECT {text} FROM generate_series(1, %s) n))) v",
+                     [WORDS, MAX_TOKENS, count]).fetchone()
+        peak = mib("VmHWM") - shared
+        conn.execute("SELECT 1")
+        results = {"loaded": loaded, "peak": peak, "after": mib("RssAnon"), "texts": count}
+    say(f"  {results}")
+    return results
+
+
 def markdown(results):
     base = results["quality"]["minilm"]["bytes"]
     lines = [f"# Models: all-MiniLM-L6-v2 in {results['threads']} threads", "",
@@ -258,6 +297,11 @@ def markdown(results):
                      f" | {more:+.2f} | {row['sql_ms']:.2f} | {row['round_trip_ms']:.2f} |")
     lines += ["", f"{results['rows']:,} descriptions end to end:", "", "| | rows/s |", "|---|---|"]
     lines += [f"| {name} | {rate:,.0f} |" for name, rate in results["end_to_end"].items()]
+    base = results["quality"]["int8"]["bytes"] / 2**20
+    memory = results["memory"]
+    lines += ["", f"Memory of a session that embeds {memory['texts']:,} texts of {MAX_TOKENS} tokens in one call with int8 (a graph of "
+              f"{base:.1f} MiB), MiB: {memory['loaded']:.0f} with the model loaded, at most {memory['peak']:.0f}, "
+              f"{memory['after']:.0f} after the call. Texts and vectors of the call are part of it."]
     return "\n".join(lines) + "\n"
 
 

@@ -121,9 +121,11 @@ DECLARE
     callers_path text := pg_catalog.current_setting('search_path');
     leaves regclass[];
     leaf regclass;
+    leaf_name text;
     next_rows text;
     last tid;
     pass_end tid;
+    is_tail boolean;
     found bigint;
     written bigint;
     lost bigint;
@@ -152,6 +154,8 @@ BEGIN
     EXECUTE format('SELECT count(*) FROM %s WHERE %I IS NULL AND %I IS NOT NULL', target, vector_column, text_column)
         INTO total;
     FOREACH leaf IN ARRAY leaves LOOP
+        SELECT format('%I.%I', n.nspname, c.relname) INTO leaf_name
+          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = leaf;
         -- The rows are locked before they are read, so no text changes meanwhile.
         next_rows := format(
             'WITH batch AS MATERIALIZED ('
@@ -165,10 +169,11 @@ BEGIN
             '   RETURNING e.place, t.%3$I AS vector)'
             ' SELECT coalesce(pg_catalog.max(w.place), pg_catalog.max(e.place)), pg_catalog.count(*), pg_catalog.count(w.place),'
             '        pg_catalog.count(*) FILTER (WHERE w.place IS NOT NULL AND w.vector IS NULL)'
-            '   FROM embedded e LEFT JOIN written w ON w.place OPERATOR(pg_catalog.=) e.place', leaf, text_column, vector_column);
+            '   FROM embedded e LEFT JOIN written w ON w.place OPERATOR(pg_catalog.=) e.place', leaf_name, text_column, vector_column);
         -- Rows that others change move behind, and a scan may begin in the middle:
         -- until a pass from the beginning finds none, or two in turn write none. A pass
-        -- goes up to where the table ended when it began.
+        -- goes up to where the table ended when it began, and takes one batch of what has
+        -- come behind that: so it ends, whatever comes.
         again := false;
         before := NULL;
         alike := 0;
@@ -177,12 +182,19 @@ BEGIN
             pass_end := format('(%s,0)', pg_relation_size(leaf) / current_setting('block_size')::bigint);
             of_pass := 0;
             left_out := 0;
+            is_tail := false;
             LOOP
                 -- The table's triggers look names up where they are used to.
                 PERFORM set_config('search_path', callers_path, true);
                 EXECUTE next_rows INTO last, found, written, lost USING last, pass_end, batch, model;
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-                EXIT WHEN found = 0;
+                IF found = 0 THEN
+                    EXIT WHEN is_tail;
+                    is_tail := true;
+                    last := pass_end;
+                    pass_end := '(4294967295,65535)';
+                    CONTINUE;
+                END IF;
                 IF lost > 0 THEN
                     RAISE object_not_in_prerequisite_state USING
                         MESSAGE = format('a trigger of %s takes the vectors in column "%s" away again', leaf, vector_column),
@@ -199,15 +211,16 @@ BEGIN
                 END IF;
                 COMMIT;
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+                EXIT WHEN is_tail;
             END LOOP;
             EXIT WHEN of_pass = 0 AND (left_out = 0 OR again);
             again := of_pass = 0;
             alike := CASE WHEN of_pass > 0 AND of_pass >= before THEN alike + 1 ELSE 0 END;
             before := of_pass;
-            IF alike = 2 THEN
+            IF alike = 3 THEN
                 RAISE WARNING USING
-                    MESSAGE = format('rows of %s come without a vector as fast as they are embedded', leaf),
-                    DETAIL = format('Each of the last passes over it embedded %s rows or more.', of_pass),
+                    MESSAGE = format('rows of %s keep coming without a vector', leaf),
+                    DETAIL = format('The last passes over it embedded %s rows each, or more and more.', before),
                     HINT = 'Others insert them, or a trigger takes vectors away again.';
                 EXIT;
             END IF;

@@ -140,9 +140,33 @@ def test_a_trigger_that_takes_vectors_away_does_not_hold_up_a_run_for_ever(admin
     admin.execute("UPDATE docs SET emb = NULL")
     notices.clear()
     admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 2)")
-    assert notices[0] == "rows of public.docs come without a vector as fast as they are embedded"
+    assert notices[0] == "rows of public.docs keep coming without a vector"
     assert admin.execute("SELECT count(emb), count(*) FROM docs").fetchone() == (20, 25)
     admin.execute("DROP TRIGGER meddle ON docs")
+
+
+def test_names_in_bulk_are_those_of_the_caller_and_the_table_is_the_one_that_was_named(admin, docs):
+    """Triggers look names up in the caller's path; our own statements take nothing out of it."""
+    admin.execute("CREATE SCHEMA IF NOT EXISTS mine")
+    admin.execute("CREATE OR REPLACE FUNCTION mine.note() RETURNS trigger LANGUAGE plpgsql AS"
+                  " $$ BEGIN INSERT INTO noted VALUES (NEW.id); RETURN NULL; END $$")
+    admin.execute("CREATE OR REPLACE FUNCTION mine.never(tid, tid) RETURNS boolean LANGUAGE sql AS 'SELECT false'")
+    admin.execute("DROP OPERATOR IF EXISTS mine.= (tid, tid); CREATE TABLE IF NOT EXISTS mine.noted (id int)")
+    admin.execute("CREATE OPERATOR mine.= (FUNCTION = mine.never, LEFTARG = tid, RIGHTARG = tid)")
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 10) n")
+    admin.execute("CREATE TRIGGER note AFTER UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION mine.note()")
+    admin.execute("SET search_path = mine, pg_catalog, public, pg_temp")
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 3)")
+    assert admin.execute("SHOW search_path").fetchone() == ("mine, pg_catalog, public, pg_temp",)
+    assert admin.execute("SELECT count(*) FROM mine.noted").fetchone() == (10,)
+    # A temporary table behind a permanent one of its name.
+    admin.execute("CREATE TEMP TABLE docs (id int, body text, emb vector)")
+    admin.execute("INSERT INTO pg_temp.docs VALUES (1, 'house')")
+    admin.execute("UPDATE public.docs SET emb = NULL WHERE id = 3")
+    admin.execute("CALL insitu.embed_table('pg_temp.docs', 'body', 'emb', 'tiny')")
+    assert admin.execute("SELECT count(*) FROM pg_temp.docs WHERE emb IS NULL").fetchone() == (0,)
+    assert admin.execute("SELECT count(*) FROM public.docs WHERE emb IS NULL").fetchone() == (1,)
+    admin.execute("RESET search_path; DROP TABLE pg_temp.docs; DROP TRIGGER note ON docs; DROP SCHEMA mine CASCADE")
 
 
 def test_partitions(admin):

@@ -24,11 +24,8 @@ use super::{access, catalog, memory, transaction, unwrap_model};
 use crate::errors::raise_with_hint;
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
-/// The most tokens in one run of a model on a processor. More would need more memory
-/// without being faster.
-const BATCH_TOKENS: usize = 4096;
-/// The same where a GPU may run it, which takes more at once.
-const GPU_BATCH_TOKENS: usize = 32_768;
+/// The most tokens in one run of a model, on a GPU; on a processor there are fewer.
+const BATCH_TOKENS: usize = 32_768;
 /// Embeddings of single texts that are remembered, per model.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Longer texts are not remembered.
@@ -75,20 +72,23 @@ fn with_session<R>(work: impl FnOnce(&mut Session) -> R) -> R {
 }
 
 fn forget_names() {
-    with_session(|session| {
-        session.names.clear();
-        session.models_changed = true;
-    });
+    with_session(|session| session.names.clear());
 }
 
 /// Gives back the encoders of models that are gone.
 fn drop_unknown_encoders() {
-    let is_due = with_session(|session| {
-        std::mem::take(&mut session.models_changed) && !session.loaded.is_empty()
+    let is_due = |session: &mut Session| session.models_changed && !session.loaded.is_empty();
+    if !with_session(is_due) {
+        return;
+    }
+    let known = catalog::all_sha256();
+    let has_dropped = with_session(|session| {
+        session.models_changed = false;
+        let before = session.loaded.len();
+        session.loaded.retain(|sha256, _| known.contains(sha256));
+        session.loaded.len() < before
     });
-    if is_due {
-        let known = catalog::all_sha256();
-        with_session(|session| session.loaded.retain(|sha256, _| known.contains(sha256)));
+    if has_dropped {
         memory::give_back_at_end();
     }
 }
@@ -97,6 +97,7 @@ fn drop_unknown_encoders() {
 unsafe extern "C-unwind" fn on_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid || relation.to_u32() == MODEL_TABLE.load(Ordering::Relaxed) {
         forget_names();
+        with_session(|session| session.models_changed = true);
     }
 }
 
@@ -182,15 +183,14 @@ fn load_runtime() {
 }
 
 fn options() -> Options {
-    let (provider, batch_tokens) = match EXECUTION_PROVIDER.get() {
-        ExecutionProvider::Cpu => (Provider::Cpu, BATCH_TOKENS),
-        ExecutionProvider::Cuda => (Provider::Cuda, GPU_BATCH_TOKENS),
-        ExecutionProvider::Auto => (Provider::Auto, GPU_BATCH_TOKENS),
-    };
     Options {
-        provider,
+        provider: match EXECUTION_PROVIDER.get() {
+            ExecutionProvider::Cpu => Provider::Cpu,
+            ExecutionProvider::Cuda => Provider::Cuda,
+            ExecutionProvider::Auto => Provider::Auto,
+        },
         threads: THREADS.get() as usize,
-        batch_tokens,
+        batch_tokens: BATCH_TOKENS,
         interrupted,
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn chunks<'t>(
         let piece = loop {
             let end = places.get(to).map_or(text.len(), |place| place.0);
             let piece = text[begin..end].trim_end();
-            if to <= least || tokens(piece)?.len() <= most {
+            if to <= least || fits(piece, most, &mut tokens)? {
                 break piece;
             }
             to = best(&places, least, to - 1);
@@ -109,6 +109,22 @@ pub(crate) fn chunks<'t>(
         };
     }
     Ok(chunks)
+}
+
+/// Whether a piece alone has at most so many tokens.
+fn fits(
+    piece: &str,
+    most: usize,
+    tokens: &mut impl FnMut(&str) -> Result<Vec<Place>, Error>,
+) -> Result<bool, Error> {
+    let mut count = 0;
+    for (_, part) in parts(piece) {
+        count += tokens(part)?.len();
+        if count > most {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The last of the best borders in a range, both ends included.
@@ -165,7 +181,11 @@ mod tests {
     }
 
     fn cut(text: &str, most: usize, overlap: usize) -> Vec<Chunk<'_>> {
-        let found = chunks(text, most, overlap, tokens).expect("chunks");
+        let bounded = |part: &str| {
+            assert!(part.len() <= MOST_BYTES);
+            tokens(part)
+        };
+        let found = chunks(text, most, overlap, bounded).expect("chunks");
         for chunk in &found {
             let characters = text.chars().skip(chunk.start).take(chunk.length);
             assert_eq!(characters.collect::<String>(), chunk.text);
@@ -228,11 +248,14 @@ mod tests {
             text.push_str(["stone ", "bridge. ", "ü🙂", "\n\n", "longerwordthanmost "][i * 7 % 5]);
         }
         text.push_str(&"x".repeat(3 * MOST_BYTES));
+        text.push_str(&" ".repeat(3 * MOST_BYTES));
+        text.push('y');
         for (most, overlap) in [(1, 0), (7, 0), (50, 10), (1000, 999)] {
             let found = cut(&text, most, overlap);
             let mut end = 0;
             for chunk in found {
-                assert!(chunk.start <= end + 3, "{chunk:?} after {end}");
+                let between: String = text.chars().take(chunk.start).skip(end).collect();
+                assert_eq!(between.trim(), "", "before {}", chunk.start);
                 end = end.max(chunk.start + chunk.length);
             }
             assert_eq!(end, text.trim_end().chars().count());

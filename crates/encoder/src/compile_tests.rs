@@ -2,18 +2,17 @@
 //! vectors, looked up by token.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use prost::Message;
 
 use super::{CompiledModel, compile};
 use crate::error::{Error, ErrorKind};
+use crate::fixture::open;
 use crate::files::ModelFiles;
 use crate::onnx::{
     Attribute, FLOAT, Graph, INT32, INT64, Model, Node, OperatorSet, Tensor, ValueInfo,
 };
 use crate::settings::Pooling;
-use crate::{Encoder, Options, load_runtime};
 
 const TABLE: [[f32; 2]; 7] = [
     [100.0, 100.0],
@@ -60,6 +59,19 @@ fn by_token(output: &str, element: i32) -> Graph {
             &[Err("batch"), Err("sequence"), Ok(2)],
         )],
     }
+}
+
+/// One vector per token, from which the greatest of the batch is subtracted.
+fn by_batch() -> Graph {
+    let mut graph = by_token("looked_up", INT64);
+    let axes = vec![Attribute::ints("axes", &[0])];
+    let greatest = Node::new("ReduceMax", "", &["looked_up"], "greatest", axes);
+    let inputs = ["looked_up", "greatest"];
+    let difference = Node::new("Sub", "", &inputs, "token_embeddings", Vec::new());
+    graph.node.extend([greatest, difference]);
+    let shape = [Err("batch"), Err("sequence"), Ok(2)];
+    graph.output = vec![ValueInfo::tensor("token_embeddings", FLOAT, &shape)];
+    graph
 }
 
 /// The same, and the first token's vector as that of the text.
@@ -110,28 +122,6 @@ fn compiled(graph: Graph, more: &[(&str, &str)]) -> Result<CompiledModel, Error>
     compile(&ModelFiles::new(files)?)
 }
 
-fn open(model: &CompiledModel) -> Encoder {
-    let path = std::env::var_os("INSITU_ONNXRUNTIME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            panic!("the environment variable INSITU_ONNXRUNTIME is not set; `make test` sets it")
-        });
-    load_runtime(&path).expect("ONNX Runtime loads");
-    let options = Options {
-        provider: crate::Provider::Cpu,
-        threads: 1,
-        batch_tokens: 100,
-        interrupted: || false,
-    };
-    Encoder::new(
-        &model.graph,
-        &model.tokenizer,
-        model.settings.clone(),
-        options,
-    )
-    .expect("encoder")
-}
-
 #[test]
 fn token_vectors_of_either_integer_type_and_any_name() {
     for (output, element) in [
@@ -163,6 +153,21 @@ fn token_vectors_of_either_integer_type_and_any_name() {
             [0.375, 3.0, (0.5 + 1.0 + 0.25) / 3.0, 2.0]
         );
     }
+}
+
+#[test]
+fn a_model_that_looks_at_other_texts_is_refused() {
+    // Words of the texts that a model is probed with.
+    let words = [("\"a\"", "\"stone\""), ("\"b\"", "\"bridge\""), ("\"c\"", "\"river\"")];
+    let replaced = |text: String, (from, to): (&str, &str)| text.replace(from, to);
+    let tokenizer = words.into_iter().fold(TOKENIZER.to_owned(), replaced);
+    let more = [("tokenizer.json", &tokenizer[..])];
+    let honest = compiled(by_token("token_embeddings", INT64), &more).expect("compile");
+    open(&honest).probe().expect("probe");
+    let model = compiled(by_batch(), &more).expect("compile");
+    let error = open(&model).probe().expect_err("probe");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("another vector when other texts"), "{error}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use ort::value::{TensorElementType, TensorRef, ValueType};
 use crate::chunk::{self, Chunk};
 use crate::compile::INPUTS;
 use crate::error::Error;
+use crate::evaluation::cosine;
 use crate::gpu::{OnGpu, for_gpu};
 use crate::operators;
 use crate::pooling::pool;
@@ -38,6 +39,9 @@ const GPU_LENGTH_STEP: usize = 8;
 /// On a processor, a run has so many tokens for each thread: what is computed of them
 /// stays in its caches from one node of the graph to the next.
 const TOKENS_OF_A_THREAD: usize = 1_024;
+
+/// And at most so many in all. More would need more memory without being faster.
+const TOKENS_ON_A_PROCESSOR: usize = 4_096;
 
 /// After a call with a batch of more tokens the memory it took is given back to
 /// the system. Up to here it is kept for the next call, which would spend some
@@ -63,7 +67,7 @@ pub enum Provider {
 }
 
 /// How an encoder works; nothing of it changes a result, but for the provider: a GPU
-/// rounds the last digits otherwise.
+/// rounds the last digits otherwise, and not always alike.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Where the model computes.
@@ -97,6 +101,8 @@ pub struct Encoder {
     settings: Settings,
     options: Options,
     on_gpu: bool,
+    /// Texts may be padded at the cost of the last digits: on a GPU, if there is a mask.
+    may_pad: bool,
     fallback: Option<String>,
 }
 
@@ -163,7 +169,9 @@ impl Encoder {
         } = opened;
         let batch_tokens = match on_gpu {
             true => options.batch_tokens,
-            false => (options.batch_tokens).min(TOKENS_OF_A_THREAD * options.threads.max(1)),
+            false => (options.batch_tokens)
+                .min(TOKENS_OF_A_THREAD * options.threads.max(1))
+                .min(TOKENS_ON_A_PROCESSOR),
         };
         let inputs = session
             .inputs()
@@ -179,6 +187,7 @@ impl Encoder {
                 reason: format!("it has no output \"{output}\""),
             });
         }
+        let may_pad = on_gpu && inputs.iter().any(|input| matches!(input.role, Role::Mask));
         let keeping = Arc::new(RunOptions::new().map_err(Error::inference)?);
         let mut shrinking = RunOptions::new().map_err(Error::inference)?;
         let arenas = if on_gpu { "cpu:0;gpu:0" } else { "cpu:0" };
@@ -210,6 +219,7 @@ impl Encoder {
                 ..options
             },
             on_gpu,
+            may_pad,
             fallback,
         })
     }
@@ -298,12 +308,14 @@ impl Encoder {
         vectors.resize(size, 0.0);
 
         let tokens = self.tokenize(texts)?;
-        // A text without any token has one of padding.
-        let lengths = tokens.iter().map(|tokens| match self.on_gpu {
-            true => tokens.ids.len().max(1).next_multiple_of(GPU_LENGTH_STEP),
-            false => tokens.ids.len().max(1),
-        });
-        let lengths: Vec<usize> = lengths.collect();
+        let lengths: Vec<usize> = tokens
+            .iter()
+            .map(|tokens| match self.may_pad {
+                true => gpu_length(tokens.ids.len(), self.settings.max_tokens),
+                // A text without any token has one of padding.
+                false => tokens.ids.len().max(1),
+            })
+            .collect();
         let mut order: Vec<usize> = (0..texts.len()).collect();
         order.sort_by_key(|&text| lengths[text]);
         let batches = self.batches(&order, &lengths);
@@ -363,18 +375,18 @@ impl Encoder {
     /// # Errors
     /// [`Error::Unsupported`] if a vector depends on its batch; else as [`Self::embed`].
     pub fn probe(&mut self) -> Result<(), Error> {
+        // The first two have as many tokens, so that they share a run.
         let texts = [
             "A stone bridge crosses the river.",
+            "The river crosses A stone bridge.",
             "Prices fell in March, and rose in May.",
             "insitu",
         ];
-        // Each one twice: texts of equal length share a run.
-        let texts = [texts, texts].concat();
         let together = self.embed(&texts)?;
         for (&text, expected) in texts.iter().zip(together.chunks_exact(self.dimension())) {
             let alone = self.embed(&[text])?;
             let same = match self.on_gpu {
-                true => are_close(&alone, expected),
+                true => cosine(&alone, expected) >= 0.999,
                 false => alone
                     .iter()
                     .zip(expected)
@@ -409,8 +421,8 @@ impl Encoder {
 
     /// Cuts texts, ordered by their lengths, into those of one run each.
     fn batches<'o>(&self, order: &'o [usize], lengths: &[usize]) -> Vec<&'o [usize]> {
-        // By how many tokens a run may be padded for a longer text.
-        let slack = match (self.on_gpu, self.settings.padding_free) {
+        // By how many tokens a run may be padded for the next longer text.
+        let slack = match (self.may_pad, self.settings.padding_free) {
             (true, _) => TOKENS_OF_A_GPU_RUN,
             (false, true) => TOKENS_OF_A_RUN,
             (false, false) => 0,
@@ -585,13 +597,10 @@ impl Opened {
     }
 }
 
-/// Whether two vectors are the same but for rounding.
-fn are_close(a: &[f32], b: &[f32]) -> bool {
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
-        products.sum()
-    };
-    dot(a, b) >= 0.999 * (dot(a, a) * dot(b, b)).sqrt()
+/// The length that a text is padded to for a GPU; none is longer than the model takes.
+fn gpu_length(tokens: usize, max_tokens: usize) -> usize {
+    let padded = tokens.max(1).next_multiple_of(GPU_LENGTH_STEP);
+    padded.min(max_tokens).max(tokens)
 }
 
 fn open_session(
@@ -679,5 +688,17 @@ impl Input {
             let narrow = wide.iter().map(|&id| i32::try_from(id).unwrap_or(-1));
             Elements::Int32(narrow.collect())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gpu_length;
+
+    #[test]
+    fn lengths_on_a_gpu_are_those_that_the_model_takes() {
+        let of = |tokens| gpu_length(tokens, 130);
+        assert_eq!([0, 1, 8, 9, 128, 129, 130].map(of), [8, 8, 8, 16, 128, 130, 130]);
+        assert_eq!(gpu_length(3, 3), 3);
     }
 }

@@ -32,6 +32,15 @@ impl Comparison {
     }
 }
 
+/// The cosine of two vectors, in `f64`.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+        products.sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
 /// Compares the vectors of the same texts by a model and by a reference: each a
 /// slice of rows, with the number of their components.
 ///

@@ -19,7 +19,7 @@ use crate::onnx::{Attribute, FLOAT, FLOAT16, INT64, MICROSOFT, Node, Tensor, Val
 use crate::settings::{Pooling, Precision, Settings};
 
 /// The output with one vector per text, and the stem of the names of what leads to it.
-const POOLED: &str = "gpu.pooled";
+const POOLED: &str = "insitu.gpu.pooled";
 
 /// A graph for a GPU, and what is read from it.
 pub(crate) struct OnGpu {
@@ -61,19 +61,19 @@ fn add_pooling(graph: &mut Graph<'_>, settings: &Settings) -> bool {
     let nodes = match settings.pooling {
         Pooling::Cls => {
             graph.add_initializer(Tensor::new(
-                "gpu.first",
+                "insitu.gpu.first",
                 INT64,
                 &[],
                 0_i64.to_le_bytes().to_vec(),
             ));
             let axis = vec![Attribute::int("axis", 1)];
-            vec![Node::new("Gather", "", &[states, "gpu.first"], POOLED, axis)]
+            vec![Node::new("Gather", "", &[states, "insitu.gpu.first"], POOLED, axis)]
         }
         Pooling::Mean if graph.input_element(mask).is_some() => {
             for (name, shape) in [
-                ("gpu.as_row", &[0, 1, -1][..]),
-                ("gpu.as_column", &[0, -1, 1]),
-                ("gpu.as_vectors", &[0, -1]),
+                ("insitu.gpu.as_row", &[0, 1, -1][..]),
+                ("insitu.gpu.as_column", &[0, -1, 1]),
+                ("insitu.gpu.as_vectors", &[0, -1]),
             ] {
                 let bytes = shape.iter().flat_map(|size: &i64| size.to_le_bytes());
                 let tensor = Tensor::new(name, INT64, &[shape.len()], bytes.collect());
@@ -84,13 +84,13 @@ fn add_pooling(graph: &mut Graph<'_>, settings: &Settings) -> bool {
                 Node::new(operator, "", inputs, output, Vec::new())
             };
             vec![
-                Node::new("Cast", "", &[mask], "gpu.mask", to_float),
-                node("Reshape", &["gpu.mask", "gpu.as_row"], "gpu.row"),
-                node("Reshape", &["gpu.mask", "gpu.as_column"], "gpu.column"),
-                node("MatMul", &["gpu.row", states], "gpu.sums"),
-                node("MatMul", &["gpu.row", "gpu.column"], "gpu.counts"),
-                node("Div", &["gpu.sums", "gpu.counts"], "gpu.means"),
-                node("Reshape", &["gpu.means", "gpu.as_vectors"], POOLED),
+                Node::new("Cast", "", &[mask], "insitu.gpu.mask", to_float),
+                node("Reshape", &["insitu.gpu.mask", "insitu.gpu.as_row"], "insitu.gpu.row"),
+                node("Reshape", &["insitu.gpu.mask", "insitu.gpu.as_column"], "insitu.gpu.column"),
+                node("MatMul", &["insitu.gpu.row", states], "insitu.gpu.sums"),
+                node("MatMul", &["insitu.gpu.row", "insitu.gpu.column"], "insitu.gpu.counts"),
+                node("Div", &["insitu.gpu.sums", "insitu.gpu.counts"], "insitu.gpu.means"),
+                node("Reshape", &["insitu.gpu.means", "insitu.gpu.as_vectors"], POOLED),
             ]
         }
         _ => return false,
@@ -156,7 +156,7 @@ impl<'g, 'a> Halving<'g, 'a> {
                 }
             }
             let output = node.output[0].clone();
-            let half = format!("{output}.half");
+            let half = half_of(&output);
             node.output[0].clone_from(&half);
             // A node of the old name may widen the value.
             node.name.clone_from(&half);
@@ -189,14 +189,20 @@ impl<'g, 'a> Halving<'g, 'a> {
             let is_vector = tensor.is_some_and(|t| t.data_type == FLOAT && t.dims.len() == 1);
             is_vector && self.halves.contains_key(input(1 - index))
         };
-        let gives_one = node.output.iter().skip(1).all(|o| !self.graph.is_used(o));
+        let is_unused = |output: &String| output.is_empty() || !self.graph.is_used(output);
+        let gives_one = node.output.iter().skip(1).all(is_unused);
         match (node.domain.as_str(), node.op_type.as_str()) {
             ("" | "ai.onnx", "MatMul") if is_stored(1) => &[0, 1],
             ("" | "ai.onnx", "Gemm") if is_stored(1) => &[0, 1, 2],
             ("" | "ai.onnx", "Add") if is_bias(0) || is_bias(1) => &[0, 1],
             (MICROSOFT, "BiasGelu") => &[0, 1],
             (MICROSOFT, "SkipLayerNormalization") if gives_one => &[0, 1, 2, 3, 4],
-            (MICROSOFT, "EmbedLayerNormalization") if is_stored(2) => &[2, 3, 4, 5, 6],
+            // The second output is of whole numbers.
+            (MICROSOFT, "EmbedLayerNormalization")
+                if is_stored(2) && node.output.iter().skip(2).all(is_unused) =>
+            {
+                &[2, 3, 4, 5, 6]
+            }
             (MICROSOFT, "Attention") if is_stored(1) && gives_one && input(4).is_empty() => {
                 &[0, 1, 2, 5]
             }
@@ -209,7 +215,7 @@ impl<'g, 'a> Halving<'g, 'a> {
         if let Some(half) = self.halves.get(name) {
             return half.clone();
         }
-        let half = format!("{name}.half");
+        let half = half_of(name);
         let floats = self.graph.initializer(name).and_then(Tensor::as_floats);
         match (floats, self.producers.get(name)) {
             (Some((shape, values)), _) => {
@@ -236,6 +242,11 @@ impl<'g, 'a> Halving<'g, 'a> {
         };
         self.graph.is_output(value) || self.graph.users(value).iter().any(in_node)
     }
+}
+
+/// The name of a value in 16 bits.
+fn half_of(name: &str) -> String {
+    format!("insitu.gpu.half.{name}")
 }
 
 fn cast(from: &str, to: &str, element: i32) -> Node {

@@ -1,92 +1,76 @@
 //! What a GPU would run, run on the processor: what that can't compute with 16 bits,
 //! ONNX Runtime widens there.
 
-use std::path::PathBuf;
-
 use super::{OnGpu, for_gpu};
-use crate::compile::{CompiledModel, compile};
-use crate::encoder::{Encoder, Options, Provider};
-use crate::files::ModelFiles;
+use crate::compile::CompiledModel;
+use crate::fixture::{EXPORTS, MATRICES, export, least_cosine, minilm, smaller};
 use crate::graph::Graph;
-use crate::quantize::{QuantizeOptions, quantize};
-use crate::runtime::load_runtime;
 use crate::settings::{Pooling, Precision};
 
-const TEXTS: [&str; 4] = [
-    "",
-    "river",
-    "A stone bridge crosses the river.",
-    "In May the prices of houses rose, but those of flats fell by a tenth, as they had in March.",
-];
-
-fn variable(name: &str) -> PathBuf {
-    PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("set {name}")))
-}
-
-fn minilm(precision: Precision, pooling: Pooling) -> CompiledModel {
-    let files = ModelFiles::read_directory(&variable("INSITU_MINILM")).unwrap();
-    let mut model = compile(&files).unwrap();
-    model.settings.pooling = pooling;
-    if precision == Precision::Fp32 {
-        return model;
-    }
-    let options = QuantizeOptions::default();
-    quantize(&model, precision, &options, &mut |_, _| true).unwrap()
-}
-
-fn embed(model: &CompiledModel) -> Vec<f32> {
-    load_runtime(&variable("INSITU_ONNXRUNTIME")).unwrap();
-    let options = Options {
-        provider: Provider::Cpu,
-        threads: 2,
-        batch_tokens: 4_096,
-        interrupted: || false,
-    };
-    let settings = model.settings.clone();
-    let mut encoder = Encoder::new(&model.graph, &model.tokenizer, settings, options).unwrap();
-    encoder.embed(&TEXTS).unwrap()
+/// The model as a GPU would run it.
+fn on_gpu(model: &CompiledModel) -> CompiledModel {
+    let OnGpu {
+        graph,
+        output,
+        pooling,
+    } = for_gpu(&model.graph, &model.settings).unwrap();
+    let mut changed = model.clone();
+    changed.graph = graph;
+    changed.settings.output = output;
+    changed.settings.pooling = pooling;
+    changed
 }
 
 #[test]
 fn the_graph_for_a_gpu_gives_the_vectors_of_the_stored_one() {
-    for (precision, pooling, most) in [
-        (Precision::Fp32, Pooling::Mean, 1e-6),
-        (Precision::Fp32, Pooling::Cls, 1e-6),
-        (Precision::Fp32, Pooling::Max, 1e-6),
-        (Precision::Fp16, Pooling::Mean, 3e-3),
+    for (precision, pooling, least) in [
+        (Precision::Fp32, Pooling::Mean, 0.999_999_9),
+        (Precision::Fp32, Pooling::Cls, 0.999_999_9),
+        (Precision::Fp32, Pooling::Max, 0.999_999_9),
+        (Precision::Fp32, Pooling::LastToken, 0.999_999_9),
+        (Precision::Fp16, Pooling::Mean, 0.999_99),
     ] {
-        let mut model = minilm(precision, pooling);
-        let expected = embed(&model);
-        let OnGpu {
-            graph,
-            output,
-            pooling: left,
-        } = for_gpu(&model.graph, &model.settings).unwrap();
-        let is_in_graph = pooling != Pooling::Max;
-        assert_eq!(left, if is_in_graph { Pooling::None } else { pooling });
-        model.graph = graph;
-        model.settings.output = output;
-        model.settings.pooling = left;
-        for (found, expected) in embed(&model).iter().zip(&expected) {
-            let difference = (found - expected).abs();
-            assert!(difference <= most, "{precision:?} {pooling:?}: {found}, {expected}");
+        let mut model = minilm();
+        model.settings.pooling = pooling;
+        if precision != Precision::Fp32 {
+            model = smaller(&model, precision);
         }
+        let changed = on_gpu(&model);
+        let is_in_graph = matches!(pooling, Pooling::Mean | Pooling::Cls);
+        let left = if is_in_graph { Pooling::None } else { pooling };
+        assert_eq!(changed.settings.pooling, left);
+        let cosine = least_cosine(&model, &changed);
+        assert!(cosine >= least, "{precision:?} {pooling:?}: {cosine}");
     }
 }
 
 #[test]
 fn an_fp16_model_computes_with_16_bits_from_one_end_to_the_other() {
-    let model = minilm(Precision::Fp16, Pooling::Mean);
-    let lowered = for_gpu(&model.graph, &model.settings).unwrap();
-    let graph = Graph::read(&lowered.graph).unwrap();
+    let changed = on_gpu(&smaller(&minilm(), Precision::Fp16));
+    let graph = Graph::read(&changed.graph).unwrap();
     let casts: Vec<&str> = (0..graph.len())
         .filter(|&index| graph.node(index).op_type == "Cast")
         .map(|index| graph.node(index).output[0].as_str())
         .collect();
     // The hidden states at the end, and the mask that pools them.
-    assert_eq!(casts, ["last_hidden_state", "gpu.mask"]);
+    assert_eq!(casts, ["last_hidden_state", "insitu.gpu.mask"]);
     for name in graph.initializer_names() {
-        let is_float = graph.initializer(&name).and_then(|t| t.as_floats()).is_some();
-        assert!(!is_float, "{name} has 32 bits");
+        let is_float = graph.initializer(&name).and_then(|t| t.as_floats());
+        assert!(is_float.is_none(), "{name} has 32 bits");
+    }
+}
+
+#[test]
+fn fp16_exports_compute_their_products_with_16_bits() {
+    for name in EXPORTS {
+        let model = export(name);
+        let changed = on_gpu(&smaller(&model, Precision::Fp16));
+        let cosine = least_cosine(&model, &changed);
+        assert!(cosine >= 0.9999, "{name}: {cosine}");
+        let graph = Graph::read(&changed.graph).unwrap();
+        let nodes = (0..graph.len()).map(|index| graph.node(index));
+        let in_half =
+            nodes.filter(|node| node.op_type == "MatMul" && node.input[1].ends_with(".fp16"));
+        assert_eq!(in_half.count(), MATRICES, "{name}");
     }
 }

@@ -60,6 +60,8 @@ mod encoder;
 mod error;
 mod evaluation;
 mod files;
+#[cfg(test)]
+mod fixture;
 mod gpu;
 mod graph;
 mod onnx;

@@ -57,7 +57,7 @@ impl Pooling {
 pub enum Precision {
     /// As in the source, 32-bit floats for a graph of ours.
     Fp32,
-    /// 16-bit floats, computed with as 32-bit ones.
+    /// 16-bit floats, which a processor computes with as 32-bit ones.
     Fp16,
     /// Matrices and tables of 8 bits, and activations with a scale per token.
     Int8,

@@ -1,0 +1,58 @@
+"""How much memory a build takes, against maintenance_work_mem."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from checks import KINDS, copy_rows, verify
+
+ROWS, DIMS = 60_000, 128
+BUDGET = 16
+# What a backend and the threads of a build have beside the budget, whatever that is.
+BESIDE = 16
+
+
+@pytest.fixture(scope="module")
+def table(database):
+    """Vectors that are 29 MiB together."""
+    vectors = np.random.default_rng(90).normal(size=(ROWS, DIMS)).astype(np.float32)
+    with database.connect() as conn:
+        conn.execute(f"CREATE TABLE items (id int, emb vector({DIMS}))")
+        copy_rows(conn, "items", enumerate(vectors), types=("int4", "vector"))
+    return database
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_build_keeps_within_maintenance_work_mem(table, kind):
+    with table.connect() as conn:
+        conn.execute(f"SET maintenance_work_mem = '{BUDGET}MB'")
+        conn.execute("SET max_parallel_maintenance_workers = 1")
+        status = f"/proc/{conn.info.backend_pid}/status"
+
+        def own_megabytes():
+            with open(status) as lines:
+                return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+        conn.execute("SELECT NULL::vector")
+        before, most, done = own_megabytes(), 0, threading.Event()
+
+        def watch():
+            nonlocal most
+            while not done.is_set():
+                most = max(most, own_megabytes())
+                time.sleep(0.005)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            conn.execute(f"CREATE INDEX items_emb ON items USING {KINDS[kind]}")
+        finally:
+            done.set()
+            watcher.join()
+        assert verify(conn, "items_emb").heap_tids == ROWS
+        conn.execute("DROP INDEX items_emb")
+        print(f"{kind}: {most - before:.0f} MiB")
+        # It used what it may, or there was nothing to watch.
+        assert BUDGET / 2 < most - before < BUDGET + BESIDE
