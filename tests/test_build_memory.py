@@ -8,15 +8,15 @@ import pytest
 
 from checks import KINDS, copy_rows, verify
 
-ROWS, DIMS = 60_000, 128
-BUDGET = 16
+ROWS, DIMS = 40_000, 128
+BUDGET = 12
 # What a backend and the threads of a build have beside the budget, whatever that is.
 BESIDE = 16
 
 
 @pytest.fixture(scope="module")
 def table(database):
-    """Vectors that are 29 MiB together."""
+    """Vectors that are 20 MiB together."""
     vectors = np.random.default_rng(90).normal(size=(ROWS, DIMS)).astype(np.float32)
     with database.connect() as conn:
         conn.execute(f"CREATE TABLE items (id int, emb vector({DIMS}))")

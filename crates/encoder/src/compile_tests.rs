@@ -7,8 +7,8 @@ use prost::Message;
 
 use super::{CompiledModel, compile};
 use crate::error::{Error, ErrorKind};
-use crate::fixture::open;
 use crate::files::ModelFiles;
+use crate::fixture::open;
 use crate::onnx::{
     Attribute, FLOAT, Graph, INT32, INT64, Model, Node, OperatorSet, Tensor, ValueInfo,
 };
@@ -158,7 +158,11 @@ fn token_vectors_of_either_integer_type_and_any_name() {
 #[test]
 fn a_model_that_looks_at_other_texts_is_refused() {
     // Words of the texts that a model is probed with.
-    let words = [("\"a\"", "\"stone\""), ("\"b\"", "\"bridge\""), ("\"c\"", "\"river\"")];
+    let words = [
+        ("\"a\"", "\"stone\""),
+        ("\"b\"", "\"bridge\""),
+        ("\"c\"", "\"river\""),
+    ];
     let replaced = |text: String, (from, to): (&str, &str)| text.replace(from, to);
     let tokenizer = words.into_iter().fold(TOKENIZER.to_owned(), replaced);
     let more = [("tokenizer.json", &tokenizer[..])];
@@ -167,7 +171,12 @@ fn a_model_that_looks_at_other_texts_is_refused() {
     let model = compiled(by_batch(), &more).expect("compile");
     let error = open(&model).probe().expect_err("probe");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("another vector when other texts"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("another vector when other texts"),
+        "{error}"
+    );
 }
 
 #[test]

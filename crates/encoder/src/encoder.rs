@@ -269,7 +269,11 @@ impl Encoder {
         let Some(most) = max_tokens.checked_sub(given).filter(|&most| most > 0) else {
             return fail(format!(
                 "max_tokens is {max_tokens}, but {given} of them are special tokens{}",
-                if of_prefix > 0 { " and the model's prefix" } else { "" }
+                if of_prefix > 0 {
+                    " and the model's prefix"
+                } else {
+                    ""
+                }
             ));
         };
         if overlap >= most {
@@ -499,11 +503,7 @@ impl Encoder {
             .try_extract_tensor::<f32>()
             .map_err(Error::inference)?;
         let width = settings.width();
-        let per_text = if pooling == Pooling::None {
-            1
-        } else {
-            length
-        };
+        let per_text = if pooling == Pooling::None { 1 } else { length };
         let expected: Vec<usize> = if pooling == Pooling::None {
             vec![texts.len(), width]
         } else {
@@ -553,9 +553,8 @@ impl Opened {
         settings: &Settings,
         options: Options,
     ) -> Result<Self, Error> {
-        let open = |graph: &[u8], cuda| {
-            open_session(environment, graph, options.threads.max(1), cuda)
-        };
+        let open =
+            |graph: &[u8], cuda| open_session(environment, graph, options.threads.max(1), cuda);
         let on_cpu = |fallback| {
             let opened = open(graph, false).map_err(|error| Error::Graph {
                 reason: error.to_string(),
@@ -698,7 +697,10 @@ mod tests {
     #[test]
     fn lengths_on_a_gpu_are_those_that_the_model_takes() {
         let of = |tokens| gpu_length(tokens, 130);
-        assert_eq!([0, 1, 8, 9, 128, 129, 130].map(of), [8, 8, 8, 16, 128, 130, 130]);
+        assert_eq!(
+            [0, 1, 8, 9, 128, 129, 130].map(of),
+            [8, 8, 8, 16, 128, 130, 130]
+        );
         assert_eq!(gpu_length(3, 3), 3);
     }
 }

@@ -80,7 +80,13 @@ pub(crate) fn export(name: &str) -> CompiledModel {
 }
 
 pub(crate) fn smaller(model: &CompiledModel, precision: Precision) -> CompiledModel {
-    quantize(model, precision, &QuantizeOptions::default(), &mut |_, _| true).unwrap()
+    quantize(
+        model,
+        precision,
+        &QuantizeOptions::default(),
+        &mut |_, _| true,
+    )
+    .unwrap()
 }
 
 pub(crate) fn open(model: &CompiledModel) -> Encoder {
@@ -116,6 +122,8 @@ pub(crate) fn least_cosine(a: &CompiledModel, b: &CompiledModel) -> f64 {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let [ours, theirs] = [a, b].map(|model| open(model).embed(&texts).unwrap());
     let dimension = a.settings.dimension;
-    let rows = ours.chunks_exact(dimension).zip(theirs.chunks_exact(dimension));
+    let rows = ours
+        .chunks_exact(dimension)
+        .zip(theirs.chunks_exact(dimension));
     rows.map(|(a, b)| cosine(a, b)).fold(1.0, f64::min)
 }

@@ -67,7 +67,13 @@ fn add_pooling(graph: &mut Graph<'_>, settings: &Settings) -> bool {
                 0_i64.to_le_bytes().to_vec(),
             ));
             let axis = vec![Attribute::int("axis", 1)];
-            vec![Node::new("Gather", "", &[states, "insitu.gpu.first"], POOLED, axis)]
+            vec![Node::new(
+                "Gather",
+                "",
+                &[states, "insitu.gpu.first"],
+                POOLED,
+                axis,
+            )]
         }
         Pooling::Mean if graph.input_element(mask).is_some() => {
             for (name, shape) in [
@@ -85,12 +91,32 @@ fn add_pooling(graph: &mut Graph<'_>, settings: &Settings) -> bool {
             };
             vec![
                 Node::new("Cast", "", &[mask], "insitu.gpu.mask", to_float),
-                node("Reshape", &["insitu.gpu.mask", "insitu.gpu.as_row"], "insitu.gpu.row"),
-                node("Reshape", &["insitu.gpu.mask", "insitu.gpu.as_column"], "insitu.gpu.column"),
+                node(
+                    "Reshape",
+                    &["insitu.gpu.mask", "insitu.gpu.as_row"],
+                    "insitu.gpu.row",
+                ),
+                node(
+                    "Reshape",
+                    &["insitu.gpu.mask", "insitu.gpu.as_column"],
+                    "insitu.gpu.column",
+                ),
                 node("MatMul", &["insitu.gpu.row", states], "insitu.gpu.sums"),
-                node("MatMul", &["insitu.gpu.row", "insitu.gpu.column"], "insitu.gpu.counts"),
-                node("Div", &["insitu.gpu.sums", "insitu.gpu.counts"], "insitu.gpu.means"),
-                node("Reshape", &["insitu.gpu.means", "insitu.gpu.as_vectors"], POOLED),
+                node(
+                    "MatMul",
+                    &["insitu.gpu.row", "insitu.gpu.column"],
+                    "insitu.gpu.counts",
+                ),
+                node(
+                    "Div",
+                    &["insitu.gpu.sums", "insitu.gpu.counts"],
+                    "insitu.gpu.means",
+                ),
+                node(
+                    "Reshape",
+                    &["insitu.gpu.means", "insitu.gpu.as_vectors"],
+                    POOLED,
+                ),
             ]
         }
         _ => return false,

@@ -153,8 +153,23 @@ fn train(tokenizer: &mut Tokenizer, trainer: &mut tokenizers::models::TrainerWra
 /// A text of words, some of which run together.
 fn some_text(u: &mut arbtest::arbitrary::Unstructured<'_>) -> arbtest::arbitrary::Result<String> {
     let words = [
-        "a", "ab", "c", "abab", "ba", "x", "é", "漢字", " ", "cab\u{301}", "river", "the",
-        "unbelievable", "bridges.", "🙂", "don't", "\n",
+        "a",
+        "ab",
+        "c",
+        "abab",
+        "ba",
+        "x",
+        "é",
+        "漢字",
+        " ",
+        "cab\u{301}",
+        "river",
+        "the",
+        "unbelievable",
+        "bridges.",
+        "🙂",
+        "don't",
+        "\n",
     ];
     let mut text = String::new();
     for _ in 0..u.int_in_range(0..=400)? {
@@ -209,7 +224,10 @@ fn pieces_of_a_text_fit_whatever_the_tokenizer() {
                 let alone = tokenizer.count(piece.text).unwrap() - tokenizer.special_tokens();
                 let is_word = !piece.text.contains(char::is_whitespace);
                 assert!(piece.length > 0, "{name}: {text:?}");
-                assert!(alone <= most || is_word, "{name}: {piece:?} has {alone} of {most}");
+                assert!(
+                    alone <= most || is_word,
+                    "{name}: {piece:?} has {alone} of {most}"
+                );
             }
             let rest: String = text.chars().skip(end).collect();
             assert_eq!(rest.trim(), "", "{name}: {text:?}");

@@ -308,7 +308,10 @@ fn affordable(lists: usize, plan: &Plan) -> usize {
     let fewer = (budget() / size_of_centroids(1, plan)).max(1);
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        format!("{} index gets {fewer} lists instead of {lists}", plan.method),
+        format!(
+            "{} index gets {fewer} lists instead of {lists}",
+            plan.method
+        ),
         "",
     )
     .set_detail(format!(

@@ -280,10 +280,7 @@ impl Weights {
             let scales = scales.as_chunks().0;
             for scales in &scales[..blocks - 1] {
                 let (of_block, rest) = weights.split_at(2 * self.block.div_ceil(4));
-                for_rows!(
-                    tile.rows,
-                    add(isa, x, of_block, scales, &mut values)
-                );
+                for_rows!(tile.rows, add(isa, x, of_block, scales, &mut values));
                 weights = rest;
                 x = x.behind(of_block.len() / 2);
             }

@@ -28,7 +28,11 @@ fn exports_of_plain_operators_are_quantized() {
             let has_bias = |node: &&Node| node.input.get(3).is_some_and(|bias| !bias.is_empty());
             let is_stored = |node: &&Node| graph.initializer(&node.input[1]).is_some();
             assert_eq!(of("QuantizedLinear").count(), MATRICES, "{name}");
-            assert_eq!(of("QuantizedLinear").filter(has_bias).count(), MATRICES, "{name}");
+            assert_eq!(
+                of("QuantizedLinear").filter(has_bias).count(),
+                MATRICES,
+                "{name}"
+            );
             assert_eq!(of("QuantizedEmbedding").count(), 1, "{name}");
             assert_eq!(of("MatMul").filter(is_stored).count(), 0, "{name}");
         }

@@ -103,7 +103,10 @@ pub fn built<'s>(
     for (i, row) in rows.iter().enumerate() {
         assert!(
             builder
-                .add(Row::new(options.metric, row).vector(), HeapTid(i as u64 + 1))
+                .add(
+                    Row::new(options.metric, row).vector(),
+                    HeapTid(i as u64 + 1)
+                )
                 .unwrap()
         );
     }

@@ -59,7 +59,10 @@ fn every_prefix_of_inserts_and_vacuums_is_a_valid_index() {
             // be gone.
             let expected = |tid: &u64| *tid <= done && (records <= inserted || !dies(*tid));
             for tid in (1..=count as u64).filter(expected) {
-                assert!(held.contains(&tid), "{options:?}, {records}: row {tid} is lost");
+                assert!(
+                    held.contains(&tid),
+                    "{options:?}, {records}: row {tid} is lost"
+                );
             }
             assert!(held.iter().all(|&tid| tid <= done + 1));
             // Vacuum, and go on.
