@@ -71,6 +71,21 @@ def test_temporary_table_with_centroids_that_forgets_on_commit(conn):
     assert verify(conn, "brief_emb").heap_tids == 0
 
 
+def test_an_index_gets_as_many_lists_as_there_is_room_for(conn):
+    conn.execute("SET maintenance_work_mem = '1MB'")
+    conn.execute("CREATE TABLE roomy AS SELECT array_fill(i, ARRAY[2000])::vector(2000) AS emb FROM generate_series(1, 3000) i")
+    notices = []
+    conn.add_notice_handler(lambda notice: notices.append((notice.message_primary, notice.message_detail)))
+    conn.execute("CREATE INDEX roomy_emb ON roomy USING ivf (emb vector_l2_ops)")
+    (message, detail), = notices
+    # How many would be good follows from a sample.
+    assert re.fullmatch("ivf index gets 42 lists instead of 4[3-9]", message)
+    assert detail == "Their centroids would take 2 MB, maintenance_work_mem is 1 MB."
+    assert verify(conn, "roomy_emb").lists == 42
+    refused(conn, "54000", "CREATE INDEX ON roomy USING ivf (emb vector_l2_ops) WITH (lists = 45)",
+            match="memory required is 2 MB, maintenance_work_mem is 1 MB")
+
+
 def test_centroids_are_read_with_the_rights_of_the_tables_owner(database, conn):
     create_items(conn, ROWS[:20], "secret")
     conn.execute("CREATE ROLE ivy LOGIN; GRANT CREATE ON SCHEMA public TO ivy")

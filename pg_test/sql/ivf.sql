@@ -139,11 +139,6 @@ CREATE UNIQUE INDEX ON options USING ivf (emb);
 SET maintenance_work_mem = '1MB';
 INSERT INTO options (emb, wide) SELECT '[1,2,3]', array_fill(i, ARRAY[16000]) FROM generate_series(1, 20) i;
 CREATE INDEX ON options USING ivf (wide) WITH (lists = 20);
--- As many lists as are good for the table, or as there is room for.
-CREATE TABLE roomy AS SELECT array_fill(i, ARRAY[2000])::vector(2000) AS emb FROM generate_series(1, 2900) i;
-CREATE INDEX ON roomy USING ivf (emb vector_l2_ops);
-SELECT lists FROM insitu.verify_index('roomy_emb_idx');
-DROP TABLE roomy;
 RESET maintenance_work_mem;
 DROP TABLE options;
 SELECT * FROM insitu.index_stats('pg_class_oid_index');
