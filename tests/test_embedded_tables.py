@@ -207,6 +207,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(database, admin, docs):
     assert all(again[id] == xmin for id, xmin in done)
 
 
+def test_a_run_whose_session_ends_goes_on_where_it_stopped(database, admin, docs):
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 20000) n")
+    count = "SELECT count(emb) FROM docs"
+    with background() as pool, database.connect() as session:
+        running = pool.submit(session.execute, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 50)")
+        wait_for(lambda: admin.execute(count).fetchone()[0] > 500, "rows")
+        assert admin.execute("SELECT pg_terminate_backend(%s)", [session.info.backend_pid]).fetchone()[0]
+        with pytest.raises(psycopg.OperationalError):
+            running.result(timeout=30)
+    wait_for(lambda: admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,), "end of the session")
+    assert 500 < admin.execute(count).fetchone()[0] < 20000
+    done = admin.execute("SELECT id, xmin FROM docs WHERE emb IS NOT NULL ORDER BY id").fetchall()
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
+    assert wrong(admin) == []
+    again = dict(admin.execute("SELECT id, xmin FROM docs").fetchall())
+    assert all(again[id] == xmin for id, xmin in done)
+
+
 def test_bulk_statements_without_the_procedure(admin, docs):
     admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 300) n")
     admin.execute("UPDATE docs SET emb = insitu.embed('tiny', body)")
