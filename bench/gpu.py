@@ -26,7 +26,7 @@ from pgvector.psycopg import register_vector
 from bench import machine, say
 from cluster import Cluster
 from corpus import descriptions
-from models import LONG, MAX_TOKENS, SHORT, TOKENS, WORDS, long_texts
+from models import LONG, MAX_TOKENS, SHORT, TOKENS, WORDS, embed, embed_docs, load_texts, long_texts
 
 THREADS = os.cpu_count()
 # Where the model runs, and which one.
@@ -53,10 +53,7 @@ def main():
         conn.execute("SELECT insitu.load_model('minilm', %s)", [minilm])
         for precision in ("fp16", "int8"):
             conn.execute("SELECT insitu.quantize_model('minilm', %s, %s)", [precision, precision])
-        conn.execute("CREATE TABLE docs (id serial PRIMARY KEY, body text, emb vector(384))")
-        with conn.cursor() as cur, cur.copy("COPY docs (body) FROM STDIN") as copy:
-            for text in texts:
-                copy.write_row([text])
+        load_texts(conn, texts)
         with cluster.connect() as cpu, cluster.connect() as gpu:
             sessions = {"cpu": cpu, "cuda": gpu}
             for provider, session in sessions.items():
@@ -87,36 +84,32 @@ def sentence_transformers(minilm):
         model = change(SentenceTransformer(minilm, device="cuda"))
         model.max_seq_length = MAX_TOKENS
 
-        def embed(texts, batch, model=model):
+        def encode(texts, batch, model=model):
             with torch.inference_mode():
                 return model.encode(texts, batch_size=batch, convert_to_numpy=True, normalize_embeddings=True,
                                     show_progress_bar=False)
 
-        peers[f"sentence-transformers, {name}"] = embed
+        peers[f"sentence-transformers, {name}"] = encode
     return peers
 
 
-def embed(session, model, texts):
+def vectors(session, model, texts):
     query = "SELECT v FROM unnest(insitu.embed(%s, %s::text[])) WITH ORDINALITY AS t (v, i) ORDER BY i"
     return np.array([vector.to_numpy() for vector, in session.execute(query, [model, texts]).fetchall()], dtype=np.float32)
-
-
-def run(session, model, texts):
-    """Embeds, and leaves the vectors in the server."""
-    session.execute("SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", [model, texts]).fetchone()
 
 
 def quality(sessions, peers, texts):
     """Cosines to the vectors that the processor computes with fp32."""
     say(f"cosines of {len(texts):,} texts")
-    reference = embed(sessions["cpu"], "minilm", texts)
+    reference = vectors(sessions["cpu"], "minilm", texts)
     results = {}
     for name, (provider, model) in OURS.items():
-        results[name] = embed(sessions[provider], model, texts)
+        results[name] = vectors(sessions[provider], model, texts)
     for name, peer in peers.items():
         results[name] = peer(texts, 128)
-    for name, vectors in results.items():
-        cosines = (vectors.astype(np.float64) * reference).sum(axis=1) / np.linalg.norm(vectors.astype(np.float64), axis=1)
+    for name, found in results.items():
+        found = found.astype(np.float64)
+        cosines = (found * reference).sum(axis=1) / np.linalg.norm(found, axis=1)
         results[name] = {"mean": float(cosines.mean()), "least": float(cosines.min())}
         say(f"  {name:<32} {cosines.mean():.6f} {cosines.min():.6f}")
     return results
@@ -139,7 +132,7 @@ def contest(contestants, rounds, inputs, count):
 
 
 def ours(sessions, *providers):
-    return {name: functools.partial(run, sessions[provider], model) for name, (provider, model) in OURS.items()
+    return {name: functools.partial(embed, sessions[provider], model) for name, (provider, model) in OURS.items()
             if provider in providers}
 
 
@@ -182,12 +175,7 @@ def end_to_end(sessions, texts):
     """Rows/s from text in a table to vector in the table."""
     results = {}
     for name, (provider, model) in OURS.items():
-        session = sessions[provider]
-        session.execute("UPDATE docs SET emb = NULL")
-        session.execute("VACUUM FULL docs")
-        begin = time.perf_counter()
-        session.execute("CALL insitu.embed_table('docs', 'body', 'emb', %s)", [model])
-        results[name] = len(texts) / (time.perf_counter() - begin)
+        results[name] = embed_docs(sessions[provider], model, len(texts))
         say(f"  embed_table, {name:<32} {results[name]:,.0f} rows/s")
     return results
 

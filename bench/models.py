@@ -81,10 +81,29 @@ def load(conn, texts):
     for name, options in MODELS.items():
         if options:
             conn.execute("SELECT insitu.quantize_model('minilm', %s, %s, %s)", [name, *options])
+    load_texts(conn, texts)
+
+
+def load_texts(conn, texts):
+    """The table docs with texts that have no vectors."""
     conn.execute("CREATE TABLE docs (id serial PRIMARY KEY, body text, emb vector(384))")
     with conn.cursor() as cur, cur.copy("COPY docs (body) FROM STDIN") as copy:
         for text in texts:
             copy.write_row([text])
+
+
+def embed(conn, model, texts):
+    """Embeds texts in one call, and leaves the vectors in the server."""
+    conn.execute("SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", [model, texts]).fetchone()
+
+
+def embed_docs(conn, model, rows):
+    """Rows/s from the texts of docs to vectors in docs."""
+    conn.execute("UPDATE docs SET emb = NULL")
+    conn.execute("VACUUM FULL docs")
+    begin = time.perf_counter()
+    conn.execute("CALL insitu.embed_table('docs', 'body', 'emb', %s)", [model])
+    return rows / (time.perf_counter() - begin)
 
 
 class PythonModel:
@@ -182,7 +201,7 @@ def speed(conn, peers, rounds):
                 if name in peers:
                     peers[name].embed(texts)
                 else:
-                    conn.execute("SELECT count(v) FROM unnest(insitu.embed(%s, %s::text[])) v", [name, texts]).fetchone()
+                    embed(conn, name, texts)
             if round >= 0:
                 rates[name].append(3 * LONG * TOKENS / (time.perf_counter() - begin))
     results = {name: statistics.median(values) for name, values in rates.items()}
@@ -227,11 +246,7 @@ def end_to_end(conn, peers, texts):
     say(f"{len(texts):,} descriptions, end to end")
     results = {}
     for name in ("minilm", "int8"):
-        conn.execute("UPDATE docs SET emb = NULL")
-        conn.execute("VACUUM FULL docs")
-        begin = time.perf_counter()
-        conn.execute("CALL insitu.embed_table('docs', 'body', 'emb', %s)", [name])
-        results[f"CALL embed_table, {name}"] = len(texts) / (time.perf_counter() - begin)
+        results[f"CALL embed_table, {name}"] = embed_docs(conn, name, len(texts))
     conn.execute("CREATE TABLE copied (id int, body text, emb vector(384))")
     begin = time.perf_counter()
     conn.execute("INSERT INTO copied SELECT id, body, insitu.embed('int8', body) FROM docs LIMIT 10000")

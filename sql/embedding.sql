@@ -132,7 +132,6 @@ DECLARE
     of_pass bigint;
     before bigint;
     left_out bigint;
-    again boolean;
     alike integer;
     done bigint := 0;
     total bigint;
@@ -174,7 +173,6 @@ BEGIN
         -- until a pass from the beginning finds none, or two in turn write none. A pass
         -- goes up to where the table ended when it began, and takes one batch of what has
         -- come behind that: so it ends, whatever comes.
-        again := false;
         before := NULL;
         alike := 0;
         LOOP
@@ -213,8 +211,7 @@ BEGIN
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
                 EXIT WHEN is_tail;
             END LOOP;
-            EXIT WHEN of_pass = 0 AND (left_out = 0 OR again);
-            again := of_pass = 0;
+            EXIT WHEN of_pass = 0 AND (left_out = 0 OR before = 0);
             alike := CASE WHEN of_pass > 0 AND of_pass >= before THEN alike + 1 ELSE 0 END;
             before := of_pass;
             IF alike = 3 THEN

@@ -1,4 +1,4 @@
-//! The one way to raise an error.
+//! The one way to raise an error, and to tell something else.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -45,6 +45,19 @@ fn raise_report(
     }
     report.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+/// Sends a NOTICE, with a DETAIL and a HINT where there is one.
+pub fn notice(message: impl Into<String>, detail: Option<String>, hint: Option<&str>) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    let mut report = ErrorReport::new(code, message.into(), "");
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    if let Some(hint) = hint {
+        report = report.set_hint(hint);
+    }
+    report.report(PgLogLevel::NOTICE);
 }
 
 /// What an index operation returns, or an ERROR that names the index.

@@ -194,6 +194,12 @@ def refused(conn, sqlstate, sql, *parameters, match=None):
     return error.value
 
 
+def megabytes(conn):
+    """What the backend has in memory of its own."""
+    with open(f"/proc/{conn.info.backend_pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
+
+
 def wait_for(condition, what, seconds=60.0):
     """Polls until the condition holds and returns its value."""
     deadline = time.monotonic() + seconds

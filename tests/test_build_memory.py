@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from checks import KINDS, copy_rows, verify
+from checks import KINDS, copy_rows, megabytes, verify
 
 ROWS, DIMS = 40_000, 128
 BUDGET = 12
@@ -29,19 +29,13 @@ def test_a_build_keeps_within_maintenance_work_mem(table, kind):
     with table.connect() as conn:
         conn.execute(f"SET maintenance_work_mem = '{BUDGET}MB'")
         conn.execute("SET max_parallel_maintenance_workers = 1")
-        status = f"/proc/{conn.info.backend_pid}/status"
-
-        def own_megabytes():
-            with open(status) as lines:
-                return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
-
         conn.execute("SELECT NULL::vector")
-        before, most, done = own_megabytes(), 0, threading.Event()
+        before, most, done = megabytes(conn), 0, threading.Event()
 
         def watch():
             nonlocal most
             while not done.is_set():
-                most = max(most, own_megabytes())
+                most = max(most, megabytes(conn))
                 time.sleep(0.005)
 
         watcher = threading.Thread(target=watch)
@@ -53,6 +47,5 @@ def test_a_build_keeps_within_maintenance_work_mem(table, kind):
             watcher.join()
         assert verify(conn, "items_emb").heap_tids == ROWS
         conn.execute("DROP INDEX items_emb")
-        print(f"{kind}: {most - before:.0f} MiB")
         # It used what it may, or there was nothing to watch.
         assert BUDGET / 2 < most - before < BUDGET + BESIDE

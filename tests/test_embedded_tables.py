@@ -181,6 +181,15 @@ def test_partitions(admin):
     assert wrong(admin, "parts") == []
 
 
+def finish_run(admin):
+    """Another run embeds what is left, and nothing that was committed again."""
+    done = admin.execute("SELECT id, xmin FROM docs WHERE emb IS NOT NULL ORDER BY id").fetchall()
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
+    assert wrong(admin) == []
+    again = dict(admin.execute("SELECT id, xmin FROM docs").fetchall())
+    assert all(again[id] == xmin for id, xmin in done)
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(database, admin, docs):
     admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 20000) n")
     count = "SELECT count(emb) FROM docs"
@@ -199,12 +208,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(database, admin, docs):
             assert session.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
             assert admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
         assert 500 < admin.execute(count).fetchone()[0] < 20000
-    done = admin.execute("SELECT id, xmin FROM docs WHERE emb IS NOT NULL ORDER BY id").fetchall()
-    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
-    assert wrong(admin) == []
-    # What was committed was not done again.
-    again = dict(admin.execute("SELECT id, xmin FROM docs").fetchall())
-    assert all(again[id] == xmin for id, xmin in done)
+    finish_run(admin)
 
 
 def test_a_run_whose_session_ends_goes_on_where_it_stopped(database, admin, docs):
@@ -218,11 +222,7 @@ def test_a_run_whose_session_ends_goes_on_where_it_stopped(database, admin, docs
             running.result(timeout=30)
     wait_for(lambda: admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,), "end of the session")
     assert 500 < admin.execute(count).fetchone()[0] < 20000
-    done = admin.execute("SELECT id, xmin FROM docs WHERE emb IS NOT NULL ORDER BY id").fetchall()
-    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')")
-    assert wrong(admin) == []
-    again = dict(admin.execute("SELECT id, xmin FROM docs").fetchall())
-    assert all(again[id] == xmin for id, xmin in done)
+    finish_run(admin)
 
 
 def test_bulk_statements_without_the_procedure(admin, docs):

@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from checks import assert_index_scan, background, execute, plan_nodes, wait_for
+from checks import assert_index_scan, background, execute, megabytes, plan_nodes, wait_for
 
 EATING = "A man is eating food."
 REFERENCE = {
@@ -251,12 +251,6 @@ def test_inside_plpgsql_with_a_caught_error(conn):
                  " BEGIN a := insitu.embed('missing', query); EXCEPTION WHEN undefined_object THEN NULL; END;"
                  " a := insitu.embed('minilm', query); RETURN vector_norm(a); END $$")
     assert conn.execute("SELECT nearest_words('bread')").fetchone()[0] == pytest.approx(1, abs=1e-5)
-
-
-def megabytes(conn):
-    """What the backend has in memory of its own."""
-    with open(f"/proc/{conn.info.backend_pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) / 1024
 
 
 def test_the_encoder_of_a_dropped_model_is_given_back(model_database, conn):

@@ -17,11 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use encoder::{CompiledModel, Encoder, Error, Options, Provider, Settings};
 use lru::LruCache;
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::{access, catalog, memory, transaction, unwrap_model};
-use crate::errors::raise_with_hint;
+use crate::errors::{notice, raise_with_hint};
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
 /// The most tokens in one run of a model, on a GPU; on a processor there are fewer.
@@ -219,13 +218,8 @@ fn new_encoder(model: &CompiledModel) -> Encoder {
     if let Some(reason) = encoder.fallback()
         && !TOLD.swap(true, Ordering::Relaxed)
     {
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-            "models of this session run on the processor",
-            "",
-        )
-        .set_detail(reason.to_owned())
-        .report(PgLogLevel::NOTICE);
+        let message = "models of this session run on the processor";
+        notice(message, Some(reason.to_owned()), None);
     }
     encoder
 }

@@ -29,7 +29,7 @@ use crate::compile::POOLED_OUTPUT;
 use crate::error::Error;
 use crate::files::{CONFIG, MODULES, ModelFiles, SAFETENSORS};
 use crate::onnx::{
-    Attribute, FLOAT, Graph, INT32, INT64, MICROSOFT, Model, Node, OperatorSet, Tensor, ValueInfo,
+    Attribute, FLOAT, Graph, INT32, MICROSOFT, Model, Node, OperatorSet, Tensor, ValueInfo,
 };
 use crate::operators::DOMAIN;
 use crate::settings::Pooling;
@@ -475,13 +475,9 @@ impl Writer<'_> {
             ("axes", &[0, 1]),
             ("first", &[0]),
         ] {
-            let bytes = values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
             let name = format!("distances.{name}");
             self.initializers
-                .push(Tensor::new(&name, INT64, &[values.len()], bytes));
+                .push(Tensor::integers(&name, &[values.len()], values));
         }
         let permutation = Attribute::ints("perm", &[2, 0, 1]);
         for (operator, inputs, output, attributes) in [

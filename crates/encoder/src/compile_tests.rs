@@ -61,28 +61,10 @@ fn by_token(output: &str, element: i32) -> Graph {
     }
 }
 
-/// One vector per token, from which the greatest of the batch is subtracted.
-fn by_batch() -> Graph {
-    let mut graph = by_token("looked_up", INT64);
-    let axes = vec![Attribute::ints("axes", &[0])];
-    let greatest = Node::new("ReduceMax", "", &["looked_up"], "greatest", axes);
-    let inputs = ["looked_up", "greatest"];
-    let difference = Node::new("Sub", "", &inputs, "token_embeddings", Vec::new());
-    graph.node.extend([greatest, difference]);
-    let shape = [Err("batch"), Err("sequence"), Ok(2)];
-    graph.output = vec![ValueInfo::tensor("token_embeddings", FLOAT, &shape)];
-    graph
-}
-
 /// The same, and the first token's vector as that of the text.
 fn by_text() -> Graph {
     let mut graph = by_token("token_embeddings", INT64);
-    graph.initializer.push(Tensor::new(
-        "first",
-        INT64,
-        &[],
-        0_i64.to_le_bytes().to_vec(),
-    ));
+    graph.initializer.push(Tensor::integers("first", &[], &[0]));
     graph.node.push(Node::new(
         "Gather",
         "",
@@ -95,6 +77,19 @@ fn by_text() -> Graph {
         FLOAT,
         &[Err("batch"), Ok(2)],
     ));
+    graph
+}
+
+/// One vector per token, from which the greatest of the batch is subtracted.
+fn by_batch() -> Graph {
+    let mut graph = by_token("looked_up", INT64);
+    let axes = vec![Attribute::ints("axes", &[0])];
+    let greatest = Node::new("ReduceMax", "", &["looked_up"], "greatest", axes);
+    let inputs = ["looked_up", "greatest"];
+    let difference = Node::new("Sub", "", &inputs, "token_embeddings", Vec::new());
+    graph.node.extend([greatest, difference]);
+    let shape = [Err("batch"), Err("sequence"), Ok(2)];
+    graph.output = vec![ValueInfo::tensor("token_embeddings", FLOAT, &shape)];
     graph
 }
 

@@ -17,7 +17,7 @@ use crate::chunk::{self, Chunk};
 use crate::compile::INPUTS;
 use crate::error::Error;
 use crate::evaluation::cosine;
-use crate::gpu::{OnGpu, for_gpu};
+use crate::gpu::for_gpu;
 use crate::operators;
 use crate::pooling::pool;
 use crate::runtime;
@@ -94,10 +94,8 @@ pub struct Encoder {
     /// Gives memory back at the end of the run.
     shrinking: Arc<RunOptions>,
     inputs: Vec<Input>,
-    /// The output that is read, and what is left to do with it.
-    output: String,
-    pooling: Pooling,
     tokenizer: TextTokenizer,
+    /// Of the graph that runs.
     settings: Settings,
     options: Options,
     on_gpu: bool,
@@ -158,12 +156,11 @@ impl Encoder {
         let opened = {
             // The session brings its threads along.
             let _signals = SignalsBlocked::new()?;
-            Opened::new(&environment, graph, &settings, options)?
+            Opened::new(&environment, graph, settings, options)?
         };
         let Opened {
             session,
-            output,
-            pooling,
+            settings,
             on_gpu,
             fallback,
         } = opened;
@@ -181,10 +178,10 @@ impl Encoder {
         if !session
             .outputs()
             .iter()
-            .any(|outlet| outlet.name() == output)
+            .any(|outlet| outlet.name() == settings.output)
         {
             return Err(Error::Graph {
-                reason: format!("it has no output \"{output}\""),
+                reason: format!("it has no output \"{}\"", settings.output),
             });
         }
         let may_pad = on_gpu && inputs.iter().any(|input| matches!(input.role, Role::Mask));
@@ -210,8 +207,6 @@ impl Encoder {
             keeping,
             shrinking,
             inputs,
-            output,
-            pooling,
             tokenizer,
             settings,
             options: Options {
@@ -235,7 +230,7 @@ impl Encoder {
         self.settings.dimension
     }
 
-    /// The settings that the encoder was made with.
+    /// The settings that the encoder was made with; on a GPU, the graph may pool.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -465,12 +460,10 @@ impl Encoder {
             keeping,
             shrinking,
             inputs,
-            output,
-            pooling,
             settings,
             ..
         } = self;
-        let pooling = *pooling;
+        let (output, pooling) = (&settings.output, settings.pooling);
         let run_options: &RunOptions = if shrink { shrinking } else { keeping };
         run_options.unterminate().map_err(Error::inference)?;
 
@@ -497,7 +490,7 @@ impl Encoder {
             .watch(move || session.run_with_options(values, run_options))?
             .map_err(Error::inference)?;
         let value = outputs
-            .get(&*output)
+            .get(output)
             .ok_or_else(|| Error::inference(format!("the graph gave no \"{output}\"")))?;
         let (found, rows) = value
             .try_extract_tensor::<f32>()
@@ -540,8 +533,8 @@ impl Encoder {
 /// A session where the options want it.
 struct Opened {
     session: Session,
-    output: String,
-    pooling: Pooling,
+    /// Of the graph that it runs.
+    settings: Settings,
     on_gpu: bool,
     fallback: Option<String>,
 }
@@ -550,7 +543,7 @@ impl Opened {
     fn new(
         environment: &ort::environment::Environment,
         graph: &[u8],
-        settings: &Settings,
+        settings: Settings,
         options: Options,
     ) -> Result<Self, Error> {
         let open =
@@ -561,8 +554,7 @@ impl Opened {
             });
             Ok(Opened {
                 session: opened?,
-                output: settings.output.clone(),
-                pooling: settings.pooling,
+                settings: settings.clone(),
                 on_gpu: false,
                 fallback,
             })
@@ -572,16 +564,11 @@ impl Opened {
             if matches!(settings.precision, Precision::Int8 | Precision::Int4) {
                 return fail("models of int8 and int4 run on the processor".to_owned());
             }
-            let OnGpu {
-                graph,
-                output,
-                pooling,
-            } = for_gpu(graph, settings)?;
+            let (graph, settings) = for_gpu(graph, &settings)?;
             match open(&graph, true) {
                 Ok(session) => Ok(Opened {
                     session,
-                    output,
-                    pooling,
+                    settings,
                     on_gpu: true,
                     fallback: None,
                 }),

@@ -15,39 +15,24 @@ use std::collections::HashMap;
 
 use crate::error::Error;
 use crate::graph::Graph;
-use crate::onnx::{Attribute, FLOAT, FLOAT16, INT64, MICROSOFT, Node, Tensor, ValueInfo};
+use crate::onnx::{Attribute, FLOAT, FLOAT16, MICROSOFT, Node, Tensor, ValueInfo};
 use crate::settings::{Pooling, Precision, Settings};
 
 /// The output with one vector per text, and the stem of the names of what leads to it.
 const POOLED: &str = "insitu.gpu.pooled";
 
-/// A graph for a GPU, and what is read from it.
-pub(crate) struct OnGpu {
-    pub(crate) graph: Vec<u8>,
-    /// As [`Settings::output`].
-    pub(crate) output: String,
-    /// What is left to do for the processor.
-    pub(crate) pooling: Pooling,
-}
-
-/// The graph that a GPU is to run for a stored one.
-pub(crate) fn for_gpu(bytes: &[u8], settings: &Settings) -> Result<OnGpu, Error> {
+/// The graph that a GPU is to run for a stored one, and the settings that go with it.
+pub(crate) fn for_gpu(bytes: &[u8], settings: &Settings) -> Result<(Vec<u8>, Settings), Error> {
     let mut graph = Graph::read(bytes)?;
     if settings.precision == Precision::Fp16 && !graph.has_inner_graphs() {
         Halving::new(&mut graph).run();
     }
-    let is_pooled = add_pooling(&mut graph, settings);
-    Ok(OnGpu {
-        graph: graph.write(None),
-        output: match is_pooled {
-            true => POOLED.to_owned(),
-            false => settings.output.clone(),
-        },
-        pooling: match is_pooled {
-            true => Pooling::None,
-            false => settings.pooling,
-        },
-    })
+    let mut settings = settings.clone();
+    if add_pooling(&mut graph, &settings) {
+        settings.output = POOLED.to_owned();
+        settings.pooling = Pooling::None;
+    }
+    Ok((graph.write(None), settings))
 }
 
 /// Appends what pools the vectors of tokens, if that can be done; whether it was.
@@ -60,12 +45,7 @@ fn add_pooling(graph: &mut Graph<'_>, settings: &Settings) -> bool {
     };
     let nodes = match settings.pooling {
         Pooling::Cls => {
-            graph.add_initializer(Tensor::new(
-                "insitu.gpu.first",
-                INT64,
-                &[],
-                0_i64.to_le_bytes().to_vec(),
-            ));
+            graph.add_initializer(Tensor::integers("insitu.gpu.first", &[], &[0]));
             let axis = vec![Attribute::int("axis", 1)];
             vec![Node::new(
                 "Gather",
@@ -81,9 +61,7 @@ fn add_pooling(graph: &mut Graph<'_>, settings: &Settings) -> bool {
                 ("insitu.gpu.as_column", &[0, -1, 1]),
                 ("insitu.gpu.as_vectors", &[0, -1]),
             ] {
-                let bytes = shape.iter().flat_map(|size: &i64| size.to_le_bytes());
-                let tensor = Tensor::new(name, INT64, &[shape.len()], bytes.collect());
-                graph.add_initializer(tensor);
+                graph.add_initializer(Tensor::integers(name, &[shape.len()], shape));
             }
             let to_float = vec![Attribute::int("to", i64::from(FLOAT))];
             let node = |operator: &str, inputs: &[&str], output: &str| {

@@ -1,7 +1,7 @@
 //! What a GPU would run, run on the processor: what that can't compute with 16 bits,
 //! ONNX Runtime widens there.
 
-use super::{OnGpu, for_gpu};
+use super::for_gpu;
 use crate::compile::CompiledModel;
 use crate::fixture::{EXPORTS, MATRICES, export, least_cosine, minilm, smaller};
 use crate::graph::Graph;
@@ -9,16 +9,12 @@ use crate::settings::{Pooling, Precision};
 
 /// The model as a GPU would run it.
 fn on_gpu(model: &CompiledModel) -> CompiledModel {
-    let OnGpu {
+    let (graph, settings) = for_gpu(&model.graph, &model.settings).unwrap();
+    CompiledModel {
         graph,
-        output,
-        pooling,
-    } = for_gpu(&model.graph, &model.settings).unwrap();
-    let mut changed = model.clone();
-    changed.graph = graph;
-    changed.settings.output = output;
-    changed.settings.pooling = pooling;
-    changed
+        settings,
+        ..model.clone()
+    }
 }
 
 #[test]

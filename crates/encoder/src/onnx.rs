@@ -240,6 +240,12 @@ impl Tensor {
         Tensor::new(name, FLOAT, shape, bytes.collect())
     }
 
+    /// A tensor of 64-bit integers.
+    pub(crate) fn integers(name: &str, shape: &[usize], values: &[i64]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        Tensor::new(name, INT64, shape, bytes.collect())
+    }
+
     /// A tensor of 16-bit floats, each the nearest one to a value.
     pub(crate) fn halves(name: &str, shape: &[usize], values: &[f32]) -> Self {
         let limit = half::f16::MAX.to_f32();

@@ -6,7 +6,6 @@ use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
 use ann::hnsw::{AnyCodec, Code, Options};
 use ann::{HeapTid, Metric};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::{RelationIndex, codec, encode, index as open_index, options};
@@ -14,7 +13,7 @@ use crate::am::open::{self, Reader, RowContext, Value};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
-use crate::errors::{raise, unwrap_index};
+use crate::errors::{notice, raise, unwrap_index};
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
 
@@ -168,17 +167,14 @@ impl Build<'_, '_, '_> {
     }
 
     fn notice(&self) {
-        ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        notice(
             format!(
                 "hnsw graph no longer fits into maintenance_work_mem after {} tuples",
                 self.indexed - 1
             ),
-            "",
-        )
-        .set_detail("Building will take significantly more time.")
-        .set_hint("Increase maintenance_work_mem to speed up builds.")
-        .report(PgLogLevel::NOTICE);
+            Some("Building will take significantly more time.".to_owned()),
+            Some("Increase maintenance_work_mem to speed up builds."),
+        );
         report(SUBPHASE, phase::LOADING);
     }
 }

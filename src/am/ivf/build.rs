@@ -10,7 +10,6 @@ use ann::ivf::layout::{MAX_LISTS, default_lists};
 use ann::ivf::{Builder, Codec, Options, index::create};
 use ann::quantize::extended::Bits;
 use ann::{HeapTid, Metric};
-use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -20,7 +19,7 @@ use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
-use crate::errors::{raise, raise_with_hint, unwrap_index};
+use crate::errors::{notice, raise, raise_with_hint, unwrap_index};
 use crate::storage::RelationPages;
 
 /// Rows of the sample for each list.
@@ -306,19 +305,16 @@ fn affordable(lists: usize, plan: &Plan) -> usize {
         return lists;
     };
     let fewer = (budget() / size_of_centroids(1, plan)).max(1);
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+    notice(
         format!(
             "{} index gets {fewer} lists instead of {lists}",
             plan.method
         ),
-        "",
-    )
-    .set_detail(format!(
-        "Their centroids would take {size} MB, maintenance_work_mem is {room} MB."
-    ))
-    .set_hint("Searches are slower with fewer lists. Increase maintenance_work_mem.")
-    .report(PgLogLevel::NOTICE);
+        Some(format!(
+            "Their centroids would take {size} MB, maintenance_work_mem is {room} MB."
+        )),
+        Some("Searches are slower with fewer lists. Increase maintenance_work_mem."),
+    );
     fewer
 }
 
@@ -411,25 +407,20 @@ unsafe fn sampled(
         };
         // Few rows have few lists, so that most of them are compared.
         let lists = match plan.lists {
-            Some(lists) if rows < f64::from(lists) => {
-                ErrorReport::new(
-                    PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-                    format!("{} index created with little data", plan.method),
-                    "",
-                )
-                .set_detail("This will cause low recall.")
-                .set_hint("Drop the index until the table has more data.")
-                .report(PgLogLevel::NOTICE);
-                lists.min(default_lists(rows))
+            Some(lists) => {
+                let mut lists = lists;
+                if rows < f64::from(lists) {
+                    notice(
+                        format!("{} index created with little data", plan.method),
+                        Some("This will cause low recall.".to_owned()),
+                        Some("Drop the index until the table has more data."),
+                    );
+                    lists = lists.min(default_lists(rows));
+                }
+                check_budget(lists as usize, plan);
+                lists as usize
             }
-            _ => lists_for(rows),
-        } as usize;
-        let lists = match plan.lists {
-            Some(_) => {
-                check_budget(lists, plan);
-                lists
-            }
-            None => affordable(lists, plan),
+            None => affordable(default_lists(rows) as usize, plan),
         };
         (sample.into_vectors(), lists)
     }
@@ -528,13 +519,11 @@ unsafe fn given_centroids(
         let lists = values.len() / plan.codec.padded();
         let main = pg_sys::ForkNumber::MAIN_FORKNUM;
         if lists == 0 && pg_sys::RelationGetNumberOfBlocksInFork(heap, main) == 0 {
-            ErrorReport::new(
-                PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            notice(
                 format!("table {table} has no centroids: the index gets one list"),
-                "",
-            )
-            .set_hint("REINDEX when both tables have rows.")
-            .report(PgLogLevel::NOTICE);
+                None,
+                Some("REINDEX when both tables have rows."),
+            );
             return values;
         }
         if lists == 0 || lists > MAX_LISTS as usize {
