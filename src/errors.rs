@@ -72,8 +72,24 @@ pub fn unwrap_index<T>(result: Result<T, ann::Error>, index: &str) -> T {
 /// Raises the ERROR that belongs to an error of an index operation.
 #[track_caller]
 pub fn raise_index(error: ann::Error, index: &str) -> ! {
+    if let ann::Error::NotOfList { block, .. } = error
+        && crate::storage::is_standby()
+    {
+        raise_report(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "canceling statement due to conflict with recovery".to_owned(),
+            Some(format!(
+                "Block {block} of index \"{index}\", which the statement was reading, has been used anew."
+            )),
+            Some(
+                "Try again. With hot_standby_feedback, the primary waits for statements on standbys. \
+                 If every try ends so, REINDEX the index."
+                    .to_owned(),
+            ),
+        );
+    }
     let (code, hint) = match error {
-        ann::Error::Corrupted { .. } => (
+        ann::Error::Corrupted { .. } | ann::Error::NotOfList { .. } => (
             PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
             "REINDEX the index; if it happens again, check the storage.",
         ),

@@ -293,11 +293,22 @@ impl<'r> RelationPages<'r> {
         }
         pgrx::check_for_interrupts!();
         let buffer = self.pin(block);
-        // SAFETY: the buffer was just pinned, and is locked before its content
-        // is read. A page of zeros was added to the file but not yet written,
-        // or not before a crash.
-        let (guard, known) = unsafe {
+        // SAFETY: the buffer was just pinned.
+        unsafe {
             unguarded::LockBuffer(buffer, lock as i32);
+            Self::locked(buffer, block)
+        }
+    }
+
+    /// Takes over a page, after checking that it is one of an index.
+    ///
+    /// # Safety
+    ///
+    /// The buffer holds this block, and is pinned and locked by this backend.
+    unsafe fn locked<'s>(buffer: pg_sys::Buffer, block: Block) -> Result<Buffer<'s>, Error> {
+        // SAFETY: the buffer is locked. A page of zeros was added to the file but not yet
+        // written, or not before a crash.
+        let (guard, known) = unsafe {
             let mut guard = Buffer::new(buffer, false);
             let header = &*guard.page.cast::<pg_sys::PageHeaderData>();
             guard.is_new = header.pd_upper == 0;
@@ -430,6 +441,12 @@ unsafe fn count_hit(relation: pg_sys::Relation) {
     }
 }
 
+/// Whether this server replays the log of another.
+pub fn is_standby() -> bool {
+    // SAFETY: reads the server's state.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// InvalidSubTransactionId of PostgreSQL's c.h.
 const INVALID_SUB_TRANSACTION: pg_sys::SubTransactionId = 0;
 
@@ -506,6 +523,51 @@ impl PageStore for RelationPages<'_> {
                 );
             }
             Ok(Buffer::new(buffer, true))
+        }
+    }
+
+    fn recycle(&self, block: Block) {
+        // SAFETY: the relation is open, and the block is one of it.
+        unsafe { pg_sys::RecordFreeIndexPage(self.relation, block) }
+    }
+
+    fn recycled(&self) -> Result<Option<Buffer<'_>>, Error> {
+        if self.logging == Logging::Later {
+            return Ok(None);
+        }
+        loop {
+            // SAFETY: the relation is open. What is free is not logged, so that a block
+            // may be past the end after a crash.
+            let block = unsafe { pg_sys::GetFreeIndexPage(self.relation) };
+            if block == pg_sys::InvalidBlockNumber {
+                return Ok(None);
+            }
+            if block >= self.blocks.get() && block >= self.block_count() {
+                continue;
+            }
+            let buffer = self.pin(block);
+            // SAFETY: the buffer was just pinned.
+            unsafe {
+                if pg_sys::ConditionalLockBuffer(buffer) {
+                    return Self::locked(buffer, block).map(Some);
+                }
+                pg_sys::ReleaseBuffer(buffer);
+            }
+        }
+    }
+
+    fn stamp(&self) -> u32 {
+        // SAFETY: reads the server's state. Transactions are numbered from 3 on.
+        unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }
+    }
+
+    fn is_over(&self, stamp: u32) -> bool {
+        // Whoever reads an index has a snapshot, and an insert a number of its own. If the
+        // numbers have come round since, it seems not to be over for some time.
+        // SAFETY: reads the server's state; without a relation, for all databases.
+        unsafe {
+            let oldest = pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut());
+            pg_sys::TransactionIdPrecedes(stamp.into(), oldest)
         }
     }
 

@@ -13,6 +13,15 @@ pub enum Error {
         /// What was found, in words.
         reason: String,
     },
+    /// A page is not one of the list that was to have it. On a server that replays the log
+    /// of another, it may have been used anew while it was read.
+    #[error("index is corrupted at block {block}: it is not a page of list {list}")]
+    NotOfList {
+        /// The page's block.
+        block: Block,
+        /// The list's number.
+        list: u32,
+    },
     /// The index was written by a version with another page format.
     #[error("index has format version {found}, this version reads format {supported}")]
     Version {

@@ -6,6 +6,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::{ArcRwLockReadGuard, ArcRwLockWriteGuard, Mutex, RawRwLock, RwLock};
 
@@ -20,6 +21,8 @@ type Record = Vec<(Block, Box<Body>)>;
 pub struct MemPages {
     pages: RwLock<Vec<Arc<RwLock<Body>>>>,
     journal: Mutex<Vec<Record>>,
+    recycled: Mutex<Vec<Block>>,
+    ticks: AtomicU32,
 }
 
 /// A page under a share lock.
@@ -59,6 +62,9 @@ impl MemPages {
     /// The pages as they were after the first `records` records.
     pub fn replay(&self, records: usize) -> MemPages {
         let copy = MemPages::new();
+        // Nothing that had begun goes on.
+        let ticks = self.ticks.load(Ordering::Relaxed);
+        copy.ticks.store(ticks + 1, Ordering::Relaxed);
         let journal = self.journal.lock();
         {
             let mut pages = copy.pages.write();
@@ -70,6 +76,11 @@ impl MemPages {
             }
         }
         copy
+    }
+
+    /// Says that all that has begun has ended.
+    pub fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Overwrites bytes of a page without a record: damage, for tests.
@@ -113,6 +124,29 @@ impl PageStore for MemPages {
             block,
             page: page.write_arc(),
         })
+    }
+
+    fn recycle(&self, block: Block) {
+        self.recycled.lock().push(block);
+    }
+
+    fn recycled(&self) -> Result<Option<WriteGuard>, Error> {
+        loop {
+            let Some(block) = self.recycled.lock().pop() else {
+                return Ok(None);
+            };
+            if let Some(page) = self.page(block)?.try_write_arc() {
+                return Ok(Some(WriteGuard { block, page }));
+            }
+        }
+    }
+
+    fn stamp(&self) -> u32 {
+        self.ticks.load(Ordering::Relaxed) + 1
+    }
+
+    fn is_over(&self, stamp: u32) -> bool {
+        stamp < self.stamp()
     }
 
     fn block_of(&self, page: &WriteGuard) -> Block {

@@ -119,6 +119,21 @@ pub trait PageStore {
     /// the page is there need not survive a crash; what a record writes to it does.
     fn extend(&self) -> Result<Self::Write<'_>, Error>;
 
+    /// Lets a page that nobody uses any more be used again. That it may be need not
+    /// survive a crash.
+    fn recycle(&self, block: Block);
+
+    /// Locks a page that may be used again, if there is one. It waits for nobody's lock.
+    /// After a crash, the page may be one that is in use.
+    fn recycled(&self) -> Result<Option<Self::Write<'_>>, Error>;
+
+    /// What [`PageStore::is_over`] takes. No stamp is 0.
+    fn stamp(&self) -> u32;
+
+    /// Whether all that had begun when a stamp was given has ended: searches, inserts and
+    /// all else that may remember a page's number.
+    fn is_over(&self, stamp: u32) -> bool;
+
     /// The number of a locked page.
     fn block_of(&self, page: &Self::Write<'_>) -> Block;
 

@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::sync::{Arc, LazyLock};
 
-use ann::ivf::kmeans::{ROUNDS, Sample, cluster};
+use ann::ivf::kmeans::{Centroids, ROUNDS, Sample, cluster};
 use ann::ivf::layout::{MAX_LISTS, default_lists};
 use ann::ivf::{Builder, Codec, Options, index::create};
 use ann::quantize::extended::Bits;
@@ -330,7 +330,7 @@ unsafe fn centroids(
     index_info: *mut pg_sys::IndexInfo,
     plan: &mut Plan,
     team: &Workers,
-) -> Vec<f32> {
+) -> Centroids {
     let padded = plan.codec.padded();
     // SAFETY: passed on.
     let (mut vectors, lists) = unsafe {
@@ -343,7 +343,7 @@ unsafe fn centroids(
         }
     };
     if vectors.is_empty() {
-        return vec![0.0; padded];
+        return Centroids::new(vec![0.0; padded], padded);
     }
     let mut pause = || {
         pgrx::check_for_interrupts!();
@@ -353,13 +353,15 @@ unsafe fn centroids(
         pause();
         plan.codec.prepare_loaded(part);
     }
-    let Some(lists) = lists else { return vectors };
-    report(SUBPHASE, phase::CLUSTERING);
     // SAFETY: the state belongs to this backend.
     let seed = unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) };
     let mut rng = SmallRng::seed_from_u64(seed);
+    let Some(lists) = lists else {
+        return Centroids::new(vectors, padded).arranged(team, &mut rng);
+    };
+    report(SUBPHASE, phase::CLUSTERING);
     let metric = plan.codec.options().metric;
-    let found = cluster(
+    cluster(
         team,
         &vectors,
         padded,
@@ -369,8 +371,7 @@ unsafe fn centroids(
         &mut |round| {
             report(SUBPHASE, phase::CLUSTERING + round as i64);
         },
-    );
-    found.values
+    )
 }
 
 /// A sample of the rows, loaded, and how many lists there are to be.
@@ -588,7 +589,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         let centroids = centroids(heap, index, index_info, &mut plan, &team);
         let created = create(&pages, &plan.options, &plan.codec, &centroids);
         unwrap_index(created, &plan.name);
-        let held = 2 * centroids.len() * size_of::<f32>();
+        let held = 2 * centroids.values.len() * size_of::<f32>();
         drop(centroids);
 
         let opened = open_index(&pages, &plan.name);
@@ -633,7 +634,8 @@ pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     unsafe {
         let plan = plan(index);
         let pages = RelationPages::for_init_fork(index);
-        let origin = vec![0.0; plan.codec.padded()];
+        let padded = plan.codec.padded();
+        let origin = Centroids::new(vec![0.0; padded], padded);
         let created = create(&pages, &plan.options, &plan.codec, &origin);
         unwrap_index(created, &plan.name);
         pages.log_all();

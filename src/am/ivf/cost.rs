@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use ann::ivf::lists::compared;
 use pgrx::prelude::*;
 
 use super::index as open_index;
@@ -53,16 +54,17 @@ pub unsafe extern "C-unwind" fn amcostestimate(
             |relation, rows, index_pages| {
                 let pages = RelationPages::new(relation);
                 let name = open::name(relation);
-                let count = open_index(&pages, &name).meta().lists;
+                let meta = *open_index(&pages, &name).meta();
                 let settings = settings(relation);
-                let lists = f64::from(count);
-                let probes = settings.probes(count);
+                let lists = f64::from(meta.lists);
+                let probes = settings.probes(meta.lists);
+                let centroids = f64::from(compared(meta.lists, meta.branches, probes));
                 let most = f64::from(settings.most_probes(probes)).min(lists);
                 let part = f64::from(probes).min(lists) / lists;
                 let looked_up = LOOKED_UP.min(part * rows);
                 Search {
                     pages: part * LIST_PAGES * index_pages + looked_up,
-                    visits: (part * rows + lists) / AT_ONCE + looked_up,
+                    visits: (part * rows + centroids) / AT_ONCE + looked_up,
                     later_visits: most / lists * rows,
                 }
             },

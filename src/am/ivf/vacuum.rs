@@ -40,6 +40,11 @@ pub unsafe extern "C-unwind" fn ambulkdelete(
         };
         (*stats).tuples_removed += removed.removed as f64;
         (*stats).num_index_tuples = removed.remaining as f64;
+        (*stats).pages_newly_deleted += removed.unlinked as pg_sys::BlockNumber;
+        (*stats).pages_deleted = removed.unused as pg_sys::BlockNumber;
+        (*stats).pages_free = removed.free as pg_sys::BlockNumber;
+        // Now inserts find the free pages.
+        pg_sys::IndexFreeSpaceMapVacuum(relation);
         stats
     }
 }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use super::codec::{Centre, Codec, Level};
 use super::groups::Groups;
 use super::index::{Index, List, METAPAGE, aligned};
-use super::kmeans::Centroids;
+use super::kmeans::{Branches, Centroids};
 use crate::page::PageStore;
 use crate::team::Team;
 use crate::{AnyVector, Error, HeapTid};
@@ -50,16 +50,28 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         budget: usize,
     ) -> Result<Self, Error> {
         let padded = index.codec.padded();
-        let mut lists = Vec::new();
+        // As they are decoded: what members are relative to.
+        let (mut lists, mut centres) = (Vec::new(), Vec::new());
         index.for_each_list(&mut |list, _| {
             lists.push(list);
+            centres.push(index.centre(list)?);
             Ok(())
         })?;
-        // As they are decoded: what members are relative to.
-        let centres = lists.iter().map(|&list| index.centre(list));
-        let centres: Vec<Centre> = centres.collect::<Result<_, _>>()?;
-        let values = centres.iter().flat_map(|c| &c.vector).copied().collect();
-        let centroids = Centroids::new(values, padded);
+        let values = |centres: &[Centre]| centres.iter().flat_map(|c| &c.vector).copied().collect();
+        let mut centroids = Centroids::new(values(&centres), padded);
+        if index.has_branches() {
+            let mut of_branches = Vec::new();
+            index.for_each_branch(&mut |branch, _| {
+                of_branches.push(index.centre(branch)?);
+                Ok(())
+            })?;
+            let firsts =
+                (0..lists.len()).filter(|&i| i == 0 || lists[i].parent() != lists[i - 1].parent());
+            centroids = centroids.with_branches(Branches {
+                centroids: Box::new(Centroids::new(values(&of_branches), padded)),
+                starts: firsts.chain([lists.len()]).collect(),
+            });
+        }
         let part = centroids.at_once();
         Ok(Builder {
             index,

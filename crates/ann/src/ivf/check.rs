@@ -2,9 +2,10 @@
 
 use rustc_hash::FxHashSet;
 
+use super::chain::Chain;
 use super::codec::{Centre, Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned, read_meta};
-use super::layout::{APEX, Columns, DEAD, Header, Link, Member, NO_BLOCK, ROOT};
+use super::layout::{Columns, DEAD, Header, Link, Member};
 use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::{self, BLOCK};
 use crate::simd::Terms;
@@ -19,6 +20,8 @@ pub struct Report {
     pub rows: u64,
     /// Places that removed rows have left.
     pub free: u64,
+    /// Pages that are in use.
+    pub pages: u64,
     /// Contradictions.
     pub problems: Vec<Error>,
 }
@@ -57,11 +60,13 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let root = self.root();
         let link = self.link(root)?;
         check.list(root, link.head, &mut |_, _, _| {})?;
+        self.for_each_branch(&mut |branch, link| check.list(branch, link.head, &mut |_, _, _| {}))?;
         self.for_each_list(&mut |list, link| {
             self.store.pause();
             check.report.lists += 1;
             check.list(list, link.head, visit)
         })?;
+        check.report.pages = check.seen.len() as u64;
         Ok(check.report)
     }
 
@@ -132,20 +137,11 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         each: &mut dyn FnMut(&[Block]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let layout = self.codec.layout(list.level());
-        let mut at = link.head;
-        let mut steps = 0;
-        while at != NO_BLOCK {
-            let (next, directory) = {
-                let page = self.list_page(at, list.number)?;
-                (Header::of(&page).next, layout.directory(&page).to_vec())
-            };
+        let mut chain = Chain::new(list.number, link.head, None);
+        while let Some((_, page)) = chain.next(self)? {
+            let directory = layout.directory(&page).to_vec();
+            drop(page);
             each(&directory)?;
-            steps += 1;
-            if steps > self.store.block_count() {
-                let reason = format!("list {} has no end", list.number);
-                return Err(Error::corrupted(at, reason));
-            }
-            at = next;
         }
         Ok(())
     }
@@ -170,9 +166,13 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         head: Block,
         visit: &mut dyn FnMut(HeapTid, List, &[u8]),
     ) -> Result<(), Error> {
-        let layout = *self.index.codec.layout(list.level());
-        let mut at = head;
-        while at != NO_BLOCK {
+        let index = self.index;
+        let layout = *index.codec.layout(list.level());
+        let mut chain = Chain::new(list.number, head, None);
+        while let Some((at, locked)) = chain.next(index)? {
+            // A copy, so that no two pages are locked at a time.
+            let page = Box::new(*locked);
+            drop(locked);
             if !self.seen.insert(at) {
                 self.problem(
                     at,
@@ -180,8 +180,6 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 );
                 return Ok(());
             }
-            // A copy, so that no two pages are locked at a time.
-            let page = Box::new(*self.index.list_page(at, list.number)?);
             let header = Header::of(&page);
             let alive = layout.alive(&page).to_vec();
             let count = usize::from(header.count);
@@ -204,7 +202,9 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 }
                 let code_page = Box::new(*self.index.store.read(codes)?);
                 let own = Header::of(&code_page);
-                if !own.has_codes_of(list.number) || own.owner != at {
+                let is_own = own.has_codes_of(list.number)
+                    && (own.generation, own.link) == (header.generation, at);
+                if !is_own {
                     self.problem(
                         codes,
                         format!("it is not a code page of list {}", list.number),
@@ -222,7 +222,6 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                     self.member(list, (at, codes, column, count), member, bytes, visit);
                 }
             }
-            at = header.next;
         }
         Ok(())
     }
@@ -284,6 +283,5 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             }
             visit(HeapTid(target), list, bytes);
         }
-        debug_assert!(is_row || list.number == ROOT || list.number == APEX);
     }
 }

@@ -37,6 +37,11 @@ impl Groups {
         &self.order[self.starts[list]..self.starts[list + 1]]
     }
 
+    /// Where each list's begin in [`Groups::order`], and where the last one's end.
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
     /// The numbers of all vectors.
     pub fn order(&self) -> &[u32] {
         &self.order

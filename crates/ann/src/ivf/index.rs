@@ -1,13 +1,17 @@
 //! An open index: its lists, and adding members to them.
 
+use std::ops::Range;
+
 use rustc_hash::FxHashSet;
 
+use super::chain::{Chain, CodePage, check_code_page, check_list_page, not_of_list};
 use super::codec::{Base, Centre, Codec, Level, Query};
+use super::kmeans::{Branches, Centroids};
 use super::layout::{
     APEX, DEAD, Entry, HEADER, Header, Kind, Layout, Link, Member, Meta, NO_BLOCK, Options, Place,
-    ROOT,
+    ROOT, branch_of, child_of_branch, child_of_root, level_of,
 };
-use super::stream::Stream;
+use super::lists::Lists;
 use crate::Error;
 use crate::hnsw::Code;
 use crate::page::{BODY_LEN, Block, Body, PageStore};
@@ -26,21 +30,36 @@ pub struct Index<'s, S, C> {
 /// A list: its number, and where its own entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct List {
-    /// The number of the list that its centroid is a member of.
-    pub parent: u32,
     /// Its number.
     pub number: u32,
     /// Its centroid's entry.
     pub place: Place,
+    /// If it is in a branch, the entry of that one's centroid.
+    pub branch: Option<Place>,
 }
 
 impl List {
+    /// The number of the list that its centroid is a member of.
+    pub fn parent(&self) -> u32 {
+        match (self.number, self.branch) {
+            (ROOT, _) => APEX,
+            (_, None) => ROOT,
+            (number, Some(_)) => branch_of(number),
+        }
+    }
+
     /// What it has members of.
     pub fn level(&self) -> Level {
-        match self.number {
-            APEX | ROOT => Level::Centroids,
-            _ => Level::Rows,
-        }
+        level_of(self.number)
+    }
+
+    /// The branch that it is in.
+    fn branch(&self) -> Option<List> {
+        self.branch.map(|place| List {
+            number: self.parent(),
+            place,
+            branch: None,
+        })
     }
 }
 
@@ -82,50 +101,60 @@ pub fn create<S: PageStore>(
     store: &S,
     options: &Options,
     codec: &Codec,
-    centroids: &[f32],
+    centroids: &Centroids,
 ) -> Result<(), Error> {
     let layout = codec.layout(Level::Centroids);
-    let mut member = aligned(layout.member_len());
-    let member: &mut [u8] = bytemuck::cast_slice_mut(&mut member);
-    let centroids = centroids.chunks_exact(codec.padded());
+    let encoded = |centroid: &[f32], centre: &Centre| {
+        let mut member = aligned(layout.member_len());
+        let bytes = bytemuck::cast_slice_mut(&mut member);
+        let target = Link::EMPTY.target();
+        codec.encode(Level::Centroids, (centroid, true), centre, target, bytes);
+        Code::copied(bytes)
+    };
+    let entry_of = |member: &Code| Member::of(layout, member.bytes()).entry.to_vec();
+    // The centroids of lists, as members of one list.
+    let lists = |numbers: Range<usize>, centre: &Centre| {
+        let mut members = Vec::new();
+        let mut known = FxHashSet::default();
+        for number in numbers {
+            store.pause();
+            let member = encoded(centroids.get(number), centre);
+            // Of lists with the same code, all rows would be in the first one.
+            if known.insert(member.bytes().to_vec()) {
+                members.push(member);
+            }
+        }
+        members
+    };
 
     // The centroid of all lists, and its entry.
-    let mut mean = vec![0.0_f64; codec.padded()];
-    for centroid in centroids.clone() {
-        for (mean, &c) in mean.iter_mut().zip(centroid) {
-            *mean += f64::from(c) / centroids.len() as f64;
-        }
-    }
-    let mean: Vec<f32> = mean.into_iter().map(|c| c as f32).collect();
     let mut centre = codec.origin();
-    codec.encode(
-        Level::Centroids,
-        (&mean, true),
-        &centre,
-        Link::EMPTY.target(),
-        member,
-    );
-    let apex = Member::of(layout, member).entry.to_vec();
+    let apex = entry_of(&encoded(&centroids.mean(), &centre));
     codec.descend(Entry::new(&apex), &mut centre);
-
-    // Of lists with the same code, all rows would be in the first one.
-    let mut members = Vec::new();
-    let mut known = FxHashSet::default();
-    for centroid in centroids {
-        store.pause();
-        codec.encode(
-            Level::Centroids,
-            (centroid, true),
-            &centre,
-            Link::EMPTY.target(),
-            member,
-        );
-        if known.insert(member.to_vec()) {
-            members.push(Code::copied(member));
-        }
+    // Those of branches, each with the members of its list.
+    let mut branches = Vec::new();
+    for (centroid, numbers) in centroids.branches().into_iter().flat_map(Branches::each) {
+        let branch = encoded(centroid, &centre);
+        let mut centre = centre.clone();
+        codec.descend(Entry::new(&entry_of(&branch)), &mut centre);
+        branches.push((branch, lists(numbers, &centre)));
     }
+    let (root, count) = match &branches[..] {
+        [] => {
+            let members = lists(0..centroids.len(), &centre);
+            let count = members.len();
+            (members, count)
+        }
+        branches => {
+            let members = branches
+                .iter()
+                .map(|(branch, _)| Code::copied(branch.bytes()));
+            let counts = branches.iter().map(|(_, members)| members.len());
+            (members.collect(), counts.sum())
+        }
+    };
 
-    let mut meta = Meta::new(options, members.len() as u32);
+    let mut meta = Meta::new(options, count as u32, branches.len() as u32);
     meta.apex = METAPAGE + 1;
     let mean = codec.mean().chunks(MEAN_PART);
     meta.mean_pages = mean.len() as u32;
@@ -136,19 +165,27 @@ pub fn create<S: PageStore>(
     };
     add(&|body| meta.write(body))?;
     add(&|body| {
-        Header::new(Kind::Codes, APEX, NO_BLOCK, NO_BLOCK).write(body);
+        Header::new(Kind::Codes, APEX, 0, NO_BLOCK).write(body);
         layout.entry_mut(body, 0).copy_from_slice(&apex);
     })?;
     for part in mean {
         add(&|body| {
-            Header::new(Kind::Mean, APEX, NO_BLOCK, NO_BLOCK).write(body);
+            Header::new(Kind::Mean, APEX, 0, NO_BLOCK).write(body);
             let bytes: &[u8] = bytemuck::cast_slice(part);
             body.0[HEADER..HEADER + bytes.len()].copy_from_slice(bytes);
         })?;
     }
     let index = Index::open(store, codec, meta);
-    let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
-    index.append(index.root(), &members)
+    index.append(index.root(), &bytes_of(&root))?;
+    let mut branches = branches.iter();
+    index.for_each_branch(&mut |branch, _| match branches.next() {
+        Some((_, members)) => index.append(branch, &bytes_of(members)),
+        None => Ok(()),
+    })
+}
+
+fn bytes_of(members: &[Code]) -> Vec<&[u8]> {
+    members.iter().map(Code::bytes).collect()
 }
 
 /// Zeros, aligned as members are.
@@ -181,84 +218,79 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// The list of lists.
     pub(super) fn root(&self) -> List {
         List {
-            parent: APEX,
             number: ROOT,
             place: Place {
                 block: self.meta.apex,
                 slot: 0,
             },
+            branch: None,
         }
     }
 
-    /// A code page of a list; `None` if the page belongs to another list by now.
+    /// A code page of a list; of these pages of it, if that is known.
     pub(super) fn code_page(
         &self,
-        level: Level,
         list: u32,
+        generation: Option<u32>,
         block: Block,
-    ) -> Result<Option<CodePage<'_, S::Read<'_>>>, Error> {
+    ) -> Result<CodePage<'_, S::Read<'_>>, Error> {
         let page = self.store.read(block)?;
-        Ok(Header::of(&page).has_codes_of(list).then(|| CodePage {
-            page,
-            level,
-            layout: self.codec.layout(level),
-        }))
+        check_code_page(block, &Header::of(&page), list, generation)?;
+        Ok(CodePage::new(page, level_of(list), self.layout_of(list)))
     }
 
-    /// Looks at a member's entry; `None` if the page belongs to another list by
-    /// now, or the member was removed.
-    pub(super) fn with_entry<R>(
-        &self,
-        level: Level,
-        list: u32,
-        place: Place,
-        look: impl FnOnce(Entry<'_>) -> R,
-    ) -> Result<Option<R>, Error> {
-        let page = self.code_page(level, list, place.block)?;
-        Ok(page.and_then(|page| page.entry(place.slot).map(look)))
+    /// Looks at the entry of a list's centroid.
+    fn with_centroid<R>(&self, list: List, look: impl FnOnce(Entry<'_>) -> R) -> Result<R, Error> {
+        let page = self.code_page(list.parent(), None, list.place.block)?;
+        let entry = page.entry(list.place.slot);
+        entry.map(look).ok_or_else(|| {
+            let reason = format!("list {} has lost its centroid", list.number);
+            Error::corrupted(list.place.block, reason)
+        })
     }
 
     /// Where a list's members are.
     pub(super) fn link(&self, list: List) -> Result<Link, Error> {
-        let link = self.with_entry(Level::Centroids, list.parent, list.place, |entry| {
-            Link::of(entry.head.target)
-        })?;
-        link.ok_or_else(|| Error::corrupted(list.place.block, "a list has lost its centroid"))
+        self.with_centroid(list, |entry| Link::of(entry.head.target))
     }
 
-    /// Changes where a list's members are.
-    pub(super) fn set_link(&self, list: List, change: impl Fn(&mut Link)) -> Result<(), Error> {
+    /// Changes where there is room for members of a list, if it still begins where the link
+    /// says.
+    pub(super) fn set_room(&self, list: List, link: Link, room: Block) -> Result<(), Error> {
         let layout = self.codec.layout(Level::Centroids);
-        let mut page = self.store.lock(list.place.block)?;
-        self.store.commit(&mut [&mut page], &mut |bodies| {
-            set_target(layout, bodies[0], list.place, &change);
-        });
+        let mut page = self.lock_centroid(list)?;
+        let is_same = Link::of(target(layout, &page, list.place)).head == link.head;
+        if is_same {
+            let link = Link { room, ..link };
+            self.store.commit(&mut [&mut page], &mut |bodies| {
+                set_target(layout, bodies[0], list.place, link);
+            });
+        }
         Ok(())
+    }
+
+    /// Locks the page with the entry of a list's centroid.
+    pub(super) fn lock_centroid(&self, list: List) -> Result<S::Write<'s>, Error> {
+        let page = self.store.lock(list.place.block)?;
+        check_code_page(list.place.block, &Header::of(&page), list.parent(), None)?;
+        Ok(page)
     }
 
     /// What the query has in common with the list of lists, and its link.
     pub(super) fn enter(&self, query: &Query) -> Result<(Base, Link), Error> {
-        let root = self.root();
         let origin = self.codec.base_of_origin(query);
-        let entered = self.with_entry(Level::Centroids, APEX, root.place, |entry| {
+        self.with_centroid(self.root(), |entry| {
             let base = self.codec.base(query, origin, entry);
             (base, Link::of(entry.head.target))
-        })?;
-        entered.ok_or_else(|| Error::corrupted(root.place.block, "the list of lists is lost"))
+        })
     }
 
-    /// The list whose centroid is nearest to a query, and that centroid.
+    /// The list whose centroid is nearest to a query, and that centroid; if there are
+    /// branches, of those in the branches near it.
     pub(super) fn nearest_list(&self, query: &Query) -> Result<(List, Centre), Error> {
-        let mut stream = Stream::by_distance(&self.codec);
-        let (base, link) = self.enter(query)?;
-        stream.open(ROOT, link.head, base);
-        let Some(hit) = stream.next(self, query)? else {
+        let mut lists = Lists::by_distance(&self.codec);
+        let Some((list, _)) = lists.next(self, query)? else {
             return Err(Error::corrupted(METAPAGE, "the index has no lists"));
-        };
-        let list = List {
-            parent: ROOT,
-            number: hit.member,
-            place: hit.place,
         };
         let centre = self.centre(list)?;
         Ok((list, centre))
@@ -267,17 +299,27 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// The centroid of a list, as its members are relative to it.
     pub(super) fn centre(&self, list: List) -> Result<Centre, Error> {
         let mut centre = self.codec.origin();
-        let root = self.root();
-        for list in [root, list] {
-            let found = self.with_entry(Level::Centroids, list.parent, list.place, |entry| {
-                self.codec.descend(entry, &mut centre);
-            })?;
-            if found.is_none() {
-                let reason = "a list has lost its centroid";
-                return Err(Error::corrupted(list.place.block, reason));
-            }
+        for list in [Some(self.root()), list.branch(), Some(list)] {
+            let Some(list) = list else { continue };
+            self.with_centroid(list, |entry| self.codec.descend(entry, &mut centre))?;
         }
         Ok(centre)
+    }
+
+    /// Whether the root's members are branches.
+    pub(super) fn has_branches(&self) -> bool {
+        self.meta.branches > 0
+    }
+
+    /// Calls `each` for all branches, of which there may be none.
+    pub(super) fn for_each_branch(
+        &self,
+        each: &mut dyn FnMut(List, Link) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match self.has_branches() {
+            true => self.for_each_child(self.root(), self.meta.branches, each),
+            false => Ok(()),
+        }
     }
 
     /// Calls `each` for all lists of rows.
@@ -285,90 +327,142 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         &self,
         each: &mut dyn FnMut(List, Link) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let root = self.root();
-        let layout = self.codec.layout(Level::Centroids);
-        let mut number = 0;
-        let mut at = self.link(root)?.head;
-        while at != NO_BLOCK && number < self.meta.lists {
-            let (count, next, directory) = {
-                let page = self.list_page(at, ROOT)?;
-                let header = Header::of(&page);
-                let directory = layout.directory(&page).to_vec();
-                (usize::from(header.count), header.next, directory)
-            };
-            for column in 0..count.min(layout.columns) {
-                let list = List {
-                    parent: ROOT,
-                    number,
-                    place: layout.place(&directory, column),
-                };
-                let link = self.link(list)?;
-                each(list, link)?;
-                number += 1;
+        let lists = self.meta.lists;
+        let mut count = 0;
+        let mut counted = |list, link| {
+            count += 1;
+            match count <= lists {
+                true => each(list, link),
+                false => Ok(()),
             }
-            at = next;
+        };
+        match self.has_branches() {
+            true => self.for_each_branch(&mut |branch, _| {
+                self.for_each_child(branch, lists, &mut counted)
+            })?,
+            false => self.for_each_child(self.root(), lists, &mut counted)?,
         }
-        if number != self.meta.lists {
-            let reason = format!("{number} lists are there, not {}", self.meta.lists);
+        if count != lists {
+            let reason = format!("{count} lists are there, not {lists}");
             return Err(Error::corrupted(METAPAGE, reason));
         }
         Ok(())
     }
 
-    /// Reads a list page of a list.
-    pub(super) fn list_page(&self, block: Block, list: u32) -> Result<S::Read<'_>, Error> {
-        let page = self.store.read(block)?;
-        check_list_page(block, &Header::of(&page), list, self.layout_of(list))?;
-        Ok(page)
+    /// Calls `each` for the lists whose centroids are the members of a list, if there are
+    /// not more than `most`.
+    fn for_each_child(
+        &self,
+        parent: List,
+        most: u32,
+        each: &mut dyn FnMut(List, Link) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let layout = self.codec.layout(Level::Centroids);
+        let mut member = 0;
+        let mut chain = Chain::new(parent.number, self.link(parent)?.head, None);
+        while let Some((block, page)) = chain.next(self)? {
+            let count = usize::from(Header::of(&page).count);
+            let directory = layout.directory(&page).to_vec();
+            drop(page);
+            for column in 0..count {
+                let list = self.child(parent, member, layout.place(&directory, column));
+                let link = self.link(list)?;
+                each(list, link)?;
+                member += 1;
+            }
+            if member > most {
+                let reason = format!("list {} has more than {most} members", parent.number);
+                return Err(Error::corrupted(block, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The list whose centroid is a member of another, with its entry at a place.
+    pub(super) fn child(&self, parent: List, member: u32, place: Place) -> List {
+        let (number, branch) = match parent.number {
+            ROOT => (child_of_root(member, self.has_branches()), None),
+            branch => (child_of_branch(branch, member), Some(parent.place)),
+        };
+        List {
+            number,
+            place,
+            branch,
+        }
     }
 
     /// The layout of a list's pages.
     pub(super) fn layout_of(&self, list: u32) -> &Layout {
-        match list {
-            APEX | ROOT => self.codec.layout(Level::Centroids),
-            _ => self.codec.layout(Level::Rows),
-        }
+        self.codec.layout(level_of(list))
     }
 
     /// Adds members to a list: into the places of removed ones, then behind the
     /// others. Each record takes as many as share a code page.
     pub(super) fn append(&self, list: List, members: &[&[u8]]) -> Result<(), Error> {
+        let mut rest = members;
+        let mut before = None;
+        while !rest.is_empty() {
+            let link = match self.link(list)? {
+                Link::EMPTY => self.first_page(list)?,
+                link => link,
+            };
+            let (at, later) = self.fill(list, Kind::List, link.room, rest)?;
+            if later.is_empty() && at != link.room {
+                self.set_room(list, link, at)?;
+            }
+            // The last page was closed, as another one was before it that the list has now.
+            if before == Some((link, later.len())) {
+                let reason = format!("list {} is closed for ever", list.number);
+                return Err(Error::corrupted(at, reason));
+            }
+            before = Some((link, later.len()));
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Adds members to the pages of a list that are of a kind, from one on, and pages of
+    /// this kind behind them. Gives the last page that it came to, and the members that
+    /// were not added because it is of another kind.
+    pub(super) fn fill<'m, 'b>(
+        &self,
+        list: List,
+        kind: Kind,
+        start: Block,
+        members: &'m [&'b [u8]],
+    ) -> Result<(Block, &'m [&'b [u8]]), Error> {
         let layout = *self.codec.layout(list.level());
-        let link = self.link(list)?;
-        let start = match link.room {
-            NO_BLOCK => self.first_page(list)?,
-            room => room,
-        };
         let mut at = start;
         let mut rest = members;
-        let mut steps = 0;
-        while !rest.is_empty() {
+        let mut steps: Block = 0;
+        loop {
             let mut page = self.store.lock(at)?;
             let header = Header::of(&page);
             check_list_page(at, &header, list.number, &layout)?;
-            let free = free_columns(&layout, &page, rest.len());
-            if free.is_empty() {
-                let next = match header.next {
-                    NO_BLOCK => self.next_page(list, &mut page)?,
-                    next => next,
-                };
-                drop(page);
-                steps += 1;
-                if steps > self.store.block_count() {
-                    let reason = format!("list {} has no end", list.number);
-                    return Err(Error::corrupted(at, reason));
+            let is_open = header.kind() == Some(kind);
+            while is_open && !rest.is_empty() {
+                let free = free_columns(&layout, &page, rest.len());
+                if free.is_empty() {
+                    break;
                 }
-                at = next;
-                continue;
+                let (now, later) = rest.split_at(free.len());
+                self.write_members(list, &layout, at, &mut page, &free, now)?;
+                rest = later;
             }
-            let (now, later) = rest.split_at(free.len());
-            self.write_members(list, &layout, at, &mut page, &free, now)?;
-            rest = later;
+            let next = match header.link {
+                _ if rest.is_empty() => return Ok((at, rest)),
+                NO_BLOCK if !is_open => return Ok((at, rest)),
+                NO_BLOCK => self.next_page(kind, &mut page)?,
+                next => next,
+            };
+            drop(page);
+            steps += 1;
+            if steps.is_power_of_two() && steps > self.store.block_count() {
+                let reason = format!("list {} has no end", list.number);
+                return Err(Error::corrupted(at, reason));
+            }
+            at = next;
         }
-        if at != start {
-            self.set_link(list, |link| link.room = at)?;
-        }
-        Ok(())
     }
 
     /// Writes members into columns of a locked list page that share a code page.
@@ -383,6 +477,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     ) -> Result<(), Error> {
         let number = columns[0] / layout.per_page;
         let place = layout.directory(page)[number];
+        let generation = Header::of(page).generation;
         let write = |bodies: &mut [&mut Body], block: Block| {
             for (&column, bytes) in columns.iter().zip(members) {
                 let member = Member::of(layout, bytes);
@@ -402,67 +497,64 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         if place != 0 {
             // A page that is locked must not be locked again: it is one of the list's own.
             if place == at {
-                check_code_page(place, &Header::of(page), list.number)?;
+                return Err(not_of_list(place, list.number));
             }
             let mut codes = self.store.lock(place)?;
-            check_code_page(place, &Header::of(&codes), list.number)?;
+            let header = Header::of(&codes);
+            check_code_page(place, &header, list.number, Some(generation))?;
             self.store.commit(&mut [page, &mut codes], &mut |bodies| {
                 write(bodies, place);
             });
             return Ok(());
         }
-        let mut new = self.allocate(at)?;
+        let mut new = self.allocate()?;
         let block = self.store.block_of(&new);
         self.store.commit(&mut [page, &mut new], &mut |bodies| {
-            Header::new(Kind::Codes, list.number, NO_BLOCK, at).write(bodies[1]);
+            *bodies[1] = Body::ZERO;
+            Header::new(Kind::Codes, list.number, generation, at).write(bodies[1]);
             write(bodies, block);
         });
         Ok(())
     }
 
     /// Gives a list its first page, unless it has one by now.
-    fn first_page(&self, list: List) -> Result<Block, Error> {
+    fn first_page(&self, list: List) -> Result<Link, Error> {
         let layout = self.codec.layout(Level::Centroids);
-        let mut own = self.store.lock(list.place.block)?;
-        let entry = layout.entry(&own, list.place.slot.into());
-        let link = entry.map_or(Link::EMPTY, |entry| Link::of(entry.head.target));
-        if link.room != NO_BLOCK {
-            return Ok(link.room);
+        let mut own = self.lock_centroid(list)?;
+        let link = Link::of(target(layout, &own, list.place));
+        if link != Link::EMPTY {
+            return Ok(link);
         }
-        let mut new = self.allocate(list.place.block)?;
-        let block = self.store.block_of(&new);
+        let mut new = self.allocate()?;
+        let head = self.store.block_of(&new);
+        let link = Link { head, room: head };
+        let generation = self.store.stamp();
         self.store.commit(&mut [&mut own, &mut new], &mut |bodies| {
-            set_target(layout, bodies[0], list.place, &|link| {
-                *link = Link {
-                    head: block,
-                    room: block,
-                };
-            });
-            Header::new(Kind::List, list.number, NO_BLOCK, NO_BLOCK).write(bodies[1]);
+            set_target(layout, bodies[0], list.place, link);
+            *bodies[1] = Body::ZERO;
+            Header::new(Kind::List, list.number, generation, NO_BLOCK).write(bodies[1]);
         });
-        Ok(block)
+        Ok(link)
     }
 
-    /// Adds an empty page behind the last one of a list, which is locked.
-    fn next_page(&self, list: List, last: &mut S::Write<'s>) -> Result<Block, Error> {
-        let mut new = self.allocate(self.store.block_of(last))?;
+    /// Adds an empty page of a kind behind the last one of a list, which is locked.
+    fn next_page(&self, kind: Kind, last: &mut S::Write<'s>) -> Result<Block, Error> {
+        let mut new = self.allocate()?;
         let block = self.store.block_of(&new);
         self.store.commit(&mut [last, &mut new], &mut |bodies| {
             let mut header = Header::of(bodies[0]);
-            header.next = block;
+            header.link = block;
             header.write(bodies[0]);
-            Header::new(Kind::List, list.number, NO_BLOCK, NO_BLOCK).write(bodies[1]);
+            *bodies[1] = Body::ZERO;
+            Header::new(kind, header.list, header.generation, NO_BLOCK).write(bodies[1]);
         });
         Ok(block)
     }
 
-    /// Locks a page that nobody has yet, at the end of the file. The caller has
-    /// locked the page `held`; pages are locked in ascending order here.
-    fn allocate(&self, held: Block) -> Result<S::Write<'s>, Error> {
-        // A crash may have left the last page as it was added.
-        let last = self.store.block_count().saturating_sub(1);
-        if last > held {
-            let page = self.store.lock(last)?;
+    /// Locks a page that nobody has: one that can be used again, or a new one at the end of
+    /// the file.
+    pub(super) fn allocate(&self) -> Result<S::Write<'s>, Error> {
+        while let Some(page) = self.store.recycled()? {
             if Header::of(&page).kind() == Some(Kind::New) {
                 return Ok(page);
             }
@@ -471,29 +563,16 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     }
 }
 
-/// A page with entries of a list's members.
-pub(super) struct CodePage<'a, P> {
-    page: P,
-    level: Level,
-    layout: &'a Layout,
-}
-
-impl<P: std::ops::Deref<Target = Body>> CodePage<'_, P> {
-    /// A member's entry; `None` if the member was removed.
-    pub(super) fn entry(&self, slot: u16) -> Option<Entry<'_>> {
-        let entry = self.layout.entry(&self.page, slot.into());
-        // An empty list of rows has the target of a removed member.
-        entry.filter(|entry| self.level == Level::Centroids || entry.head.target != DEAD)
-    }
+/// The target in a centroid's entry.
+fn target(layout: &Layout, body: &Body, place: Place) -> u64 {
+    let entry = layout.entry(body, place.slot.into());
+    entry.map_or(DEAD, |entry| entry.head.target)
 }
 
 /// Changes the link in a centroid's entry.
-fn set_target(layout: &Layout, body: &mut Body, place: Place, change: &dyn Fn(&mut Link)) {
+pub(super) fn set_target(layout: &Layout, body: &mut Body, place: Place, link: Link) {
     let entry = layout.entry_mut(body, place.slot.into());
-    let target: &mut [u8; 8] = entry.first_chunk_mut().expect("an entry begins with it");
-    let mut link = Link::of(u64::from_ne_bytes(*target));
-    change(&mut link);
-    *target = link.target().to_ne_bytes();
+    entry[..8].copy_from_slice(&link.target().to_ne_bytes());
 }
 
 /// The first columns of a list page without a member that share a code page, at
@@ -510,27 +589,4 @@ fn free_columns(layout: &Layout, page: &Body, limit: usize) -> Vec<usize> {
     free.take_while(|&column| page_of(column) == page_of(first))
         .take(limit)
         .collect()
-}
-
-/// An error unless a page is one of a list.
-fn check_list_page(block: Block, header: &Header, list: u32, layout: &Layout) -> Result<(), Error> {
-    let is_it = header.kind() == Some(Kind::List)
-        && header.list == list
-        && usize::from(header.count) <= layout.columns;
-    if is_it {
-        return Ok(());
-    }
-    Err(Error::corrupted(
-        block,
-        format!("it is not a page of list {list}"),
-    ))
-}
-
-/// An error unless a page has codes of a list.
-pub(super) fn check_code_page(block: Block, header: &Header, list: u32) -> Result<(), Error> {
-    if header.has_codes_of(list) {
-        return Ok(());
-    }
-    let reason = format!("it is not a code page of list {list}");
-    Err(Error::corrupted(block, reason))
 }

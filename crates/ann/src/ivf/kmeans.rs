@@ -13,10 +13,16 @@
 //! 1,000 lists, the squared distances from centroids of 200,000 are 5 % below those from
 //! centroids of 50,000.
 //!
+//! Many centroids are in *branches*: these are clusters of the centroids, and a vector is
+//! compared with the centroids in the branches that are nearest to it (Nistér and Stewénius,
+//! "Scalable Recognition with a Vocabulary Tree", 2006, with more than one branch).
+//!
 //! Under cosine, only the direction of a centroid is to count (Dhillon and Modha,
 //! "Concept Decompositions for Large Sparse Text Data using Clustering", 2001). So
 //! all centroids have one length. That is the mean of the lengths of the means, which
 //! leaves the smallest residuals.
+
+use std::ops::Range;
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -32,8 +38,17 @@ use crate::{Metric, metric};
 /// Vectors that are compared with centroids at once, at most.
 const BLOCK: usize = 256;
 
+/// The same if the centroids are in branches, each of which a few of them are compared with.
+const BLOCK_OF_BRANCHES: usize = 8 * BLOCK;
+
 /// Vectors of a list that are a part of a team's work, at most.
 const PART: usize = 1024;
+
+/// So many centroids are in branches.
+const MANY: usize = 4096;
+
+/// A vector is compared with the centroids in so many branches.
+pub const NEAR_BRANCHES: usize = 8;
 
 /// The centroids of a sample move so often at most.
 pub const ROUNDS: usize = 24;
@@ -55,6 +70,30 @@ pub struct Centroids {
     dimension: usize,
     /// ½·‖c‖² of each.
     half_squares: Vec<f32>,
+    branches: Option<Branches>,
+}
+
+/// Centroids of centroids.
+pub struct Branches {
+    /// What the centroids of each branch are near to.
+    pub centroids: Box<Centroids>,
+    /// The number of each branch's first centroid; one more, how many there are in all.
+    pub starts: Vec<usize>,
+}
+
+impl Branches {
+    /// The centroid of each branch that is not empty, and the numbers of its members.
+    pub fn each(&self) -> impl Iterator<Item = (&[f32], Range<usize>)> {
+        let ranges = self.starts.windows(2).map(|ends| ends[0]..ends[1]);
+        let each = ranges.enumerate();
+        each.filter(|(_, range)| !range.is_empty())
+            .map(|(number, range)| (self.centroids.get(number), range))
+    }
+}
+
+/// Branches that so many centroids should have, if any.
+fn branch_count(centroids: usize) -> usize {
+    (centroids as f64).sqrt().ceil() as usize
 }
 
 impl Centroids {
@@ -65,7 +104,60 @@ impl Centroids {
             half_squares: values.chunks_exact(dimension).map(half_square).collect(),
             values,
             dimension,
+            branches: None,
         }
+    }
+
+    /// The same centroids in these branches.
+    pub fn with_branches(self, branches: Branches) -> Self {
+        let branches = Some(branches);
+        Centroids { branches, ..self }
+    }
+
+    /// The same centroids in an order of their own, in branches if there are many.
+    pub fn arranged(self, team: &dyn Team, rng: &mut SmallRng) -> Self {
+        match self.len() < MANY {
+            true => self,
+            false => self.in_branches(team, None, rng).0,
+        }
+    }
+
+    /// The same centroids, one branch after the other, and the former number of each.
+    /// `near` are centroids of branches as they were before the centroids moved.
+    pub(super) fn in_branches(
+        self,
+        team: &dyn Team,
+        near: Option<Centroids>,
+        rng: &mut SmallRng,
+    ) -> (Self, Vec<u32>) {
+        let dimension = self.dimension;
+        let centroids = match near {
+            None => {
+                let count = branch_count(self.len());
+                let metric = Metric::L2;
+                let progress = &mut |_| {};
+                cluster(team, &self.values, dimension, count, metric, rng, progress)
+            }
+            Some(near) => {
+                let mut members = Members::new(team, &self.values, &near);
+                Centroids::new(members.means(team, rng), dimension)
+            }
+        };
+        let groups = Members::new(team, &self.values, &centroids).groups;
+        let order = groups.order().to_vec();
+        let values = order.iter().flat_map(|&number| self.get(number as usize));
+        let values: Vec<f32> = values.copied().collect();
+        let branches = Branches {
+            centroids: Box::new(centroids),
+            starts: groups.starts().to_vec(),
+        };
+        let arranged = Centroids::new(values, dimension).with_branches(branches);
+        (arranged, order)
+    }
+
+    /// The branches, if there are any.
+    pub fn branches(&self) -> Option<&Branches> {
+        self.branches.as_ref()
     }
 
     /// How many there are.
@@ -83,8 +175,20 @@ impl Centroids {
         &self.values[number * self.dimension..][..self.dimension]
     }
 
-    /// The nearest centroid of each vector (at most a few hundred), and
-    /// ½·‖c‖² − ⟨x, c⟩ of it.
+    /// The mean of all.
+    pub fn mean(&self) -> Vec<f32> {
+        let mut mean = vec![0.0_f64; self.dimension];
+        for centroid in self.values.chunks_exact(self.dimension) {
+            for (mean, &c) in mean.iter_mut().zip(centroid) {
+                *mean += f64::from(c) / self.len() as f64;
+            }
+        }
+        mean.into_iter().map(|c| c as f32).collect()
+    }
+
+    /// The nearest centroid of each vector (at most [`Centroids::at_once`]), and
+    /// ½·‖c‖² − ⟨x, c⟩ of it. If the centroids are in branches, that of some is a little
+    /// farther than the nearest.
     pub fn nearest(&self, vectors: &[f32], out: &mut [(u32, f32)]) {
         out.fill((0, f32::INFINITY));
         self.compare(vectors, out.len(), &mut |row, first, products| {
@@ -99,51 +203,105 @@ impl Centroids {
         });
     }
 
-    /// So many vectors are compared with all centroids in some ten milliseconds, if not
-    /// fewer than the least that a product of matrices is good for.
+    /// So many vectors are compared with centroids in some ten milliseconds, if not fewer
+    /// than the least that a product of matrices is good for.
     pub fn at_once(&self) -> usize {
-        (PRODUCTS / self.values.len().max(1)).clamp(16, BLOCK)
+        let (least, most) = match self.branches {
+            None => (16, BLOCK),
+            Some(_) => (BLOCK, BLOCK_OF_BRANCHES),
+        };
+        let products = self.compared() * self.dimension;
+        (PRODUCTS / products.max(1)).clamp(least, most)
     }
 
-    /// The [`NEAR`] centroids that are nearest to each centroid, in any order; there are
-    /// more.
+    /// Centroids that a vector is compared with, those of branches among them.
+    fn compared(&self) -> usize {
+        let Some(branches) = &self.branches else {
+            return self.len();
+        };
+        let count = branches.centroids.len();
+        count + self.len().div_ceil(count) * NEAR_BRANCHES.min(count)
+    }
+
+    /// The [`NEAR`] centroids that are nearest to each centroid, in any order.
     fn near_all(&self, team: &dyn Team) -> Vec<Vec<u32>> {
         // Some MiB of keys for each thread.
         const KEYS: usize = 1 << 19;
-        let at_once = self.at_once().min((KEYS / self.len()).max(1));
+        let at_once = self.at_once().min((KEYS / self.compared()).max(1));
         let parts: Vec<&[f32]> = self.values.chunks(at_once * self.dimension).collect();
         let near = parts.iter().map(|_| Mutex::default());
         let near: Vec<Mutex<Vec<Vec<u32>>>> = near.collect();
         team.run(parts.len(), &|part| {
-            *near[part].lock() = self.near(parts[part]);
+            *near[part].lock() = self.near(parts[part], NEAR);
         });
         near.into_iter().flat_map(Mutex::into_inner).collect()
     }
 
-    /// The same of some vectors.
-    fn near(&self, vectors: &[f32]) -> Vec<Vec<u32>> {
+    /// So many centroids that are nearest to each of some vectors.
+    fn near(&self, vectors: &[f32], count: usize) -> Vec<Vec<u32>> {
         let rows = vectors.len() / self.dimension;
-        let mut keys: Vec<Vec<(f32, u32)>> =
-            (0..rows).map(|_| Vec::with_capacity(self.len())).collect();
+        let keys = (0..rows).map(|_| Vec::with_capacity(self.compared()));
+        let mut keys: Vec<Vec<(f32, u32)>> = keys.collect();
         self.compare(vectors, keys.len(), &mut |row, first, products| {
             let half_squares = &self.half_squares[first..];
             let pairs = products.iter().zip(half_squares).enumerate();
             keys[row].extend(pairs.map(|(i, (product, h))| (h - product, (first + i) as u32)));
         });
         let nearest = |mut keys: Vec<(f32, u32)>| {
-            keys.select_nth_unstable_by(NEAR, |a, b| a.0.total_cmp(&b.0));
-            keys[..NEAR].iter().map(|key| key.1).collect()
+            if count < keys.len() {
+                keys.select_nth_unstable_by(count, |a, b| a.0.total_cmp(&b.0));
+                keys.truncate(count);
+            }
+            keys.iter().map(|key| key.1).collect()
         };
         keys.into_iter().map(nearest).collect()
     }
 
-    /// Shows the products of each vector with all centroids: the vector's number, that of
-    /// the first centroid, and the products with this and the ones that follow.
+    /// Shows the products of each vector with all centroids, or with those in the branches
+    /// near it: the vector's number, that of the first centroid, and the products with this
+    /// and the ones that follow.
     fn compare(&self, vectors: &[f32], rows: usize, each: &mut dyn FnMut(usize, usize, &[f32])) {
+        let Some(branches) = &self.branches else {
+            return self.compare_with(vectors, rows, (0, self.len()), each);
+        };
+        let near = vectors
+            .chunks(BLOCK * self.dimension)
+            .flat_map(|vectors| branches.centroids.near(vectors, NEAR_BRANCHES));
+        let mut of_branch = vec![Vec::new(); branches.centroids.len()];
+        for (row, near) in near.enumerate() {
+            for branch in near {
+                of_branch[branch as usize].push(row);
+            }
+        }
+        let mut some = Vec::new();
+        for (of_branch, ends) in of_branch.iter().zip(branches.starts.windows(2)) {
+            let range = (ends[0], ends[1]);
+            for rows in of_branch.chunks(BLOCK).filter(|_| range.0 < range.1) {
+                some.clear();
+                for row in rows {
+                    let at = row * self.dimension;
+                    some.extend_from_slice(&vectors[at..at + self.dimension]);
+                }
+                self.compare_with(&some, rows.len(), range, &mut |row, first, products| {
+                    each(rows[row], first, products);
+                });
+            }
+        }
+    }
+
+    /// The same with a range of centroids.
+    fn compare_with(
+        &self,
+        vectors: &[f32],
+        rows: usize,
+        (start, end): (usize, usize),
+        each: &mut dyn FnMut(usize, usize, &[f32]),
+    ) {
         /// Centroids at a time, whose products stay in the processor's cache.
         const AT_ONCE: usize = 512;
-        let mut products = vec![0.0_f32; rows * AT_ONCE.min(self.len())];
-        let parts = self.values.chunks(AT_ONCE * self.dimension);
+        let mut products = vec![0.0_f32; rows * AT_ONCE.min(end - start)];
+        let values = &self.values[start * self.dimension..end * self.dimension];
+        let parts = values.chunks(AT_ONCE * self.dimension);
         for (part, centroids) in parts.enumerate() {
             let columns = centroids.len() / self.dimension;
             let products = &mut products[..rows * columns];
@@ -155,7 +313,7 @@ impl Centroids {
             };
             general_mat_mul(1.0, &x, &c.t(), 0.0, &mut y);
             for (row, products) in products.chunks_exact(columns).enumerate() {
-                each(row, part * AT_ONCE, products);
+                each(row, start + part * AT_ONCE, products);
             }
         }
     }
@@ -257,6 +415,18 @@ impl<'v> Members<'v> {
         changed
     }
 
+    /// Gives the centroids other numbers: `order` has the former ones.
+    fn renumber(&mut self, order: &[u32]) {
+        let mut numbers = vec![0; order.len()];
+        for (now, &before) in (0..).zip(order) {
+            numbers[before as usize] = now;
+        }
+        for nearest in &mut self.nearest {
+            nearest.0 = numbers[nearest.0 as usize];
+        }
+        self.groups = by_centroid(&self.nearest, order.len());
+    }
+
     /// The means of those of each centroid. A centroid that has none begins anew as a
     /// member, which is its own then.
     fn means(&mut self, team: &dyn Team, rng: &mut SmallRng) -> Vec<f32> {
@@ -304,7 +474,8 @@ impl<'v> Members<'v> {
 }
 
 /// Finds at most `count` centroids of a sample, of which there is at least one; under
-/// cosine, its vectors have the length 1. `progress` is told of each round.
+/// cosine, its vectors have the length 1. Many are [arranged](Centroids::arranged).
+/// `progress` is told of each round.
 pub fn cluster(
     team: &dyn Team,
     vectors: &[f32],
@@ -319,11 +490,11 @@ pub fn cluster(
     let row = |i: usize| &vectors[i * dimension..][..dimension];
     let chosen = sample(rng, rows, count);
     let first = chosen.iter().flat_map(row).copied().collect();
-    let mut centroids = Centroids::new(first, dimension);
+    progress(1);
+    let mut centroids = Centroids::new(first, dimension).arranged(team, rng);
     if count == rows {
         return centroids;
     }
-    progress(1);
     let mut members = Members::new(team, vectors, &centroids);
     let mut changed = rows;
     for round in 1..=ROUNDS {
@@ -331,7 +502,14 @@ pub fn cluster(
         if metric == Metric::Cosine {
             make_equally_long(&mut values, dimension);
         }
+        let before = centroids.branches.take();
         centroids = Centroids::new(values, dimension);
+        if let Some(branches) = before {
+            let near = Some(*branches.centroids);
+            let (arranged, order) = centroids.in_branches(team, near, rng);
+            members.renumber(&order);
+            centroids = arranged;
+        }
         if changed * SETTLED < rows || round == ROUNDS {
             break;
         }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::codec::Values;
+use super::codec::{Level, Values};
 use crate::page::{self, BODY_LEN, Block, Body};
 use crate::quantize::extended::Bits;
 use crate::quantize::fastscan::{BLOCK, block_len, set_code};
@@ -13,11 +13,44 @@ use crate::{Error, HeapTid, Metric};
 /// No block.
 pub const NO_BLOCK: Block = Block::MAX;
 
-/// The list of lists: its members are the centroids of all other lists.
+/// The list of lists: its members are the centroids of all other lists, or of branches if
+/// there are many.
 pub const ROOT: u32 = u32::MAX - 1;
 
 /// The list whose one member is the centroid of [`ROOT`].
 pub const APEX: u32 = u32::MAX - 2;
+
+/// The first branch: a list whose members are the centroids of lists of rows.
+const BRANCHES: u32 = 1 << 31;
+
+/// Lists of rows that a branch has, at most.
+const OF_BRANCH: u32 = 1 << 16;
+
+/// The number of a member of the root, which is a branch if there are branches.
+pub fn child_of_root(member: u32, has_branches: bool) -> u32 {
+    match has_branches {
+        true => BRANCHES | member,
+        false => member,
+    }
+}
+
+/// The number of the list of rows that is a member of a branch.
+pub fn child_of_branch(branch: u32, member: u32) -> u32 {
+    (branch % (BRANCHES / OF_BRANCH)) * OF_BRANCH + member % OF_BRANCH
+}
+
+/// The branch that a list of rows is a member of, if there are branches.
+pub fn branch_of(list: u32) -> u32 {
+    BRANCHES | (list / OF_BRANCH)
+}
+
+/// What a list has members of.
+pub fn level_of(list: u32) -> Level {
+    match list < BRANCHES {
+        true => Level::Rows,
+        false => Level::Centroids,
+    }
+}
 
 /// An index has at most so many lists, as in pgvector.
 pub const MAX_LISTS: u32 = 32_768;
@@ -39,7 +72,7 @@ pub fn default_probes(lists: u32) -> u32 {
 
 const MAGIC: u32 = 0x4956_5349; // "ISVI"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// What the creator of an index chooses, beside its centroids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,10 +94,12 @@ pub struct Meta {
     magic: u32,
     version: u32,
     dimension: u32,
-    metric: u32,
-    bits: u32,
+    metric: u16,
+    bits: u16,
     /// Lists of rows.
     pub lists: u32,
+    /// Members of [`ROOT`], if these are branches; else 0.
+    pub branches: u32,
     /// The code page of [`APEX`].
     pub apex: Block,
     page_len: u32,
@@ -82,15 +117,16 @@ pub struct Meta {
 const _: () = assert!(size_of::<Meta>() == 64);
 
 impl Meta {
-    /// The metapage of an index of so many lists.
-    pub fn new(options: &Options, lists: u32) -> Self {
+    /// The metapage of an index of so many lists in so many branches.
+    pub fn new(options: &Options, lists: u32, branches: u32) -> Self {
         Meta {
             magic: MAGIC,
             version: FORMAT_VERSION,
             dimension: options.dimension,
-            metric: options.metric.tag(),
-            bits: options.bits.count(),
+            metric: options.metric.tag() as u16,
+            bits: options.bits.count() as u16,
             lists,
+            branches,
             apex: NO_BLOCK,
             page_len: BODY_LEN as u32,
             seed: options.seed,
@@ -125,8 +161,16 @@ impl Meta {
         if !page::is_sealed(body) {
             return Err(Error::corrupted(0, "the metapage's checksum is wrong"));
         }
-        if meta.page_len != BODY_LEN as u32 || meta.lists == 0 || meta.lists > MAX_LISTS {
-            let reason = format!("{} lists on pages of {} bytes", meta.lists, meta.page_len);
+        let can_be = (1..=MAX_LISTS).contains(&meta.lists) && meta.branches <= meta.lists;
+        if meta.page_len != BODY_LEN as u32 || !can_be {
+            let Meta {
+                lists,
+                branches,
+                page_len,
+                ..
+            } = meta;
+            let reason =
+                format!("{lists} lists in {branches} branches on pages of {page_len} bytes");
             return Err(Error::corrupted(0, reason));
         }
         Ok(meta)
@@ -140,8 +184,8 @@ impl Meta {
 
     /// What the index was created with.
     pub fn options(&self) -> Result<Options, Error> {
-        let metric = Metric::from_tag(self.metric);
-        let bits = Bits::from_count(self.bits);
+        let metric = Metric::from_tag(self.metric.into());
+        let bits = Bits::from_count(self.bits.into());
         match (metric, bits) {
             (Some(metric), Some(bits)) if (1..=64_000).contains(&self.dimension) => Ok(Options {
                 dimension: self.dimension,
@@ -167,6 +211,8 @@ pub enum Kind {
     New,
     /// Members of a list, for comparing many at once.
     List,
+    /// The same, to which nothing is added: the page of a list that is being written anew.
+    Closed,
     /// Codes of members.
     Codes,
     /// A part of the mean.
@@ -174,9 +220,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    const TAGS: [(Kind, u16); 4] = [
+    const TAGS: [(Kind, u16); 5] = [
         (Kind::New, 0),
         (Kind::List, 0x4c49),
+        (Kind::Closed, 0x4c43),
         (Kind::Codes, 0x434f),
         (Kind::Mean, 0x4d45),
     ];
@@ -198,25 +245,39 @@ pub struct Header {
     pub count: u16,
     /// The list that the page belongs to.
     pub list: u32,
-    /// Of a list page: the next one.
-    pub next: Block,
-    /// Of a code page: the list page whose members' codes it has.
-    pub owner: Block,
+    /// A number that all pages of a list have in common, until the list is written anew: a
+    /// stamp of the store. If a page is used again, it has another one.
+    pub generation: u32,
+    /// Of a list page, the next one; of a code page, the list page whose members' codes it
+    /// has.
+    pub link: Block,
 }
 
 /// Bytes of [`Header`].
 pub const HEADER: usize = size_of::<Header>();
 const _: () = assert!(HEADER == 16);
 
+/// Bytes before the code pages of a list page: the header, and the stamp of when the page
+/// was found to belong to no list any more, or 0.
+const LIST_HEADER: usize = HEADER + size_of::<u32>();
+
 impl Header {
     /// The header of a new page.
-    pub fn new(kind: Kind, list: u32, next: Block, owner: Block) -> Self {
+    pub fn new(kind: Kind, list: u32, generation: u32, link: Block) -> Self {
         Header {
             kind: kind.tag(),
             count: 0,
             list,
-            next,
-            owner,
+            generation,
+            link,
+        }
+    }
+
+    /// The same of another kind.
+    pub fn with_kind(self, kind: Kind) -> Self {
+        Header {
+            kind: kind.tag(),
+            ..self
         }
     }
 
@@ -301,6 +362,13 @@ impl<'a> Entry<'a> {
             head: bytemuck::from_bytes(head),
             values,
         }
+    }
+
+    /// Copies it.
+    pub fn write(&self, out: &mut [u8]) {
+        let (head, values) = out.split_at_mut(ENTRY_HEAD);
+        head.copy_from_slice(bytemuck::bytes_of(self.head));
+        values.copy_from_slice(self.values);
     }
 
     /// The row's address.
@@ -389,10 +457,10 @@ impl Layout {
         }
         let fit = |coded: usize| {
             let block_len = FACTORS + block_len(coded);
-            let most = (BODY_LEN - HEADER) / (block_len + size_of::<u32>());
+            let most = (BODY_LEN - LIST_HEADER) / (block_len + size_of::<u32>());
             (1..=most).rev().find_map(|blocks| {
                 let code_pages = code_pages(blocks * BLOCK, per_page);
-                let alive_at = HEADER + code_pages * size_of::<Block>();
+                let alive_at = LIST_HEADER + code_pages * size_of::<Block>();
                 let blocks_at = (alive_at + blocks * size_of::<u32>()).next_multiple_of(8);
                 (blocks_at + blocks * block_len <= BODY_LEN).then_some(Layout {
                     coded,
@@ -457,14 +525,24 @@ impl Layout {
         &mut body.0[at..at + self.entry_len]
     }
 
+    /// When a list page was found to belong to no list any more: a stamp, or 0.
+    pub fn unlinked(&self, body: &Body) -> u32 {
+        *bytemuck::from_bytes(&body.0[HEADER..LIST_HEADER])
+    }
+
+    /// The same, to be written.
+    pub fn unlinked_mut<'a>(&self, body: &'a mut Body) -> &'a mut u32 {
+        bytemuck::from_bytes_mut(&mut body.0[HEADER..LIST_HEADER])
+    }
+
     /// The code pages of a list page.
     pub fn directory<'a>(&self, body: &'a Body) -> &'a [Block] {
-        bytemuck::cast_slice(&body.0[HEADER..self.alive_at])
+        bytemuck::cast_slice(&body.0[LIST_HEADER..self.alive_at])
     }
 
     /// The code pages, to be written.
     pub fn directory_mut<'a>(&self, body: &'a mut Body) -> &'a mut [Block] {
-        bytemuck::cast_slice_mut(&mut body.0[HEADER..self.alive_at])
+        bytemuck::cast_slice_mut(&mut body.0[LIST_HEADER..self.alive_at])
     }
 
     /// For each block, which of its columns have a member.
@@ -520,6 +598,13 @@ impl Layout {
             block: directory.get(column / self.per_page).copied().unwrap_or(0),
             slot: (column % self.per_page) as u16,
         }
+    }
+
+    /// Pages that so many members need.
+    pub fn pages(&self, members: usize) -> usize {
+        let rest = (members % self.columns).div_ceil(self.per_page);
+        let full = members / self.columns * (1 + self.code_pages);
+        full + if rest > 0 { 1 + rest } else { 0 }
     }
 
     /// Bytes of a [`Member`] in memory, a multiple of 8.

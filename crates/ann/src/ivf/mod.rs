@@ -13,19 +13,23 @@
 //! | [`codec`] | from vectors to members of lists, and distances |
 //! | [`layout`] | the metapage, list pages and code pages, byte by byte |
 //! | [`index`] | an open index: its lists, and adding members to them |
+//! | `chain` | the pages of a list |
 //! | [`build`] | building an index with threads |
+//! | [`lists`] | lists, nearest first |
 //! | [`stream`] | members of lists, nearest first |
 //! | [`scan`] | nearest rows of a query |
-//! | [`vacuum`] | removing rows |
+//! | [`vacuum`] | removing rows, and writing sparse lists anew |
 //! | [`check`] | proving that an index is valid, and statistics of it |
 
 pub mod build;
+mod chain;
 pub mod check;
 pub mod codec;
 mod groups;
 pub mod index;
 pub mod kmeans;
 pub mod layout;
+pub mod lists;
 pub mod scan;
 pub mod stream;
 pub mod vacuum;

@@ -5,9 +5,9 @@
 
 use super::codec::{Codec, Query};
 use super::index::Index;
-use super::layout::{Link, NO_BLOCK, ROOT};
+use super::lists::{self, Lists};
 use super::stream::{Counters, Order, Stream};
-use crate::page::{BODY_LEN, PageStore};
+use crate::page::PageStore;
 use crate::{Error, HeapTid};
 
 /// A row that a scan returns.
@@ -24,7 +24,7 @@ pub struct Row {
 pub struct Scan {
     query: Query,
     /// `None` until the first lists are taken.
-    centroids: Option<Stream>,
+    lists: Option<Lists>,
     rows: Stream,
     taken: u32,
 }
@@ -36,7 +36,7 @@ impl Scan {
         let order = if by_bound { Order::Bound } else { Order::Key };
         Scan {
             query,
-            centroids: None,
+            lists: None,
             rows: Stream::of_rows(order),
             taken: 0,
         }
@@ -49,27 +49,15 @@ impl Scan {
         index: &Index<'_, S, C>,
         count: usize,
     ) -> Result<bool, Error> {
-        let centroids = match &mut self.centroids {
-            Some(centroids) => centroids,
-            None => {
-                let mut centroids = Stream::of_centroids(count);
-                let (base, link) = index.enter(&self.query)?;
-                centroids.open(ROOT, link.head, base);
-                self.centroids.insert(centroids)
-            }
-        };
+        let lists = (self.lists).get_or_insert_with(|| Lists::by_key(&index.codec, count));
         self.rows.restart();
         let before = self.taken;
         while self.taken - before < count as u32 {
-            let Some(list) = centroids.next(index, &self.query)? else {
+            let Some((list, hit)) = lists.next(index, &self.query)? else {
                 break;
             };
             self.taken += 1;
-            let link = Link::of(list.target);
-            if link.head != NO_BLOCK {
-                index.store.prefetch(link.head, BODY_LEN, [0]);
-                self.rows.open(list.member, link.head, list.base);
-            }
+            lists::open(index, &mut self.rows, list, &hit);
         }
         Ok(self.taken > before)
     }
@@ -101,7 +89,7 @@ impl Scan {
 
     /// What the search did so far with centroids, and with rows.
     pub fn counters(&self) -> (Counters, Counters) {
-        let centroids = self.centroids.as_ref().map(Stream::counters);
-        (centroids.unwrap_or_default(), self.rows.counters())
+        let lists = self.lists.as_ref().map(Lists::counters);
+        (lists.unwrap_or_default(), self.rows.counters())
     }
 }

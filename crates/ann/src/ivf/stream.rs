@@ -17,6 +17,7 @@
 //! stages before have found. The member stays behind those that went before it all the
 //! same, because its distance does, probably.
 
+use super::chain::Chain;
 use super::codec::{Base, Codec, Level, Query};
 use super::index::Index;
 use super::layout::{Entry, Header, Layout, NO_BLOCK, Place, RoundedUp};
@@ -66,6 +67,8 @@ pub struct Hit {
     /// What [`Order`] says, in the units of the metric's operator; for
     /// [`Order::Squared`] the squared distance.
     pub value: f64,
+    /// The list that it is a member of.
+    pub list: u32,
     /// Its number in the list, counted over all pages.
     pub member: u32,
     /// Where its entry is.
@@ -85,10 +88,23 @@ pub struct Counters {
     pub refined: u64,
 }
 
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Counters {
+            estimated: self.estimated + other.estimated,
+            refined: self.refined + other.refined,
+        }
+    }
+}
+
 /// A list whose members are compared.
 struct Open {
     list: u32,
     head: Block,
+    /// That of its pages, once they were read.
+    generation: Option<u32>,
     base: Base,
 }
 
@@ -148,6 +164,8 @@ pub struct Stream {
     level: Level,
     order: Order,
     open: Vec<Open>,
+    /// Members that the first round looks for, and that the first stages are to find.
+    first: (usize, usize),
     /// Members that the next round looks for.
     window: usize,
     /// Members that stages are to find, with those that were returned.
@@ -190,23 +208,25 @@ impl Stream {
         Self::new(Level::Centroids, Order::Key, window, wanted)
     }
 
-    /// A stream of centroids in the order of their distances, of which one is wanted.
-    pub fn by_distance(codec: &Codec) -> Self {
+    /// A stream of centroids in the order of their distances, of which so many are wanted.
+    pub fn by_distance(codec: &Codec, wanted: usize) -> Self {
         // Estimates of inner products do not tell about distances.
         let count = match codec.form() {
-            Form::L2 => 1,
+            Form::L2 => wanted,
             Form::InnerProduct => usize::MAX,
         };
         Self::new(Level::Centroids, Order::Squared, count, count)
     }
 
     fn new(level: Level, order: Order, window: usize, target: usize) -> Self {
+        let first @ (window, target) = (window.max(1), target.max(1));
         Stream {
             level,
             order,
             open: Vec::new(),
-            window: window.max(1),
-            target: target.max(1),
+            first,
+            window,
+            target,
             returned: 0,
             returned_before: 0,
             limit: None,
@@ -224,22 +244,27 @@ impl Stream {
         }
     }
 
-    /// Adds a list, before the first call of [`Stream::next`].
+    /// Adds a list, before the first call of [`Stream::next`] or after
+    /// [`Stream::restart`].
     pub fn open(&mut self, list: u32, head: Block, base: Base) {
-        self.open.push(Open { list, head, base });
+        self.open.push(Open {
+            list,
+            head,
+            generation: None,
+            base,
+        });
     }
 
-    /// Forgets the lists of rows, to open others. The rows of the old ones have all been
+    /// Forgets the lists, to open others. The members of the old ones have all been
     /// returned.
     pub fn restart(&mut self) {
         self.open.clear();
         self.waiting.clear();
         self.unsure = 0;
-        self.target = FIRST_ROWS;
+        (self.window, self.target) = self.first;
         self.returned = 0;
         self.limit = None;
         self.sure = f32::NEG_INFINITY;
-        self.window = WINDOW;
     }
 
     /// What was done so far.
@@ -349,10 +374,13 @@ impl Stream {
             }
             let candidates = next.split_off(..group.len).unwrap_or_default();
             let of = &self.pages[candidates[0].page as usize];
-            let Open { list, base, .. } = self.open[of.open as usize];
-            let Some(page) = index.code_page(self.level, list, group.block)? else {
-                continue;
-            };
+            let Open {
+                list,
+                generation,
+                base,
+                ..
+            } = self.open[of.open as usize];
+            let page = index.code_page(list, generation, group.block)?;
             for candidate in candidates {
                 let place = Place {
                     block: group.block,
@@ -360,7 +388,7 @@ impl Stream {
                 };
                 let member = of.first_member + candidate.column;
                 if let Some(entry) = page.entry(place.slot) {
-                    let waiting = self.judge(codec, query, base, entry, (member, place));
+                    let waiting = self.judge(codec, query, base, entry, (list, member, place));
                     self.waiting.push(waiting);
                 }
             }
@@ -415,7 +443,7 @@ impl Stream {
         query: &Query,
         base: Base,
         entry: Entry<'_>,
-        (member, place): (u32, Place),
+        (list, member, place): (u32, u32, Place),
     ) -> Waiting {
         let key = codec.key(self.level, query, base, entry);
         let base = match self.level {
@@ -436,6 +464,7 @@ impl Stream {
             norm: entry.head.norm,
             hit: Hit {
                 value,
+                list,
                 member,
                 place,
                 target: entry.head.target,
@@ -453,7 +482,6 @@ impl Stream {
         let mut keep = Keep {
             limit: f32::INFINITY,
             prune_at: self.window.saturating_mul(4).max(4 * BLOCK),
-            blocks: index.store.block_count(),
         };
         self.candidates.clear();
         self.pages.clear();
@@ -484,7 +512,12 @@ impl Stream {
         keep: &mut Keep,
         open: u32,
     ) -> Result<(), Error> {
-        let Open { list, head, base } = self.open[open as usize];
+        let Open {
+            list,
+            head,
+            generation,
+            base,
+        } = self.open[open as usize];
         let layout = index.codec.layout(self.level);
         let table = query.table(self.level);
         let deviations = match (self.level, self.order) {
@@ -494,13 +527,11 @@ impl Stream {
         let reach = deviations * base.squared.max(0.0).sqrt();
         let (mut keys, mut least) = ([0.0; BLOCK], [0.0; BLOCK]);
         let mut first_member = 0;
-        let mut at = head;
-        let mut pages = 0;
-        while at != NO_BLOCK {
-            let page = index.list_page(at, list)?;
-            let header = Header::of(&page);
-            if header.next != NO_BLOCK {
-                index.store.prefetch(header.next, 1024, [0]);
+        let mut chain = Chain::new(list, head, generation);
+        while let Some((_, page)) = chain.next(index)? {
+            let next = Header::of(&page).link;
+            if next != NO_BLOCK {
+                index.store.prefetch(next, 1024, [0]);
             }
             for (block, &alive) in layout.alive(&page).iter().enumerate() {
                 if alive == 0 {
@@ -539,13 +570,8 @@ impl Stream {
                 self.prune(keep);
             }
             first_member += layout.columns as u32;
-            at = header.next;
-            drop(page);
-            pages += 1;
-            if pages > keep.blocks {
-                return Err(Error::corrupted(at, format!("list {list} has no end")));
-            }
         }
+        self.open[open as usize].generation = chain.generation();
         Ok(())
     }
 
@@ -599,8 +625,6 @@ struct Keep {
     limit: f32,
     /// Members, so many that most are surely not kept.
     prune_at: usize,
-    /// Pages of the index: a list has fewer.
-    blocks: Block,
 }
 
 /// The n-th smallest of some numbers that are [`ordered`], which then are the first

@@ -1,16 +1,27 @@
-//! Removing rows.
+//! Removing rows, and giving back the pages of lists that have become sparse.
 //!
-//! A removed row leaves its column, which a later one of the same list takes.
-//! Nothing is moved: a scan that has seen a row's code finds the row where it
-//! was, or finds that it is gone. A column that was given to another row in the
-//! meantime shows that one's own code; the scan's snapshot does not see it.
+//! A removed row leaves its column, which a later one of the same list takes. A list that
+//! would need half as many pages is *written anew*: its members are copied to other pages,
+//! and then the entry of its centroid leads to these. The pages that it had stay as they
+//! are for those who read them, until everything that had begun by then has ended. So
+//! nothing is moved: a scan that has seen a row's code finds the row where it was, or finds
+//! that it is gone. A column that was given to another row in the meantime shows that one's
+//! own code; the scan's snapshot does not see it.
+//!
+//! Only one vacuum of an index runs at a time.
 
+use super::chain::{Chain, check_code_page, check_list_page, not_of_list};
 use super::codec::{Codec, Level};
-use super::index::{Index, List, check_code_page};
-use super::layout::{DEAD, Header, Layout, Link, NO_BLOCK};
+use super::index::{Index, List, METAPAGE, aligned, set_target};
+use super::layout::{DEAD, Header, Kind, Layout, Link, Member, NO_BLOCK};
+use crate::hnsw::Code;
 use crate::page::{Block, Body, PageStore};
-use crate::quantize::fastscan::BLOCK;
+use crate::quantize::fastscan::{self, BLOCK};
+use crate::quantize::rabitq::Factors;
 use crate::{Error, HeapTid};
+
+/// A list is written anew if it needs half of its pages then, and so many fewer.
+const LEAST_GAIN: usize = 4;
 
 /// What a vacuum counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +30,43 @@ pub struct Removed {
     pub removed: u64,
     /// Rows that stay.
     pub remaining: u64,
+    /// Pages that lists had until they were written anew by this vacuum.
+    pub unlinked: u64,
+    /// Pages that no list has, these among them.
+    pub unused: u64,
+    /// Those of them that can be used again.
+    pub free: u64,
+}
+
+/// Pages that were come to.
+struct Seen(Vec<u64>);
+
+impl Seen {
+    fn new(blocks: Block) -> Self {
+        Seen(vec![0; (blocks as usize).div_ceil(64)])
+    }
+
+    /// Those that were added since the beginning do not count.
+    fn add(&mut self, block: Block) {
+        if let Some(word) = self.0.get_mut(block as usize / 64) {
+            *word |= 1 << (block % 64);
+        }
+    }
+
+    fn has(&self, block: Block) -> bool {
+        self.0[block as usize / 64] >> (block % 64) & 1 != 0
+    }
+}
+
+/// What a vacuum knows of a list.
+#[derive(Default)]
+struct Usage {
+    pages: Vec<Block>,
+    members: usize,
+    /// The first list page with room.
+    room: Option<Block>,
+    /// List pages that a vacuum that did not end has closed.
+    closed: Vec<Block>,
 }
 
 impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
@@ -28,8 +76,61 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     /// PostgreSQL's vacuum names were collected from the table before it.)
     pub fn remove(&self, is_dead: &mut dyn FnMut(HeapTid) -> bool) -> Result<Removed, Error> {
         let mut counts = Removed::default();
-        self.for_each_list(&mut |list, link| self.remove_from(list, link, is_dead, &mut counts))?;
+        let blocks = self.store.block_count();
+        let mut seen = Seen::new(blocks);
+        seen.add(METAPAGE);
+        seen.add(self.meta().apex);
+        self.meta().mean_blocks().for_each(|block| seen.add(block));
+        self.see(self.root(), &mut seen)?;
+        self.for_each_branch(&mut |branch, _| self.see(branch, &mut seen))?;
+        self.for_each_list(&mut |list, link| {
+            let usage = self.remove_from(list, link, is_dead, &mut counts)?;
+            let needed = self.codec.layout(Level::Rows).pages(usage.members);
+            let gain = usage.pages.len().saturating_sub(needed);
+            if gain >= LEAST_GAIN.max(needed) {
+                counts.unlinked += usage.pages.len() as u64;
+                self.write_anew(list, link.head)?;
+                return self.see(list, &mut seen);
+            }
+            usage.pages.iter().for_each(|&block| seen.add(block));
+            for block in usage.closed {
+                self.open_page(list, block)?;
+            }
+            // The next row takes the first place there is.
+            match usage.room {
+                Some(room) if room != link.room => self.set_room(list, link, room),
+                _ => Ok(()),
+            }
+        })?;
+        let unseen = || (0..blocks).filter(|&block| !seen.has(block));
+        for block in unseen() {
+            self.store.pause();
+            counts.unused += self.free_or_wait(block)?;
+        }
+        for block in unseen() {
+            self.store.pause();
+            if Header::of(&*self.store.read(block)?).kind() == Some(Kind::New) {
+                self.store.recycle(block);
+                counts.free += 1;
+            }
+        }
+        counts.unused += counts.free;
         Ok(counts)
+    }
+
+    /// Marks the pages of a list.
+    fn see(&self, list: List, seen: &mut Seen) -> Result<(), Error> {
+        let link = self.link(list)?;
+        let layout = self.layout_of(list.number);
+        let mut chain = Chain::new(list.number, link.head, None);
+        while let Some((block, page)) = chain.next(self)? {
+            seen.add(block);
+            layout
+                .directory(&page)
+                .iter()
+                .for_each(|&codes| seen.add(codes));
+        }
+        Ok(())
     }
 
     fn remove_from(
@@ -38,71 +139,62 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         link: Link,
         is_dead: &mut dyn FnMut(HeapTid) -> bool,
         counts: &mut Removed,
-    ) -> Result<(), Error> {
+    ) -> Result<Usage, Error> {
         let layout = self.codec.layout(Level::Rows);
-        let mut room = NO_BLOCK;
-        let mut at = link.head;
-        let mut steps = 0;
-        while at != NO_BLOCK {
+        let mut usage = Usage::default();
+        let mut chain = Chain::new(list.number, link.head, None);
+        while let Some((at, page)) = chain.next(self)? {
+            let directory = layout.directory(&page).to_vec();
+            let mut has_room = layout.has_room(&page);
+            if Header::of(&page).kind() == Some(Kind::Closed) {
+                usage.closed.push(at);
+            }
+            drop(page);
             self.store.pause();
-            let (next, directory, mut has_room) = {
-                let page = self.list_page(at, list.number)?;
-                (
-                    Header::of(&page).next,
-                    layout.directory(&page).to_vec(),
-                    layout.has_room(&page),
-                )
-            };
-            for (number, &codes) in directory
+            usage.pages.push(at);
+            let code_pages = directory
                 .iter()
                 .enumerate()
-                .filter(|(_, codes)| **codes != 0)
-            {
-                let dead = self.dead_slots(list, (number, codes), is_dead, counts)?;
+                .filter(|(_, codes)| **codes != 0);
+            for (number, &codes) in code_pages {
+                usage.pages.push(codes);
+                let (dead, alive) = self.dead_slots(list, (number, codes), is_dead)?;
+                counts.removed += dead.len() as u64;
+                counts.remaining += alive as u64;
+                usage.members += alive;
                 if !dead.is_empty() {
                     self.remove_slots(list, (at, number, codes), &dead)?;
                     has_room = true;
                 }
             }
-            if has_room && room == NO_BLOCK {
-                room = at;
+            if has_room && usage.room.is_none() {
+                usage.room = Some(at);
             }
-            steps += 1;
-            if steps > self.store.block_count() {
-                let reason = format!("list {} has no end", list.number);
-                return Err(Error::corrupted(at, reason));
-            }
-            at = next;
         }
-        // The next row takes the first place there is.
-        if room != NO_BLOCK && room != link.room {
-            self.set_link(list, |link| link.room = room)?;
-        }
-        Ok(())
+        Ok(usage)
     }
 
-    /// The rows of a code page that are to be removed: slots and addresses.
+    /// The rows of a code page that are to be removed, slots and addresses, and how many
+    /// stay.
     fn dead_slots(
         &self,
         list: List,
         (number, block): (usize, Block),
         is_dead: &mut dyn FnMut(HeapTid) -> bool,
-        counts: &mut Removed,
-    ) -> Result<Vec<(usize, u64)>, Error> {
+    ) -> Result<(Vec<(usize, u64)>, usize), Error> {
         let layout = self.codec.layout(Level::Rows);
         let page = self.store.read(block)?;
-        check_code_page(block, &Header::of(&page), list.number)?;
+        check_code_page(block, &Header::of(&page), list.number, None)?;
         let mut dead = Vec::new();
+        let mut alive = 0;
         for (slot, entry) in layout.rows(&page, number) {
             let target = entry.head.target;
-            if is_dead(HeapTid(target)) {
-                dead.push((slot, target));
-                counts.removed += 1;
-            } else {
-                counts.remaining += 1;
+            match is_dead(HeapTid(target)) {
+                true => dead.push((slot, target)),
+                false => alive += 1,
             }
         }
-        Ok(dead)
+        Ok((dead, alive))
     }
 
     /// Removes rows from a code page and from its list page, in one record.
@@ -115,7 +207,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let layout = self.codec.layout(Level::Rows);
         let mut page = self.store.lock(at)?;
         let mut code_page = self.store.lock(codes)?;
-        check_code_page(codes, &Header::of(&code_page), list.number)?;
+        check_code_page(codes, &Header::of(&code_page), list.number, None)?;
         let still = |&&(slot, target): &&(usize, u64)| {
             let entry = layout.entry(&code_page, slot);
             entry.is_some_and(|entry| entry.head.target == target)
@@ -130,6 +222,223 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                 }
             });
         Ok(())
+    }
+
+    /// Copies the members of a list to other pages, which are those of the list then.
+    ///
+    /// Each page is closed before it is read, so that nothing is added to it. The last one
+    /// stays locked until the list has its new pages: whoever waits for it finds it closed,
+    /// and looks for these.
+    fn write_anew(&self, list: List, head: Block) -> Result<(), Error> {
+        let layout = self.codec.layout(Level::Centroids);
+        let mut new: Vec<Block> = Vec::new();
+        let mut at = head;
+        let mut steps: Block = 0;
+        let mut last = loop {
+            self.store.pause();
+            let mut page = self.store.lock(at)?;
+            let header = Header::of(&page);
+            check_list_page(at, &header, list.number, self.layout_of(list.number))?;
+            if header.link == NO_BLOCK {
+                break page;
+            }
+            set_kind(self.store, &mut page, Kind::Closed);
+            drop(page);
+            let members = self.members(list, &*self.store.read(at)?)?;
+            self.copy(list, &mut new, &members)?;
+            steps += 1;
+            if steps > self.store.block_count() {
+                let reason = format!("list {} has no end", list.number);
+                return Err(Error::corrupted(at, reason));
+            }
+            at = header.link;
+        };
+        let members = self.members(list, &last)?;
+        self.copy(list, &mut new, &members)?;
+        if at == list.place.block {
+            return Err(not_of_list(at, list.number));
+        }
+        let link = match new[..] {
+            [] => Link::EMPTY,
+            [head, ..] => Link {
+                head,
+                room: new[new.len() - 1],
+            },
+        };
+        // The last one may have room.
+        let mut room = match new.pop() {
+            None => None,
+            Some(room) => Some(self.store.lock(room)?),
+        };
+        let mut entry = self.lock_centroid(list)?;
+        let mut pages = vec![&mut last, &mut entry];
+        pages.extend(&mut room);
+        self.store.commit(&mut pages, &mut |bodies| {
+            let kinds = [(0, Kind::Closed), (2, Kind::List)];
+            for (number, kind) in kinds {
+                if let Some(body) = bodies.get_mut(number) {
+                    Header::of(body).with_kind(kind).write(body);
+                }
+            }
+            set_target(layout, bodies[1], list.place, link);
+        });
+        drop((last, entry, room));
+        for block in new {
+            self.open_page(list, block)?;
+        }
+        Ok(())
+    }
+
+    /// The members on a list page.
+    fn members(&self, list: List, page: &Body) -> Result<Vec<Code>, Error> {
+        let layout = self.codec.layout(Level::Rows);
+        let generation = Header::of(page).generation;
+        let mut members = Vec::new();
+        let directory = layout.directory(page).iter().enumerate();
+        for (number, &block) in directory.filter(|(_, block)| **block != 0) {
+            let codes = self.code_page(list.number, Some(generation), block)?;
+            let first = number * layout.per_page;
+            let mut unpacked = (usize::MAX, Vec::new());
+            for slot in 0..layout.slots(number) {
+                let column = first + slot;
+                let (block, column) = (column / BLOCK, column % BLOCK);
+                if layout.alive(page)[block] >> column & 1 == 0 {
+                    continue;
+                }
+                let Some(entry) = codes.entry(slot as u16) else {
+                    continue;
+                };
+                let columns = layout.block(page, block);
+                if unpacked.0 != block {
+                    unpacked = (block, fastscan::unpack(columns.codes));
+                }
+                let factors = Factors {
+                    add: columns.terms.add[column],
+                    rescale: columns.terms.rescale[column],
+                };
+                let deviation = columns.terms.deviation[column];
+                let mut member = aligned(layout.member_len());
+                let bytes = bytemuck::cast_slice_mut(&mut member);
+                let (signs, to) = Member::parts(layout, bytes, factors, deviation);
+                let of_column = unpacked.1.iter().map(|row| row[column]);
+                signs
+                    .iter_mut()
+                    .zip(of_column)
+                    .for_each(|(to, sign)| *to = sign);
+                entry.write(to);
+                members.push(Code::copied(bytes));
+            }
+        }
+        Ok(members)
+    }
+
+    /// Adds members to the new pages of a list, which are closed, and adds to these.
+    fn copy(&self, list: List, new: &mut Vec<Block>, members: &[Code]) -> Result<(), Error> {
+        if members.is_empty() {
+            return Ok(());
+        }
+        let start = match new.last() {
+            Some(&last) => last,
+            None => {
+                let mut page = self.allocate()?;
+                let generation = self.store.stamp();
+                self.store.commit(&mut [&mut page], &mut |bodies| {
+                    *bodies[0] = Body::ZERO;
+                    Header::new(Kind::Closed, list.number, generation, NO_BLOCK).write(bodies[0]);
+                });
+                let block = self.store.block_of(&page);
+                new.push(block);
+                block
+            }
+        };
+        let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
+        self.fill(list, Kind::Closed, start, &members)?;
+        let mut chain = Chain::new(list.number, start, None);
+        chain.next(self)?;
+        while let Some((block, _)) = chain.next(self)? {
+            new.push(block);
+        }
+        Ok(())
+    }
+
+    /// Lets rows be added to a list page again.
+    fn open_page(&self, list: List, block: Block) -> Result<(), Error> {
+        let mut page = self.store.lock(block)?;
+        check_list_page(
+            block,
+            &Header::of(&page),
+            list.number,
+            self.layout_of(list.number),
+        )?;
+        set_kind(self.store, &mut page, Kind::List);
+        Ok(())
+    }
+
+    /// Looks at a page that no list has: a closed list page is emptied if everything has
+    /// ended that had begun when it was found before. Else gives how many pages wait for
+    /// that. (Of the other pages that were not seen, a list has taken some since, and the
+    /// others are code pages of closed ones.)
+    fn free_or_wait(&self, block: Block) -> Result<u64, Error> {
+        let layout = self.codec.layout(Level::Rows);
+        let (kind, unlinked, directory) = {
+            let page = self.store.read(block)?;
+            let directory = layout.directory(&page).to_vec();
+            (Header::of(&page).kind(), layout.unlinked(&page), directory)
+        };
+        if kind != Some(Kind::Closed) {
+            return Ok(0);
+        }
+        if unlinked != 0 && self.store.is_over(unlinked) {
+            self.free(block)?;
+            return Ok(0);
+        }
+        if unlinked == 0 {
+            let mut page = self.store.lock(block)?;
+            let stamp = self.store.stamp();
+            self.store.commit(&mut [&mut page], &mut |bodies| {
+                *layout.unlinked_mut(bodies[0]) = stamp;
+            });
+        }
+        let code_pages = directory.iter().filter(|&&codes| codes != 0);
+        Ok(1 + code_pages.count() as u64)
+    }
+
+    /// Empties a list page that nobody reads any more, and its code pages.
+    fn free(&self, block: Block) -> Result<(), Error> {
+        let layout = self.codec.layout(Level::Rows);
+        let mut page = self.store.lock(block)?;
+        let header = Header::of(&page);
+        for number in 0..layout.code_pages {
+            let codes = layout.directory(&page)[number];
+            if codes == 0 || codes == block {
+                continue;
+            }
+            let mut code_page = self.store.lock(codes)?;
+            let of_codes = Header::of(&code_page);
+            let is_own = of_codes.link == block
+                && check_code_page(codes, &of_codes, header.list, Some(header.generation)).is_ok();
+            if !is_own {
+                return Err(not_of_list(codes, header.list));
+            }
+            self.store
+                .commit(&mut [&mut page, &mut code_page], &mut |bodies| {
+                    layout.directory_mut(bodies[0])[number] = 0;
+                    Header::new(Kind::New, 0, 0, 0).write(bodies[1]);
+                });
+        }
+        self.store.commit(&mut [&mut page], &mut |bodies| {
+            Header::new(Kind::New, 0, 0, 0).write(bodies[0]);
+        });
+        Ok(())
+    }
+}
+
+/// Makes a locked list page one of another kind.
+fn set_kind<S: PageStore>(store: &S, page: &mut S::Write<'_>, kind: Kind) {
+    if Header::of(page).kind() != Some(kind) {
+        store.commit(&mut [page], &mut |bodies| {
+            Header::of(bodies[0]).with_kind(kind).write(bodies[0]);
+        });
     }
 }
 

@@ -2,32 +2,42 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::RwLock;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::fixture::*;
 use crate::Metric;
+use crate::ivf::codec::Level;
 use crate::mem_pages::MemPages;
+use crate::page::PageStore;
 use crate::quantize::extended::Bits;
 
 #[test]
 fn inserts_scans_and_vacuums_at_once() {
+    for has_branches in [false, true] {
+        all_at_once(has_branches);
+    }
+}
+
+fn all_at_once(has_branches: bool) {
     const FIRST: usize = 500;
-    const ROWS: usize = 6000;
+    const ROWS: usize = 12_000;
+    // So many that lists become sparse once most of them are removed.
+    const BETWEEN_VACUUMS: u64 = 2000;
     let mut rng = SmallRng::seed_from_u64(51);
     let vectors = clustered(&mut rng, ROWS, 16);
     let store = MemPages::new();
-    built(
-        &store,
-        &options(Metric::L2, 16, Bits::Eight),
-        &vectors[..FIRST],
-        7,
-    );
+    let options = options(Metric::L2, 16, Bits::Eight);
+    built_with(&store, &options, &vectors[..FIRST], (3, has_branches));
+    // Held by whoever may remember the number of a page.
+    let under_way = RwLock::new(());
+    let unlinked = AtomicU64::new(0);
     let next = AtomicU64::new(FIRST as u64);
     let inserting = AtomicBool::new(true);
     // Rows die only after their insert has ended, as in a database.
     let done: Vec<AtomicBool> = (0..ROWS).map(|row| AtomicBool::new(row < FIRST)).collect();
-    let keeps = |row: u64| row.is_multiple_of(4);
+    let keeps = |row: u64| row.is_multiple_of(8);
     let dies = |tid: u64| !keeps(tid - 1) && done[tid as usize - 1].load(Ordering::Acquire);
 
     std::thread::scope(|scope| {
@@ -40,7 +50,9 @@ fn inserts_scans_and_vacuums_at_once() {
                         let Some(vector) = vectors.get(row) else {
                             break;
                         };
+                        let under_way = under_way.read();
                         insert_all(&index, std::slice::from_ref(vector), row as u64 + 1);
+                        drop(under_way);
                         done[row].store(true, Ordering::Release);
                     }
                 })
@@ -48,15 +60,26 @@ fn inserts_scans_and_vacuums_at_once() {
             .collect();
         scope.spawn(|| {
             let index = open(&store);
+            let mut vacuumed = 0;
             while inserting.load(Ordering::Relaxed) {
-                index.remove(&mut |tid| dies(tid.0)).unwrap();
+                if next.load(Ordering::Relaxed) < vacuumed + BETWEEN_VACUUMS {
+                    std::thread::yield_now();
+                    continue;
+                }
+                vacuumed = next.load(Ordering::Relaxed);
+                let counts = index.remove(&mut |tid| dies(tid.0)).unwrap();
+                unlinked.fetch_add(counts.unlinked, Ordering::Relaxed);
+                let _nobody = under_way.write();
+                store.tick();
             }
         });
         scope.spawn(|| {
             let index = open(&store);
             while inserting.load(Ordering::Relaxed) {
                 // Rows that were there before and stay are always found, once.
+                let under_way = under_way.read();
                 let found = all_rows(&index, &vectors[8], 1000, true);
+                drop(under_way);
                 let mut kept: Vec<u64> = found
                     .iter()
                     .map(|row| row.1)
@@ -75,9 +98,17 @@ fn inserts_scans_and_vacuums_at_once() {
     });
     let index = open(&store);
     index.remove(&mut |tid| dies(tid.0)).unwrap();
+    store.tick();
+    let counts = index.remove(&mut |_| false).unwrap();
     let report = index
         .check(&mut |tid, _, _| assert!(keeps(tid.0 - 1)))
         .unwrap();
     assert_eq!(report.problems, []);
-    assert_eq!(report.rows, ROWS as u64 / 4);
+    assert_eq!(report.rows, ROWS as u64 / 8);
+    // No page was lost, and some were used again.
+    let blocks = u64::from(store.block_count());
+    assert_eq!(report.pages + counts.free, blocks);
+    assert!(unlinked.into_inner() > 0);
+    let layout = *index.codec().layout(Level::Rows);
+    assert!(blocks < layout.pages(ROWS) as u64, "{blocks}");
 }

@@ -25,6 +25,20 @@ fn sample() -> MemPages {
     store
 }
 
+/// An index with branches, some lists of which are longer than a page, and have been
+/// written anew.
+fn sample_with_branches() -> MemPages {
+    let mut rng = SmallRng::seed_from_u64(62);
+    let rows = clustered(&mut rng, 2400, 6);
+    let store = MemPages::new();
+    let options = options(Metric::L2, 6, Bits::Four);
+    let index = built_with(&store, &options, &rows, (4, true));
+    let removed = index.remove(&mut |tid| tid.0 > 30 && !tid.0.is_multiple_of(5));
+    assert!(removed.unwrap().unlinked > 0);
+    insert_all(&index, &rows[..200], 1000);
+    store
+}
+
 /// Does everything one can do with an index. Errors are fine, panics are not.
 fn exercise(store: &MemPages) {
     // Else nothing would look at the rest.
@@ -53,8 +67,11 @@ fn exercise(store: &MemPages) {
         }
     }
     let _ = index.insert(vector, HeapTid(999));
-    let _ = index.remove(&mut |tid| tid.0.is_multiple_of(2));
+    let _ = index.remove(&mut |tid| !tid.0.is_multiple_of(9));
+    store.tick();
     let _ = index.insert(vector, HeapTid(998));
+    let _ = index.remove(&mut |_| true);
+    let _ = index.insert(vector, HeapTid(997));
 }
 
 proptest! {
@@ -62,9 +79,9 @@ proptest! {
     #[test]
     fn damaged_bytes_never_panic(
         damage in prop::collection::vec((0..100_u32, 0..BODY_LEN, any::<u8>()), 1..20),
-        near_the_beginning: bool,
+        near_the_beginning: bool, has_branches: bool,
     ) {
-        let store = sample();
+        let store = if has_branches { sample_with_branches() } else { sample() };
         let blocks = store.block_count();
         for (block, at, byte) in damage {
             let at = if near_the_beginning { at % 128 } else { at };
@@ -90,10 +107,14 @@ fn pages_of_noise_never_panic() {
 
 #[test]
 fn pages_that_point_to_each_other_never_hang() {
-    for block in 0..sample().block_count() {
-        for target in [0_u32, 1, block, block ^ 1] {
+    let samples = [sample(), sample_with_branches()];
+    for sample in samples {
+        let records = sample.records();
+        let blocks = 0..sample.block_count();
+        let targets = blocks.flat_map(|block| [0, 1, block, block ^ 1].map(|to| (block, to)));
+        for (block, target) in targets {
             for at in (0..64).step_by(4) {
-                let store = sample();
+                let store = sample.replay(records);
                 store.damage(block, |body| {
                     body.0[at..at + 4].copy_from_slice(&target.to_ne_bytes());
                 });
@@ -126,14 +147,16 @@ fn the_checker_sees_each_kind_of_damage() {
     let layout = *index.layout_of(list.number);
     let entry = layout.entry_at(0);
     assert!(layout.columns < layout.blocks * BLOCK);
-    let last_bits = HEADER + 4 * (layout.code_pages + layout.blocks) - 1;
+    let directory = HEADER + 4;
+    let last_bits = directory + 4 * (layout.code_pages + layout.blocks) - 1;
     // (what, page, byte, new byte)
     for (what, block, at, byte) in [
         ("another kind of page", link.head, 0, 9_u8),
         ("a page of another list", link.head, 4, 77),
         ("fewer members than there are", link.head, 2, 1),
-        ("a next page that is another list's", link.head, 8, 1),
-        ("a code page that is not one", link.head, HEADER, 0),
+        ("another generation", link.head, 8, 77),
+        ("a next page that is another list's", link.head, 12, 1),
+        ("a code page that is not one", link.head, directory, 0),
         (
             "a member in a column without entry",
             link.head,
@@ -141,6 +164,7 @@ fn the_checker_sees_each_kind_of_damage() {
             128,
         ),
         ("codes of another list", codes, 4, 77),
+        ("codes of another generation", codes, 8, 77),
         ("codes of another page", codes, 12, 77),
         ("a row that another member is", codes, entry, 2),
         (

@@ -77,6 +77,16 @@ pub fn built<'s>(
     rows: &[Vec<f32>],
     lists: usize,
 ) -> MemIndex<'s> {
+    built_with(store, options, rows, (lists, false))
+}
+
+/// The same; with lists in branches, as if there were many, if `in_branches` says so.
+pub fn built_with<'s>(
+    store: &'s MemPages,
+    options: &Options,
+    rows: &[Vec<f32>],
+    (lists, in_branches): (usize, bool),
+) -> MemIndex<'s> {
     let mut codec = Codec::new(options).unwrap();
     let mut rng = SmallRng::seed_from_u64(5);
     let padded = codec.padded();
@@ -88,7 +98,7 @@ pub fn built<'s>(
     codec.set_mean_of(&sample, &mut || ());
     codec.prepare_loaded(&mut sample);
     let codec = Arc::new(codec);
-    let centroids = cluster(
+    let mut centroids = cluster(
         &Alone,
         &sample,
         padded,
@@ -97,7 +107,10 @@ pub fn built<'s>(
         &mut rng,
         &mut |_| {},
     );
-    create(store, options, &codec, &centroids.values).unwrap();
+    if in_branches {
+        centroids = centroids.in_branches(&Alone, None, &mut rng).0;
+    }
+    create(store, options, &codec, &centroids).unwrap();
     let index = Index::open(store, codec, read_meta(store).unwrap());
     let mut builder = Builder::new(&index, &Alone, 1 << 20).unwrap();
     for (i, row) in rows.iter().enumerate() {

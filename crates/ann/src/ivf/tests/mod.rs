@@ -5,3 +5,4 @@ mod damage;
 mod fixture;
 mod replay;
 mod search;
+mod vacuum;

@@ -79,6 +79,57 @@ fn every_prefix_of_inserts_and_vacuums_is_a_valid_index() {
     }
 }
 
+/// Sparse lists are written anew, and their pages are used again. After a crash at any
+/// point, nothing is lost, and two vacuums make up for what did not end.
+#[test]
+fn every_prefix_of_writing_lists_anew_is_a_valid_index() {
+    let mut rng = SmallRng::seed_from_u64(23);
+    let vectors = clustered(&mut rng, 700, 300);
+    let store = MemPages::new();
+    let options = options(Metric::L2, 300, Bits::Eight);
+    let index = built_with(&store, &options, &vectors[..500], (4, true));
+    let stays = |tid: u64| tid.is_multiple_of(5);
+    let begun = store.records();
+    let counts = index.remove(&mut |tid| !stays(tid.0)).unwrap();
+    assert!(counts.unlinked > 0 && counts.free == 0, "{counts:?}");
+    let removed = store.records();
+    store.tick();
+    let counts = index.remove(&mut |_| false).unwrap();
+    assert_eq!((counts.unused, counts.unlinked), (counts.free, 0));
+    let blocks = store.block_count();
+    insert_all(&index, &vectors[500..], 501);
+    // Few of the free pages are needed.
+    assert_eq!(store.block_count(), blocks);
+    for records in begun..=store.records() {
+        let crashed = store.replay(records);
+        let held = rows_of(&crashed, &vectors[0]);
+        let mut expected = (1..=500).filter(|&tid| stays(tid));
+        assert!(expected.all(|tid| held.contains(&tid)), "{records}");
+        if records > removed {
+            assert!(held.iter().all(|&tid| stays(tid) || tid > 500), "{records}");
+        }
+        let index = open(&crashed);
+        insert_all(&index, &vectors[..3], 1001);
+        index
+            .remove(&mut |tid| tid.0 <= 500 && !stays(tid.0))
+            .unwrap();
+        crashed.tick();
+        let counts = index.remove(&mut |_| false).unwrap();
+        let report = index.check(&mut |_, _, _| {}).unwrap();
+        assert_eq!((report.problems, counts.unlinked), (vec![], 0));
+        assert_eq!(counts.unused, counts.free, "{records}");
+        // No page is lost.
+        let pages = u64::from(crashed.block_count());
+        assert_eq!(report.pages + counts.free, pages, "{records}");
+        let mut living: Vec<u64> = held
+            .into_iter()
+            .filter(|&tid| stays(tid) || tid > 500)
+            .collect();
+        living.extend(1001..1004);
+        assert_eq!(rows_of(&crashed, &vectors[0]), living);
+    }
+}
+
 #[test]
 fn a_page_that_a_crash_left_unused_is_used() {
     let mut rng = SmallRng::seed_from_u64(22);
@@ -92,6 +143,8 @@ fn a_page_that_a_crash_left_unused_is_used() {
     );
     drop(store.extend().unwrap());
     let blocks = store.block_count();
+    let counts = index.remove(&mut |_| false).unwrap();
+    assert_eq!((counts.unused, counts.free), (1, 1));
     insert_all(&index, &vectors[20..30], 21);
     assert_eq!(store.block_count(), blocks);
     insert_all(&index, &vectors[30..], 31);

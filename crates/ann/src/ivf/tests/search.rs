@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::{
-    Just, ProptestConfig, Strategy, prop, prop_assert, prop_assert_eq, prop_assume, prop_oneof,
-    proptest,
+    Just, ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_assume,
+    prop_oneof, proptest,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use super::fixture::*;
 use crate::ivf::codec::{Codec, Level};
 use crate::ivf::index::{Index, create, read_meta};
-use crate::ivf::kmeans::cluster;
+use crate::ivf::kmeans::{Centroids, cluster};
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::page::PageStore;
@@ -26,14 +26,21 @@ const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 #[test]
 fn a_scan_of_all_lists_returns_every_row_once_by_a_true_bound() {
     let mut rng = SmallRng::seed_from_u64(1);
-    for (metric, bits) in METRICS
+    let kinds = [
+        (Bits::Four, false),
+        (Bits::Eight, false),
+        (Bits::Eight, true),
+    ];
+    let kinds = METRICS
         .into_iter()
-        .flat_map(|m| [(m, Bits::Four), (m, Bits::Eight)])
-    {
+        .flat_map(|m| kinds.map(|(bits, branches)| (m, bits, branches)));
+    for (metric, bits, in_branches) in kinds {
         let dimension = 100;
         let rows = clustered(&mut rng, 3000, dimension);
         let store = MemPages::new();
-        let index = built(&store, &options(metric, dimension, bits), &rows, 30);
+        let options = options(metric, dimension, bits);
+        let index = built_with(&store, &options, &rows, (30, in_branches));
+        assert_eq!(index.has_branches(), in_branches);
         let report = index.check(&mut |_, _, _| {}).unwrap();
         assert_eq!(report.problems, []);
         assert_eq!((report.rows, report.lists), (3000, 30));
@@ -114,15 +121,17 @@ fn places_of_a_city_are_found() {
 
 #[test]
 fn rows_are_inserted_removed_and_found() {
+    for in_branches in [false, true] {
+        insert_remove_and_find(in_branches);
+    }
+}
+
+fn insert_remove_and_find(in_branches: bool) {
     let mut rng = SmallRng::seed_from_u64(2);
     let rows = clustered(&mut rng, 4000, 70);
     let store = MemPages::new();
-    let index = built(
-        &store,
-        &options(Metric::L2, 70, Bits::Eight),
-        &rows[..2000],
-        12,
-    );
+    let options = options(Metric::L2, 70, Bits::Eight);
+    let index = built_with(&store, &options, &rows[..2000], (12, in_branches));
     for (i, row) in rows.iter().enumerate().skip(2000) {
         index
             .insert(AnyVector::Components(row), HeapTid(i as u64 + 1))
@@ -190,7 +199,7 @@ fn bits_are_found_in_their_exact_order() {
             &mut rng,
             &mut |_| {},
         );
-        create(&store, &options, &codec, &centroids.values).unwrap();
+        create(&store, &options, &codec, &centroids).unwrap();
         let index = Index::open(&store, codec, read_meta(&store).unwrap());
         for (tid, row) in (1..).zip(&rows) {
             index.insert(AnyVector::Bits(row), HeapTid(tid)).unwrap();
@@ -228,6 +237,7 @@ fn what_stands_behind_the_last_entry_is_nobodys() {
     let codec = Arc::new(Codec::new(&options).unwrap());
     let zeros = [0_u8; 375];
     let centroid = codec.prepare(AnyVector::Bits(&zeros)).unwrap().vector;
+    let centroid = Centroids::new(centroid, codec.padded());
     create(&store, &options, &codec, &centroid).unwrap();
     let index = Index::open(&store, codec, read_meta(&store).unwrap());
     for tid in 1..=32 {
@@ -253,10 +263,18 @@ fn what_stands_behind_the_last_entry_is_nobodys() {
 
 #[test]
 fn further_lists_follow_the_first_ones() {
+    // So few branches are taken at first that others follow.
+    for (lists, in_branches) in [(10, false), (70, true)] {
+        take_lists_one_after_the_other(lists, in_branches);
+    }
+}
+
+fn take_lists_one_after_the_other(lists: usize, in_branches: bool) {
     let mut rng = SmallRng::seed_from_u64(9);
     let rows = clustered(&mut rng, 1000, 32);
     let store = MemPages::new();
-    let index = built(&store, &options(Metric::L2, 32, Bits::Eight), &rows, 10);
+    let options = options(Metric::L2, 32, Bits::Eight);
+    let index = built_with(&store, &options, &rows, (lists, in_branches));
     let query = index
         .codec()
         .prepare(AnyVector::Components(&rows[3]))
@@ -277,7 +295,7 @@ fn further_lists_follow_the_first_ones() {
             foreseen = upcoming;
         }
     }
-    assert_eq!((rounds, scan.taken()), (4, 10));
+    assert_eq!((rounds, scan.taken()), (lists.div_ceil(3), lists as u32));
     assert_eq!(found[0], 4);
     found.sort_unstable();
     assert_eq!(found, (1..=1000).collect::<Vec<u64>>());
@@ -297,9 +315,9 @@ fn extreme_vectors_are_kept_and_found_by_a_true_bound() {
             })
             .filter(|row| metric != Metric::Cosine || row.iter().any(|&x| x != 0.0))
             .collect();
-        for lists in [1, 5] {
+        for lists in [(1, false), (5, false), (5, true)] {
             let store = MemPages::new();
-            let index = built(&store, &options(metric, 70, Bits::Eight), &rows, lists);
+            let index = built_with(&store, &options(metric, 70, Bits::Eight), &rows, lists);
             assert_eq!(index.check(&mut |_, _, _| {}).unwrap().problems, []);
             for query in &rows {
                 let found = all_rows(&index, query, 5, true);
@@ -338,16 +356,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
     fn every_row_is_found_by_a_true_bound(
-        rows in any_rows(), metric in prop::sample::select(&METRICS[..]), four: bool, lists in 1..4_usize
+        rows in any_rows(), metric in prop::sample::select(&METRICS[..]), four: bool,
+        lists in (1..6_usize, any::<bool>())
     ) {
         let bits = if four { Bits::Four } else { Bits::Eight };
         let is_placed = |row: &Vec<f32>| metric != Metric::Cosine || row.iter().any(|&x| x != 0.0);
         let rows: Vec<Vec<f32>> = rows.into_iter().filter(is_placed).collect();
         prop_assume!(!rows.is_empty());
         let store = MemPages::new();
-        let index = built(&store, &options(metric, rows[0].len(), bits), &rows, lists);
+        let index = built_with(&store, &options(metric, rows[0].len(), bits), &rows, lists);
         for query in rows.iter().take(4) {
-            let found = all_rows(&index, query, 3, true);
+            let found = all_rows(&index, query, 5, true);
             let mut tids: Vec<u64> = found.iter().map(|row| row.1).collect();
             tids.sort_unstable();
             prop_assert_eq!(tids, (1..=rows.len() as u64).collect::<Vec<u64>>());

@@ -1,0 +1,190 @@
+//! Sparse lists give their pages back.
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::fixture::*;
+use crate::ivf::index::List;
+use crate::ivf::layout::{Header, Kind, Link};
+use crate::ivf::scan::Scan;
+use crate::mem_pages::MemPages;
+use crate::page::PageStore;
+use crate::quantize::extended::Bits;
+use crate::{AnyVector, Metric};
+
+const ROWS: u64 = 6000;
+
+fn dies(tid: u64) -> bool {
+    !tid.is_multiple_of(4)
+}
+
+fn living() -> Vec<u64> {
+    (1..=ROWS).filter(|&tid| !dies(tid)).collect()
+}
+
+/// The lists of an index that have rows, or have had some.
+fn lists(index: &MemIndex<'_>) -> Vec<(List, Link)> {
+    let mut lists = Vec::new();
+    index
+        .for_each_list(&mut |list, link| {
+            lists.push((list, link));
+            Ok(())
+        })
+        .unwrap();
+    lists
+}
+
+fn sample(store: &MemPages) -> Vec<Vec<f32>> {
+    let mut rng = SmallRng::seed_from_u64(31);
+    let rows = clustered(&mut rng, ROWS as usize, 100);
+    built(store, &options(Metric::L2, 100, Bits::Eight), &rows, 5);
+    rows
+}
+
+#[test]
+fn pages_of_sparse_lists_are_used_again() {
+    let store = MemPages::new();
+    let rows = sample(&store);
+    let index = open(&store);
+    let pages = index.check(&mut |_, _, _| {}).unwrap().pages;
+    // Few rows less: everything stays where it is.
+    let counts = index.remove(&mut |tid| tid.0.is_multiple_of(3)).unwrap();
+    assert_eq!((counts.unlinked, counts.unused), (0, 0));
+    let counts = index
+        .remove(&mut |tid| dies(tid.0) || tid.0 > 3000)
+        .unwrap();
+    let report = index.check(&mut |_, _, _| {}).unwrap();
+    assert_eq!(report.problems, []);
+    assert_eq!(report.rows, counts.remaining);
+    assert!(report.pages < pages / 3, "{} of {pages}", report.pages);
+    let unlinked = counts.unlinked;
+    assert_eq!(counts.unused, unlinked);
+    // Somebody may still read them.
+    for _ in 0..2 {
+        let counts = index.remove(&mut |_| false).unwrap();
+        assert_eq!((counts.unused, counts.free), (unlinked, 0));
+    }
+    store.tick();
+    let counts = index.remove(&mut |_| false).unwrap();
+    assert_eq!((counts.unused, counts.free), (unlinked, unlinked));
+    // As many rows find room on them.
+    let blocks = store.block_count();
+    insert_all(&index, &rows, ROWS + 1);
+    let report = index.check(&mut |_, _, _| {}).unwrap();
+    assert_eq!(report.problems, []);
+    assert_eq!(report.rows, 500 + ROWS);
+    assert!(store.block_count() <= blocks + 3);
+}
+
+#[test]
+fn a_scan_goes_on_over_the_pages_that_a_list_had() {
+    for by_bound in [false, true] {
+        let store = MemPages::new();
+        let rows = sample(&store);
+        let index = open(&store);
+        let prepared = index
+            .codec()
+            .prepare(AnyVector::Components(&rows[3]))
+            .unwrap();
+        let mut scan = Scan::new(index.codec().query(prepared), by_bound);
+        assert!(scan.take_lists(&index, 5).unwrap());
+        let mut found: Vec<u64> = Vec::new();
+        for _ in 0..5 {
+            found.push(scan.next_row(&index).unwrap().unwrap().tid.0);
+        }
+        assert_eq!(found[0], 4);
+        let counts = index.remove(&mut |tid| dies(tid.0)).unwrap();
+        assert!(counts.unlinked > 0);
+        // Lists have other pages now, on which there are other rows too.
+        insert_all(&index, &rows[..100], ROWS + 1);
+        index.remove(&mut |_| false).unwrap();
+        while let Some(row) = scan.next_row(&index).unwrap() {
+            found.push(row.tid.0);
+        }
+        // Each row that stays, once.
+        found.retain(|&tid| !dies(tid));
+        found.sort_unstable();
+        assert_eq!(found, living(), "{by_bound}");
+    }
+}
+
+/// As on a server that replays the log of another, where scans are under way that this one
+/// knows nothing of.
+#[test]
+fn a_scan_tells_that_pages_were_used_anew_under_it() {
+    let store = MemPages::new();
+    let rows = sample(&store);
+    let index = open(&store);
+    let prepared = index
+        .codec()
+        .prepare(AnyVector::Components(&rows[3]))
+        .unwrap();
+    let mut scan = Scan::new(index.codec().query(prepared), true);
+    assert!(scan.take_lists(&index, 5).unwrap());
+    assert_eq!(scan.next_row(&index).unwrap().unwrap().tid.0, 4);
+    index.remove(&mut |tid| dies(tid.0)).unwrap();
+    store.tick();
+    index.remove(&mut |_| false).unwrap();
+    // Pages of the same lists, at other places of these.
+    insert_all(&index, &rows, ROWS + 1);
+    let told = loop {
+        match scan.next_row(&index) {
+            Ok(Some(_)) => {}
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    assert!(
+        matches!(told, Some(crate::Error::NotOfList { .. })),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_list_without_rows_has_no_pages() {
+    let store = MemPages::new();
+    let rows = sample(&store);
+    let index = open(&store);
+    index.remove(&mut |_| true).unwrap();
+    assert!(lists(&index).iter().all(|(_, link)| *link == Link::EMPTY));
+    let report = index.check(&mut |_, _, _| {}).unwrap();
+    assert_eq!((report.problems, report.rows), (vec![], 0));
+    let query = index
+        .codec()
+        .prepare(AnyVector::Components(&rows[0]))
+        .unwrap();
+    let mut scan = Scan::new(index.codec().query(query), true);
+    assert!(scan.take_lists(&index, 5).unwrap());
+    assert!(scan.next_row(&index).unwrap().is_none());
+    insert_all(&index, &rows[..50], 1);
+    assert_eq!(all_rows(&index, &rows[7], 5, true)[0].1, 8);
+    let report = index.check(&mut |_, _, _| {}).unwrap();
+    assert_eq!((report.problems, report.rows), (vec![], 50));
+}
+
+/// A page that was closed by a vacuum that did not end takes rows again after the next one.
+#[test]
+fn closed_pages_are_opened() {
+    let store = MemPages::new();
+    sample(&store);
+    let index = open(&store);
+    let before = store.records();
+    index.remove(&mut |tid| dies(tid.0)).unwrap();
+    // The first list was closed in part.
+    let is_closed = |store: &MemPages| {
+        let is_closed = |(_, link): &(List, Link)| {
+            let page = store.read(link.head).unwrap();
+            Header::of(&page).kind() == Some(Kind::Closed)
+        };
+        lists(&open(store)).iter().any(is_closed)
+    };
+    let closed = (before..store.records()).find(|&records| is_closed(&store.replay(records)));
+    let crashed = store.replay(closed.unwrap());
+    let index = open(&crashed);
+    // It is not sparse any more.
+    let rows = clustered(&mut SmallRng::seed_from_u64(31), ROWS as usize, 100);
+    insert_all(&index, &rows, ROWS + 1);
+    index.remove(&mut |_| false).unwrap();
+    assert!(!is_closed(&crashed));
+    assert_eq!(index.check(&mut |_, _, _| {}).unwrap().problems, []);
+}
