@@ -7,7 +7,7 @@ import time
 import psycopg
 import pytest
 
-from checks import (EVERYTHING, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute,
+from checks import (EVERYTHING, KINDS, LONG_LISTS, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute,
                     nearest_sql, recall, vacuum_fully, verify, wait_for)
 
 DIMS = 24
@@ -159,6 +159,7 @@ def test_an_open_transaction_blocks_nobody(database, items):
     verify(items, "items_emb")
 
 
+@pytest.mark.parametrize("index", [KINDS["fused"], KINDS["ivf"], LONG_LISTS], ids=["hnsw", "ivf", "long lists"])
 def test_vacuum_of_almost_everything_against_inserts(database, items):
     """The entry point of a graph is deleted again and again while new rows look for it."""
     with background() as pool:
@@ -171,6 +172,29 @@ def test_vacuum_of_almost_everything_against_inserts(database, items):
             worker.future.result()
     verify(items, "items_emb")
     items.execute(f"{WIDE}; {EVERYTHING}")
+    assert recall(items, "items", "l2", QUERIES) >= 0.95
+
+
+@pytest.mark.parametrize("index", [LONG_LISTS], ids=["long lists"])
+def test_an_index_does_not_grow_while_lists_become_sparse_and_full_again(database, items):
+    rows = 4000
+    with background() as pool:
+        deadline = time.monotonic() + SECONDS
+        readers = [Worker(database, pool, number, select, deadline) for number in range(2)]
+        sizes = []
+        while time.monotonic() < deadline:
+            copy_rows(items, "items", ((id, DATA[id % len(DATA)]) for id in range(rows, rows + 4000)))
+            rows += 4000
+            sizes += items.execute("SELECT pg_relation_size('items_emb')").fetchone()
+            items.execute("DELETE FROM items WHERE id % 16 > 1 AND id < %s", [rows - 100])
+            items.execute("VACUUM items")
+            verify(items, "items_emb")
+        for worker in readers:
+            worker.future.result()
+    assert len(sizes) >= 6
+    # What one vacuum finds empty, the next one gives back.
+    assert max(sizes) < 2 * max(sizes[:2]), sizes
+    items.execute(WIDE)
     assert recall(items, "items", "l2", QUERIES) >= 0.95
 
 

@@ -157,3 +157,38 @@ def test_promoted_standby_goes_on(primary, standby):
         copy_rows(conn, "scratch", enumerate(DATA[:100]))
         assert recall(conn, "scratch", "l2", QUERIES) >= 0.95
         verify(conn, "scratch_emb")
+
+
+def test_a_scan_on_a_standby_tells_that_pages_were_used_anew(primary, standby):
+    """Vacuum does not wait for scans on a standby without feedback. One that has seen the lists of an index before they were
+    written anew, and goes on when other rows are on their pages, must not leave rows out without a word."""
+    sql = "SELECT id FROM items ORDER BY emb <-> '[" + ",".join(map(str, DATA[0])) + "]'"
+    scan = f"SET enable_seqscan = off; SET ivf.probes = 10; BEGIN; DECLARE c CURSOR FOR {sql}; FETCH 5 FROM c"
+    with standby.connect() as conn:
+        conn.execute("ALTER SYSTEM SET hot_standby_feedback = off")
+        conn.execute("SELECT pg_reload_conf()")
+    with primary.connect() as conn, primary.connect() as reader:
+        create_items(conn, DATA[:6000])
+        conn.execute("CREATE INDEX items_emb ON items USING ivf (emb vector_l2_ops) WITH (lists = 3)")
+        conn.execute("DELETE FROM items WHERE id % 4 > 0 AND id < 5900")
+        # The second vacuum, not the first one, is to find rows that were deleted from here on.
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM items")
+        conn.execute("DELETE FROM items WHERE id >= 5900")
+        replayed(primary, standby)
+        with standby.connect() as early, standby.connect() as late:
+            early.execute(scan)
+            conn.execute("VACUUM items")
+            reader.execute("COMMIT")
+            # Whoever reads the old pages on the primary would have a snapshot before this transaction.
+            conn.execute("SELECT pg_current_xact_id()")
+            conn.execute("VACUUM items")
+            copy_rows(conn, "items", ((6000 + id, DATA[id]) for id in range(6000)))
+            replayed(primary, standby)
+            late.execute(scan)
+            with pytest.raises(psycopg.errors.SerializationFailure, match="conflict with recovery") as failure:
+                early.execute("FETCH ALL FROM c")
+            assert "used anew" in failure.value.diag.message_detail
+            assert len(late.execute("FETCH ALL FROM c").fetchall()) == 1475 + 6000 - 5
+        verify(conn, "items_emb")
+    with standby.connect() as conn:
+        verify(conn, "items_emb")

@@ -47,8 +47,10 @@ const PART: usize = 1024;
 /// So many centroids are in branches.
 const MANY: usize = 4096;
 
-/// A vector is compared with the centroids in so many branches.
-pub const NEAR_BRANCHES: usize = 8;
+/// A vector is compared with the centroids in so many branches. Of 1,000,000 rows in 30,000
+/// lists, a search of 40 of these has recall 0.961 with half as many, 0.972 with these, and
+/// 0.973 if all are compared with all; the build takes 36, 37 and 237 seconds.
+pub const NEAR_BRANCHES: usize = 16;
 
 /// The centroids of a sample move so often at most.
 pub const ROUNDS: usize = 24;
@@ -650,6 +652,63 @@ mod tests {
             let missed = pairs.filter(|(near, all)| near.1 > all.1 + 1e-3).count();
             assert!(missed * 50 < members.len(), "{missed}");
         }
+    }
+
+    #[test]
+    fn branches_have_all_centroids_and_find_those_that_are_near() {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let vectors = clusters(&mut rng, 300, 3000, 64);
+        let flat = Centroids::new(vectors[..64 * 1000].to_vec(), 64);
+        let again = Centroids::new(flat.values.clone(), 64);
+        let (mut arranged, order) = again.in_branches(&Pair, None, &mut rng);
+        for _ in 0..2 {
+            let branches = arranged.branches().unwrap();
+            assert_eq!(branches.centroids.len(), branch_count(1000));
+            let ranges: Vec<_> = branches.each().map(|(_, range)| range).collect();
+            assert_eq!((ranges[0].start, ranges.last().unwrap().end), (0, 1000));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            // As before, if what they were near to is given.
+            let near = Centroids::new(branches.centroids.values.clone(), 64);
+            let before = Centroids::new(arranged.values.clone(), 64);
+            let (next, order) = before.in_branches(&Pair, Some(near), &mut rng);
+            for (now, &before) in order.iter().enumerate() {
+                assert_eq!(next.get(now), arranged.get(before as usize));
+            }
+            arranged = next;
+        }
+        let mut numbers = order.clone();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..1000).collect::<Vec<u32>>());
+        let all = Members::new(&Pair, &vectors, &flat);
+        let near = Members::new(&Pair, &vectors, &arranged);
+        let pairs = near.nearest.iter().zip(&all.nearest);
+        let missed = pairs.filter(|(near, all)| near.1 > all.1 + 1e-3).count();
+        assert!(missed * 100 < near.len(), "{missed}");
+    }
+
+    #[test]
+    fn many_centroids_are_as_good_as_few_would_be() {
+        let mut rng = SmallRng::seed_from_u64(8);
+        // Two clusters for each centroid, of three vectors each.
+        let vectors = clusters(&mut rng, 2 * MANY, 6 * MANY, 16);
+        let find = |lists| {
+            let rng = &mut SmallRng::seed_from_u64(9);
+            cluster(&Pair, &vectors, 16, lists, Metric::L2, rng, &mut |_| {})
+        };
+        let (many, fewer) = (find(MANY), find(MANY - 1));
+        assert_eq!(many.len(), MANY);
+        assert!(many.branches().is_some() && fewer.branches().is_none());
+        let spread = |centroids: &Centroids| {
+            // All with all, whatever the search does.
+            let flat = Centroids::new(centroids.values.clone(), 16);
+            let keys = Members::new(&Pair, &vectors, &flat).nearest;
+            let vectors = vectors.chunks_exact(16).zip(keys);
+            let squared =
+                |(x, (_, key)): (&[f32], (u32, f32))| metric::squares(x) + 2.0 * f64::from(key);
+            vectors.map(squared).sum::<f64>()
+        };
+        let (many, fewer) = (spread(&many), spread(&fewer));
+        assert!(many < 1.03 * fewer, "{many} {fewer}");
     }
 
     #[test]

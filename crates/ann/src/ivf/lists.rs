@@ -14,7 +14,7 @@ use crate::page::{BODY_LEN, PageStore};
 /// Branches whose lists are compared, of so many, if few lists are wanted: those that the
 /// nearest lists are in but for a few.
 fn default_branches(branches: u32) -> usize {
-    (1.5 * f64::from(branches).sqrt()).ceil() as usize
+    (2.5 * f64::from(branches).sqrt()).ceil() as usize
 }
 
 /// Lists whose centroids are compared for each one that is wanted, at least.
