@@ -1,9 +1,10 @@
-//! Nanoseconds of the kernels of fused vertices, per instruction set and
-//! dimension: what a query prepares, what a visit computes, what a link costs.
+//! Nanoseconds of the kernels of fused vertices and of lists, per instruction set and
+//! dimension: what a query prepares, what a visit computes, what a link or a row costs.
 
 use std::hint::black_box;
 
-use ann::simd;
+use ann::quantize::extended::Bits;
+use ann::simd::{self, Line, Terms};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 fn kernels(c: &mut Criterion) {
@@ -36,6 +37,45 @@ fn kernels(c: &mut Criterion) {
             bench("32 codes of neighbours", &mut || {
                 (set.scan_block)(black_box(&table), black_box(&block), &mut sums);
                 black_box(&sums);
+            });
+            let terms = Terms {
+                add: &[1.0; 32],
+                rescale: &[-0.5; 32],
+                deviation: &[0.1; 32],
+            };
+            let line = Line {
+                step: 0.02,
+                offset: -1.0,
+                key: 2.0,
+                reach: 4.0,
+                limit: 1.5,
+            };
+            let (mut keys, mut least) = ([0.0; 32], [0.0; 32]);
+            bench("keys and bounds of 32 members", &mut || {
+                black_box((set.bounds)(
+                    black_box(&sums),
+                    &terms,
+                    &line,
+                    &mut keys,
+                    &mut least,
+                ));
+            });
+            let mut grid = vec![0; dimension];
+            for (name, bits) in [
+                ("grid of a row, 8 bits", Bits::Eight),
+                ("grid of a row, 4 bits", Bits::Four),
+            ] {
+                bench(name, &mut || {
+                    black_box((set.encode_grid)(bits, black_box(&query), &mut grid));
+                });
+            }
+            bench("factors of a row", &mut || {
+                black_box((set.relate_grid)(
+                    black_box(&query),
+                    black_box(&query),
+                    &grid,
+                    dimension,
+                ));
             });
             let mut bits = vec![0; dimension / 8];
             bench("code of a neighbour", &mut || {
