@@ -561,14 +561,12 @@ impl PageStore for RelationPages<'_> {
         unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }
     }
 
-    fn is_over(&self, stamp: u32) -> bool {
-        // Whoever reads an index has a snapshot, and an insert a number of its own. If the
-        // numbers have come round since, it seems not to be over for some time.
-        // SAFETY: reads the server's state; without a relation, for all databases.
-        unsafe {
-            let oldest = pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut());
-            pg_sys::TransactionIdPrecedes(stamp.into(), oldest)
-        }
+    fn horizon(&self) -> u32 {
+        // Whoever reads an index has a snapshot, and an insert a number of its own.
+        // SAFETY: reads the server's state; without a relation, of all databases.
+        let oldest =
+            unsafe { pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut()) };
+        oldest.into_inner()
     }
 
     fn block_of(&self, page: &Buffer<'_>) -> Block {

@@ -145,8 +145,8 @@ impl PageStore for MemPages {
         self.ticks.load(Ordering::Relaxed) + 1
     }
 
-    fn is_over(&self, stamp: u32) -> bool {
-        stamp < self.stamp()
+    fn horizon(&self) -> u32 {
+        self.stamp()
     }
 
     fn block_of(&self, page: &WriteGuard) -> Block {

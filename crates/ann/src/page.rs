@@ -88,6 +88,12 @@ pub fn changes(before: &[u8], after: &[u8], ranges: &mut Vec<Range<usize>>) {
 /// See [`changes`].
 const PIECE_HEAD: usize = 4;
 
+/// Whether a stamp of [`PageStore::stamp`] was given before another, if not half of all
+/// numbers were in between.
+pub fn is_earlier(stamp: u32, than: u32) -> bool {
+    (stamp.wrapping_sub(than) as i32) < 0
+}
+
 /// Where an index's pages are kept.
 ///
 /// # Locks
@@ -127,12 +133,13 @@ pub trait PageStore {
     /// After a crash, the page may be one that is in use.
     fn recycled(&self) -> Result<Option<Self::Write<'_>>, Error>;
 
-    /// What [`PageStore::is_over`] takes. No stamp is 0.
+    /// What time it is: a number that grows, and begins anew after the largest one. It is
+    /// never 0. After a crash, it may be what it was some time before.
     fn stamp(&self) -> u32;
 
-    /// Whether all that had begun when a stamp was given has ended: searches, inserts and
-    /// all else that may remember a page's number.
-    fn is_over(&self, stamp: u32) -> bool;
+    /// A stamp: everything has ended that had begun when an [earlier](is_earlier) one was
+    /// given, searches, inserts and all else that may remember a page's number.
+    fn horizon(&self) -> u32;
 
     /// The number of a locked page.
     fn block_of(&self, page: &Self::Write<'_>) -> Block;

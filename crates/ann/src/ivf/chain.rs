@@ -2,7 +2,7 @@
 
 use super::codec::{Codec, Level};
 use super::index::Index;
-use super::layout::{DEAD, Entry, Header, Kind, Layout, NO_BLOCK};
+use super::layout::{DEAD, Entry, Header, Kind, Layout, ListHeader, NO_BLOCK};
 use crate::Error;
 use crate::page::{Block, Body, PageStore};
 
@@ -17,8 +17,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The pages of a list from one on. `generation`: that of a walk over the same ones
-    /// before.
+    /// The pages of a list from its first one on; or from any one on, if the generation of
+    /// its pages is known.
     pub fn new(list: u32, first: Block, generation: Option<u32>) -> Self {
         Chain {
             list,
@@ -45,9 +45,15 @@ impl Chain {
         let page = index.store.read(block)?;
         let header = Header::of(&page);
         check_list_page(block, &header, self.list, index.layout_of(self.list))?;
-        if *self.generation.get_or_insert(header.generation) != header.generation {
+        let is_it = match self.generation {
+            Some(generation) => generation == header.generation,
+            // If the list begins elsewhere now, it may have taken the page again.
+            None => ListHeader::of(&page).head == block,
+        };
+        if !is_it {
             return Err(not_of_list(block, self.list));
         }
+        self.generation = Some(header.generation);
         self.pages += 1;
         self.next = header.link;
         // Asking how many pages there are takes some time.

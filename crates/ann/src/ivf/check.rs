@@ -2,10 +2,10 @@
 
 use rustc_hash::FxHashSet;
 
-use super::chain::Chain;
+use super::chain::{Chain, check_code_page, not_of_list};
 use super::codec::{Centre, Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned, read_meta};
-use super::layout::{Columns, DEAD, Header, Link, Member};
+use super::layout::{Columns, DEAD, Header, Link, ListHeader, Member};
 use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::{self, BLOCK};
 use crate::simd::Terms;
@@ -82,13 +82,14 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         self.for_each_list(&mut |list, link| {
             let centre = self.centre(list)?;
             let mut rows = 0;
-            self.walk(list, link, &mut |directory| {
+            self.walk(list, link, |directory, generation| {
                 for (number, &codes) in directory.iter().enumerate() {
                     if codes == 0 {
                         continue;
                     }
                     self.store.pause();
                     let page = self.store.read(codes)?;
+                    check_code_page(codes, &Header::of(&page), list.number, generation)?;
                     for (_, entry) in layout.rows(&page, number) {
                         rows += 1;
                         let spread = self.codec.spread(entry, &centre);
@@ -129,19 +130,19 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         Ok(Some(Member::of(layout, member).entry.to_vec()))
     }
 
-    /// Calls `each` with the directories of a list's pages.
+    /// Calls `each` with the directories of a list's pages, and with their generation.
     pub(super) fn walk(
         &self,
         list: List,
         link: Link,
-        each: &mut dyn FnMut(&[Block]) -> Result<(), Error>,
+        mut each: impl FnMut(&[Block], Option<u32>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let layout = self.codec.layout(list.level());
         let mut chain = Chain::new(list.number, link.head, None);
         while let Some((_, page)) = chain.next(self)? {
             let directory = layout.directory(&page).to_vec();
             drop(page);
-            each(&directory)?;
+            each(&directory, chain.generation())?;
         }
         Ok(())
     }
@@ -173,12 +174,13 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             // A copy, so that no two pages are locked at a time.
             let page = Box::new(*locked);
             drop(locked);
-            if !self.seen.insert(at) {
-                self.problem(
-                    at,
-                    format!("list {} has a page of another list", list.number),
-                );
+            let of_list = ListHeader::of(&page);
+            if !self.seen.insert(at) || of_list.head != head {
+                self.report.problems.push(not_of_list(at, list.number));
                 return Ok(());
+            }
+            if of_list.unlinked != 0 {
+                self.problem(at, "it counts as a page that no list has".into());
             }
             let header = Header::of(&page);
             let alive = layout.alive(&page).to_vec();
@@ -196,19 +198,12 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                     }
                     continue;
                 }
-                if !self.seen.insert(codes) {
-                    self.problem(codes, "it is the code page of two pages".into());
-                    continue;
-                }
                 let code_page = Box::new(*self.index.store.read(codes)?);
                 let own = Header::of(&code_page);
                 let is_own = own.has_codes_of(list.number)
                     && (own.generation, own.link) == (header.generation, at);
-                if !is_own {
-                    self.problem(
-                        codes,
-                        format!("it is not a code page of list {}", list.number),
-                    );
+                if !self.seen.insert(codes) || !is_own {
+                    self.report.problems.push(not_of_list(codes, list.number));
                     continue;
                 }
                 for column in columns {

@@ -8,8 +8,8 @@ use super::chain::{Chain, CodePage, check_code_page, check_list_page, not_of_lis
 use super::codec::{Base, Centre, Codec, Level, Query};
 use super::kmeans::{Branches, Centroids};
 use super::layout::{
-    APEX, DEAD, Entry, HEADER, Header, Kind, Layout, Link, Member, Meta, NO_BLOCK, Options, Place,
-    ROOT, branch_of, child_of_branch, child_of_root, level_of,
+    APEX, DEAD, Entry, HEADER, Header, Kind, Layout, Link, ListHeader, Member, Meta, NO_BLOCK,
+    Options, Place, ROOT, branch_of, child_of_branch, child_of_root, level_of,
 };
 use super::lists::Lists;
 use crate::Error;
@@ -533,6 +533,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             set_target(layout, bodies[0], list.place, link);
             *bodies[1] = Body::ZERO;
             Header::new(Kind::List, list.number, generation, NO_BLOCK).write(bodies[1]);
+            ListHeader::new(head).write(bodies[1]);
         });
         Ok(link)
     }
@@ -547,6 +548,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             header.write(bodies[0]);
             *bodies[1] = Body::ZERO;
             Header::new(kind, header.list, header.generation, NO_BLOCK).write(bodies[1]);
+            ListHeader::new(ListHeader::of(bodies[0]).head).write(bodies[1]);
         });
         Ok(block)
     }

@@ -77,23 +77,22 @@ pub struct Centroids {
 
 /// Centroids of centroids.
 pub struct Branches {
-    /// What the centroids of each branch are near to.
+    /// What the centroids of each branch are near to. Each branch has some.
     pub centroids: Box<Centroids>,
     /// The number of each branch's first centroid; one more, how many there are in all.
     pub starts: Vec<usize>,
 }
 
 impl Branches {
-    /// The centroid of each branch that is not empty, and the numbers of its members.
+    /// The centroid of each branch, and the numbers of its members.
     pub fn each(&self) -> impl Iterator<Item = (&[f32], Range<usize>)> {
         let ranges = self.starts.windows(2).map(|ends| ends[0]..ends[1]);
         let each = ranges.enumerate();
-        each.filter(|(_, range)| !range.is_empty())
-            .map(|(number, range)| (self.centroids.get(number), range))
+        each.map(|(number, range)| (self.centroids.get(number), range))
     }
 }
 
-/// Branches that so many centroids should have, if any.
+/// Branches that so many centroids should have.
 fn branch_count(centroids: usize) -> usize {
     (centroids as f64).sqrt().ceil() as usize
 }
@@ -149,9 +148,15 @@ impl Centroids {
         let order = groups.order().to_vec();
         let values = order.iter().flat_map(|&number| self.get(number as usize));
         let values: Vec<f32> = values.copied().collect();
+        // Nobody is to look into a branch without centroids.
+        let filled = (0..groups.len()).filter(|&branch| !groups.of(branch).is_empty());
+        let filled: Vec<usize> = filled.collect();
+        let of_branches = filled.iter().flat_map(|&branch| centroids.get(branch));
+        let of_branches = Centroids::new(of_branches.copied().collect(), dimension);
+        let starts = filled.iter().map(|&branch| groups.starts()[branch]);
         let branches = Branches {
-            centroids: Box::new(centroids),
-            starts: groups.starts().to_vec(),
+            centroids: Box::new(of_branches),
+            starts: starts.chain([order.len()]).collect(),
         };
         let arranged = Centroids::new(values, dimension).with_branches(branches);
         (arranged, order)
@@ -278,7 +283,7 @@ impl Centroids {
         let mut some = Vec::new();
         for (of_branch, ends) in of_branch.iter().zip(branches.starts.windows(2)) {
             let range = (ends[0], ends[1]);
-            for rows in of_branch.chunks(BLOCK).filter(|_| range.0 < range.1) {
+            for rows in of_branch.chunks(BLOCK) {
                 some.clear();
                 for row in rows {
                     let at = row * self.dimension;
@@ -337,7 +342,7 @@ fn by_centroid(nearest: &[(u32, f32)], count: usize) -> Groups {
 }
 
 impl<'v> Members<'v> {
-    /// Compares all vectors with all centroids.
+    /// Compares all vectors with all centroids, or with those in the branches near them.
     fn new(team: &dyn Team, vectors: &'v [f32], centroids: &Centroids) -> Self {
         let dimension = centroids.dimension;
         let mut nearest = vec![(0, 0.0); vectors.len() / dimension];
@@ -663,7 +668,8 @@ mod tests {
         let (mut arranged, order) = again.in_branches(&Pair, None, &mut rng);
         for _ in 0..2 {
             let branches = arranged.branches().unwrap();
-            assert_eq!(branches.centroids.len(), branch_count(1000));
+            let count = branches.centroids.len();
+            assert!(count > 20 && count <= branch_count(1000), "{count}");
             let ranges: Vec<_> = branches.each().map(|(_, range)| range).collect();
             assert_eq!((ranges[0].start, ranges.last().unwrap().end), (0, 1000));
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
@@ -743,9 +749,16 @@ mod tests {
         let values = [0.0, 1.0, 1e-40, 3e38];
         let all = metrics.into_iter().flat_map(|m| values.map(|v| (m, v)));
         for (metric, value) in all {
-            for lists in [20, 2 * NEAR] {
-                let vectors = vec![value; 64 * 500];
-                let centroids = cluster(&Alone, &vectors, 64, lists, metric, &mut rng, &mut |_| {});
+            // Of many, only the simplest ones, because each takes a second.
+            let kinds = [(20, 0), (2 * NEAR, 0), (MANY, 0), (MANY, 50)];
+            let of_value = if value == 1.0 { 4 } else { 2 };
+            for (lists, others) in kinds.into_iter().take(of_value) {
+                let rows = 3 * lists;
+                let mut vectors = vec![value; 16 * rows];
+                for vector in vectors.chunks_exact_mut(16).take(others) {
+                    vector.fill_with(|| rng.random_range(-1.0..1.0));
+                }
+                let centroids = cluster(&Alone, &vectors, 16, lists, metric, &mut rng, &mut |_| {});
                 assert_eq!(centroids.len(), lists);
                 let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
                 assert!(nearest.iter().all(|n| (n.0 as usize) < lists));

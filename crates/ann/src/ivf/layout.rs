@@ -207,11 +207,13 @@ impl Meta {
 /// What a page holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing yet, as after a crash between extending the file and using it.
+    /// Nothing: a crash came between extending the file and using it, or no list needs the
+    /// page any more.
     New,
     /// Members of a list, for comparing many at once.
     List,
-    /// The same, to which nothing is added: the page of a list that is being written anew.
+    /// The same, to which nothing is added: a page that a list had before it was written
+    /// anew, or is to have afterwards.
     Closed,
     /// Codes of members.
     Codes,
@@ -257,9 +259,35 @@ pub struct Header {
 pub const HEADER: usize = size_of::<Header>();
 const _: () = assert!(HEADER == 16);
 
-/// Bytes before the code pages of a list page: the header, and the stamp of when the page
-/// was found to belong to no list any more, or 0.
-const LIST_HEADER: usize = HEADER + size_of::<u32>();
+/// What follows the header of a list page.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct ListHeader {
+    /// The first page of the list.
+    pub head: Block,
+    /// A stamp of when the page was found to belong to no list any more, or 0.
+    pub unlinked: u32,
+}
+
+/// Bytes of [`Header`] and [`ListHeader`].
+const LIST_HEADER: usize = HEADER + size_of::<ListHeader>();
+
+impl ListHeader {
+    /// That of a new page, behind the first one of its list.
+    pub fn new(head: Block) -> Self {
+        ListHeader { head, unlinked: 0 }
+    }
+
+    /// Reads it.
+    pub fn of(body: &Body) -> Self {
+        *bytemuck::from_bytes(&body.0[HEADER..LIST_HEADER])
+    }
+
+    /// Writes it.
+    pub fn write(&self, body: &mut Body) {
+        body.0[HEADER..LIST_HEADER].copy_from_slice(bytemuck::bytes_of(self));
+    }
+}
 
 impl Header {
     /// The header of a new page.
@@ -523,16 +551,6 @@ impl Layout {
     pub fn entry_mut<'a>(&self, body: &'a mut Body, slot: usize) -> &'a mut [u8] {
         let at = self.entry_at(slot);
         &mut body.0[at..at + self.entry_len]
-    }
-
-    /// When a list page was found to belong to no list any more: a stamp, or 0.
-    pub fn unlinked(&self, body: &Body) -> u32 {
-        *bytemuck::from_bytes(&body.0[HEADER..LIST_HEADER])
-    }
-
-    /// The same, to be written.
-    pub fn unlinked_mut<'a>(&self, body: &'a mut Body) -> &'a mut u32 {
-        bytemuck::from_bytes_mut(&mut body.0[HEADER..LIST_HEADER])
     }
 
     /// The code pages of a list page.

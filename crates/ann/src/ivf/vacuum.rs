@@ -13,9 +13,9 @@
 use super::chain::{Chain, check_code_page, check_list_page, not_of_list};
 use super::codec::{Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned, set_target};
-use super::layout::{DEAD, Header, Kind, Layout, Link, Member, NO_BLOCK};
+use super::layout::{DEAD, Header, Kind, Layout, Link, ListHeader, Member, NO_BLOCK};
 use crate::hnsw::Code;
-use crate::page::{Block, Body, PageStore};
+use crate::page::{Block, Body, PageStore, is_earlier};
 use crate::quantize::fastscan::{self, BLOCK};
 use crate::quantize::rabitq::Factors;
 use crate::{Error, HeapTid};
@@ -103,9 +103,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             }
         })?;
         let unseen = || (0..blocks).filter(|&block| !seen.has(block));
+        let horizon = self.store.horizon();
         for block in unseen() {
             self.store.pause();
-            counts.unused += self.free_or_wait(block)?;
+            counts.unused += self.free_or_wait(block, horizon)?;
         }
         for block in unseen() {
             self.store.pause();
@@ -158,7 +159,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                 .filter(|(_, codes)| **codes != 0);
             for (number, &codes) in code_pages {
                 usage.pages.push(codes);
-                let (dead, alive) = self.dead_slots(list, (number, codes), is_dead)?;
+                let place = (number, codes, chain.generation());
+                let (dead, alive) = self.dead_slots(list, place, is_dead)?;
                 counts.removed += dead.len() as u64;
                 counts.remaining += alive as u64;
                 usage.members += alive;
@@ -179,12 +181,12 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     fn dead_slots(
         &self,
         list: List,
-        (number, block): (usize, Block),
+        (number, block, generation): (usize, Block, Option<u32>),
         is_dead: &mut dyn FnMut(HeapTid) -> bool,
     ) -> Result<(Vec<(usize, u64)>, usize), Error> {
         let layout = self.codec.layout(Level::Rows);
         let page = self.store.read(block)?;
-        check_code_page(block, &Header::of(&page), list.number, None)?;
+        check_code_page(block, &Header::of(&page), list.number, generation)?;
         let mut dead = Vec::new();
         let mut alive = 0;
         for (slot, entry) in layout.rows(&page, number) {
@@ -207,7 +209,8 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let layout = self.codec.layout(Level::Rows);
         let mut page = self.store.lock(at)?;
         let mut code_page = self.store.lock(codes)?;
-        check_code_page(codes, &Header::of(&code_page), list.number, None)?;
+        let generation = Some(Header::of(&page).generation);
+        check_code_page(codes, &Header::of(&code_page), list.number, generation)?;
         let still = |&&(slot, target): &&(usize, u64)| {
             let entry = layout.entry(&code_page, slot);
             entry.is_some_and(|entry| entry.head.target == target)
@@ -233,7 +236,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         let layout = self.codec.layout(Level::Centroids);
         let mut new: Vec<Block> = Vec::new();
         let mut at = head;
-        let mut steps: Block = 0;
+        // It has an end: this vacuum has just come to it.
         let mut last = loop {
             self.store.pause();
             let mut page = self.store.lock(at)?;
@@ -244,20 +247,15 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             }
             set_kind(self.store, &mut page, Kind::Closed);
             drop(page);
-            let members = self.members(list, &*self.store.read(at)?)?;
-            self.copy(list, &mut new, &members)?;
-            steps += 1;
-            if steps > self.store.block_count() {
-                let reason = format!("list {} has no end", list.number);
-                return Err(Error::corrupted(at, reason));
-            }
+            let page = self.store.read(at)?;
+            let members = self.members(list, &page)?;
+            drop(page);
+            self.copy(list, &mut new, header.generation, &members)?;
             at = header.link;
         };
         let members = self.members(list, &last)?;
-        self.copy(list, &mut new, &members)?;
-        if at == list.place.block {
-            return Err(not_of_list(at, list.number));
-        }
+        let generation = Header::of(&last).generation;
+        self.copy(list, &mut new, generation, &members)?;
         let link = match new[..] {
             [] => Link::EMPTY,
             [head, ..] => Link {
@@ -333,7 +331,14 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     }
 
     /// Adds members to the new pages of a list, which are closed, and adds to these.
-    fn copy(&self, list: List, new: &mut Vec<Block>, members: &[Code]) -> Result<(), Error> {
+    /// `before`: the generation of the old ones.
+    fn copy(
+        &self,
+        list: List,
+        new: &mut Vec<Block>,
+        before: u32,
+        members: &[Code],
+    ) -> Result<(), Error> {
         if members.is_empty() {
             return Ok(());
         }
@@ -341,19 +346,26 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             Some(&last) => last,
             None => {
                 let mut page = self.allocate()?;
-                let generation = self.store.stamp();
+                let head = self.store.block_of(&page);
+                // No time may have gone by.
+                let now = self.store.stamp();
+                let generation = match is_earlier(before, now) {
+                    true => now,
+                    false => before.wrapping_add(1),
+                };
                 self.store.commit(&mut [&mut page], &mut |bodies| {
                     *bodies[0] = Body::ZERO;
                     Header::new(Kind::Closed, list.number, generation, NO_BLOCK).write(bodies[0]);
+                    ListHeader::new(head).write(bodies[0]);
                 });
-                let block = self.store.block_of(&page);
-                new.push(block);
-                block
+                new.push(head);
+                head
             }
         };
         let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
         self.fill(list, Kind::Closed, start, &members)?;
-        let mut chain = Chain::new(list.number, start, None);
+        let generation = Header::of(&*self.store.read(start)?).generation;
+        let mut chain = Chain::new(list.number, start, Some(generation));
         chain.next(self)?;
         while let Some((block, _)) = chain.next(self)? {
             new.push(block);
@@ -378,25 +390,31 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     /// ended that had begun when it was found before. Else gives how many pages wait for
     /// that. (Of the other pages that were not seen, a list has taken some since, and the
     /// others are code pages of closed ones.)
-    fn free_or_wait(&self, block: Block) -> Result<u64, Error> {
+    fn free_or_wait(&self, block: Block, horizon: u32) -> Result<u64, Error> {
         let layout = self.codec.layout(Level::Rows);
-        let (kind, unlinked, directory) = {
+        let (kind, of_list, directory) = {
             let page = self.store.read(block)?;
             let directory = layout.directory(&page).to_vec();
-            (Header::of(&page).kind(), layout.unlinked(&page), directory)
+            (Header::of(&page).kind(), ListHeader::of(&page), directory)
         };
         if kind != Some(Kind::Closed) {
             return Ok(0);
         }
-        if unlinked != 0 && self.store.is_over(unlinked) {
+        if of_list.unlinked != 0 && is_earlier(of_list.unlinked, horizon) {
             self.free(block)?;
             return Ok(0);
         }
-        if unlinked == 0 {
+        let unlinked = self.store.stamp();
+        // A time to come is from before a crash, or half of all stamps ago.
+        if of_list.unlinked == 0 || is_earlier(unlinked, of_list.unlinked) {
             let mut page = self.store.lock(block)?;
-            let stamp = self.store.stamp();
             self.store.commit(&mut [&mut page], &mut |bodies| {
-                *layout.unlinked_mut(bodies[0]) = stamp;
+                let of_list = ListHeader::of(bodies[0]);
+                ListHeader {
+                    unlinked,
+                    ..of_list
+                }
+                .write(bodies[0]);
             });
         }
         let code_pages = directory.iter().filter(|&&codes| codes != 0);

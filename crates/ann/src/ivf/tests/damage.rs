@@ -139,7 +139,7 @@ fn the_checker_sees_each_kind_of_damage() {
     let (list, link) = first.unwrap();
     let mut codes = 0;
     index
-        .walk(list, link, &mut |directory| {
+        .walk(list, link, |directory, _| {
             codes = directory[0];
             Ok(())
         })
@@ -147,7 +147,7 @@ fn the_checker_sees_each_kind_of_damage() {
     let layout = *index.layout_of(list.number);
     let entry = layout.entry_at(0);
     assert!(layout.columns < layout.blocks * BLOCK);
-    let directory = HEADER + 4;
+    let directory = HEADER + 8;
     let last_bits = directory + 4 * (layout.code_pages + layout.blocks) - 1;
     // (what, page, byte, new byte)
     for (what, block, at, byte) in [
@@ -156,6 +156,8 @@ fn the_checker_sees_each_kind_of_damage() {
         ("fewer members than there are", link.head, 2, 1),
         ("another generation", link.head, 8, 77),
         ("a next page that is another list's", link.head, 12, 1),
+        ("another first page", link.head, HEADER, 77),
+        ("a stamp of a page of nobody", link.head, HEADER + 4, 1),
         ("a code page that is not one", link.head, directory, 0),
         (
             "a member in a column without entry",

@@ -248,7 +248,7 @@ fn what_stands_behind_the_last_entry_is_nobodys() {
 
     let mut last = 0;
     let each = &mut |list, link| {
-        index.walk(list, link, &mut |directory: &[u32]| {
+        index.walk(list, link, |directory: &[u32], _| {
             last = *directory.last().unwrap();
             Ok(())
         })

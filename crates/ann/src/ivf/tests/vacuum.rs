@@ -4,6 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::fixture::*;
+use crate::ivf::chain::Chain;
 use crate::ivf::index::List;
 use crate::ivf::layout::{Header, Kind, Link};
 use crate::ivf::scan::Scan;
@@ -138,6 +139,38 @@ fn a_scan_tells_that_pages_were_used_anew_under_it() {
         matches!(told, Some(crate::Error::NotOfList { .. })),
         "{told:?}"
     );
+}
+
+/// The same, if the scan has not come to the list yet, whose first page is one of the others
+/// now.
+#[test]
+fn a_list_does_not_begin_with_a_page_that_is_not_its_first() {
+    let store = MemPages::new();
+    let mut rng = SmallRng::seed_from_u64(32);
+    let rows = clustered(&mut rng, 4000, 100);
+    let options = options(Metric::L2, 100, Bits::Eight);
+    let index = built(&store, &options, &rows, 1);
+    let (list, before) = lists(&index)[0];
+    index.remove(&mut |tid| dies(tid.0)).unwrap();
+    store.tick();
+    index.remove(&mut |_| false).unwrap();
+    insert_all(&index, &rows, ROWS + 1);
+    insert_all(&index, &rows, 2 * ROWS + 1);
+    let (_, now) = lists(&index)[0];
+    let begin = |block| {
+        Chain::new(list.number, block, None)
+            .next(&index)
+            .map(|_| ())
+    };
+    assert_eq!(begin(now.head), Ok(()));
+    // Any of the pages of before may have been the first one.
+    let again = |&block: &u32| Header::of(&store.read(block).unwrap()).kind() == Some(Kind::List);
+    let again: Vec<u32> = (before.head..now.head).filter(again).collect();
+    assert!(again.len() > 2, "{again:?}");
+    for block in again {
+        let list = list.number;
+        assert_eq!(begin(block), Err(crate::Error::NotOfList { block, list }));
+    }
 }
 
 #[test]
