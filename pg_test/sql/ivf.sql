@@ -154,7 +154,8 @@ INSERT INTO many SELECT id + 6000, emb * array_fill(1.001, ARRAY[6])::vector FRO
 DELETE FROM many WHERE id % 7 = 0;
 VACUUM many;
 SELECT name, heap_tids FROM unnest(ARRAY['many_l2', 'many_ip', 'many_cosine']) name, insitu.verify_index(name::regclass) ORDER BY name;
-SELECT name, lists, rows FROM unnest(ARRAY['many_l2', 'many_ip', 'many_cosine']) name, insitu.index_stats(name::regclass) ORDER BY name;
+-- Centroids with equal codes are one.
+SELECT name, lists BETWEEN 4400 AND 5000 AS lists, rows FROM unnest(ARRAY['many_l2', 'many_ip', 'many_cosine']) name, insitu.index_stats(name::regclass) ORDER BY name;
 SET enable_seqscan = off;
 -- Most lists are not compared with the query.
 SELECT neighbours BETWEEN 500 AND 4000 AS few FROM insitu.explain_search('many_l2', '[1,0,0,1,0,1]'::vector, 5) WHERE step = 'choose lists';
