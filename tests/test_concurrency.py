@@ -186,7 +186,7 @@ def test_an_index_does_not_grow_while_lists_become_sparse_and_full_again(databas
             copy_rows(items, "items", ((id, DATA[id % len(DATA)]) for id in range(rows, rows + 4000)))
             rows += 4000
             sizes += items.execute("SELECT pg_relation_size('items_emb')").fetchone()
-            items.execute("DELETE FROM items WHERE id % 16 > 1 AND id < %s", [rows - 100])
+            items.execute("DELETE FROM items WHERE mod(id, 16) > 1 AND id < %s", [rows - 100])
             items.execute("VACUUM items")
             verify(items, "items_emb")
         for worker in readers:

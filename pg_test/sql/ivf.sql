@@ -145,28 +145,28 @@ SELECT * FROM insitu.index_stats('pg_class_oid_index');
 
 -- So many lists are in branches.
 CREATE TABLE many (id int, emb vector(6));
-INSERT INTO many SELECT i, ARRAY[sin(i), cos(i * 1.7), sin(i * 0.3), cos(i * 0.11), sin(i * 2.9), cos(i * 0.7)] FROM generate_series(1, 6000) i;
+INSERT INTO many SELECT i, ARRAY[sin(i), cos(i * 1.7), sin(i * 0.3), cos(i * 0.11), sin(i * 2.9), cos(i * 0.7)] FROM generate_series(1, 12000) i;
 CREATE TABLE many_centroids AS SELECT emb FROM many WHERE id % 4 > 0;
-CREATE INDEX many_l2 ON many USING ivf (emb) WITH (lists = 5000);
+CREATE INDEX many_l2 ON many USING ivf (emb) WITH (lists = 9000);
 CREATE INDEX many_ip ON many USING ivf (emb vector_ip_ops) WITH (centroids = many_centroids);
-CREATE INDEX many_cosine ON many USING ivf (emb vector_cosine_ops) WITH (lists = 5000);
-INSERT INTO many SELECT id + 6000, emb * array_fill(1.001, ARRAY[6])::vector FROM many WHERE id <= 500;
+CREATE INDEX many_cosine ON many USING ivf (emb vector_cosine_ops) WITH (lists = 9000);
+INSERT INTO many SELECT id + 12000, emb * array_fill(1.001, ARRAY[6])::vector FROM many WHERE id <= 500;
 DELETE FROM many WHERE id % 7 = 0;
 VACUUM many;
 SELECT name, heap_tids FROM unnest(ARRAY['many_l2', 'many_ip', 'many_cosine']) name, insitu.verify_index(name::regclass) ORDER BY name;
 -- Centroids with equal codes are one.
-SELECT name, lists BETWEEN 4400 AND 5000 AS lists, rows FROM unnest(ARRAY['many_l2', 'many_ip', 'many_cosine']) name, insitu.index_stats(name::regclass) ORDER BY name;
+SELECT name, lists BETWEEN 8800 AND 9000 AS lists, rows FROM unnest(ARRAY['many_l2', 'many_ip', 'many_cosine']) name, insitu.index_stats(name::regclass) ORDER BY name;
 SET enable_seqscan = off;
 -- Most lists are not compared with the query.
-SELECT neighbours BETWEEN 500 AND 4000 AS few FROM insitu.explain_search('many_l2', '[1,0,0,1,0,1]'::vector, 5) WHERE step = 'choose lists';
+SELECT neighbours BETWEEN 500 AND 6000 AS few FROM insitu.explain_search('many_l2', '[1,0,0,1,0,1]'::vector, 5) WHERE step = 'choose lists';
 -- All of them have all rows.
-SET ivf.probes = 5000;
+SET ivf.probes = 9000;
 SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM many ORDER BY emb <-> '[1,0,0,1,0,1]') found;
 SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM many ORDER BY emb <#> '[1,0,0,1,0,1]') found;
 SELECT count(*), count(DISTINCT id) FROM (SELECT id FROM many ORDER BY emb <=> '[1,0,0,1,0,1]') found;
 RESET ivf.probes;
 -- Few have what is near.
-CREATE TABLE asked AS SELECT id, emb FROM many WHERE id % 200 = 1;
+CREATE TABLE asked AS SELECT id, emb FROM many WHERE id % 400 = 1;
 CREATE TABLE found AS SELECT a.id AS asked, n.id FROM asked a, LATERAL (SELECT id FROM many ORDER BY emb <-> a.emb LIMIT 5) n;
 SET enable_indexscan = off;
 CREATE TABLE exact AS SELECT a.id AS asked, n.id FROM asked a, LATERAL (SELECT id FROM many ORDER BY emb <-> a.emb LIMIT 5) n;

@@ -39,7 +39,7 @@ fn taken_at_once(lists: u32, branches: u32, wanted: usize) -> usize {
 
 /// See the module.
 pub struct Lists {
-    order: ByWhat,
+    wanted: Wanted,
     /// `None` until the first list is asked for.
     root: Option<Stream>,
     /// The lists of the branches that were taken.
@@ -50,7 +50,7 @@ pub struct Lists {
 
 /// What lists are wanted.
 #[derive(Clone, Copy)]
-enum ByWhat {
+enum Wanted {
     /// So many, in the order of their centroids' keys.
     Key(usize),
     /// The one whose centroid is at the smallest distance.
@@ -60,19 +60,19 @@ enum ByWhat {
 impl Lists {
     /// In the order of their centroids' keys; so many are wanted.
     pub fn by_key(codec: &Codec, wanted: usize) -> Self {
-        Self::new(codec, ByWhat::Key(wanted))
+        Self::new(codec, Wanted::Key(wanted))
     }
 
     /// In the order of their centroids' distances; one is wanted.
     pub fn by_distance(codec: &Codec) -> Self {
-        Self::new(codec, ByWhat::Distance)
+        Self::new(codec, Wanted::Distance)
     }
 
-    fn new(codec: &Codec, order: ByWhat) -> Self {
+    fn new(codec: &Codec, wanted: Wanted) -> Self {
         Lists {
-            order,
+            wanted,
             root: None,
-            of_branches: order.stream(codec, None),
+            of_branches: wanted.stream(codec, None),
             taken: Vec::new(),
         }
     }
@@ -84,11 +84,11 @@ impl Lists {
         index: &Index<'_, S, C>,
         query: &Query,
     ) -> Result<Option<(List, Hit)>, Error> {
-        let at_once = self.order.branches(index);
+        let at_once = self.wanted.branches(index);
         let root = match &mut self.root {
             Some(root) => root,
             None => {
-                let mut root = self.order.stream(index.codec(), at_once);
+                let mut root = self.wanted.stream(index.codec(), at_once);
                 let (base, link) = index.enter(query)?;
                 root.open(index.root().number, link.head, base);
                 self.root.insert(root)
@@ -128,7 +128,7 @@ impl Lists {
     }
 }
 
-impl ByWhat {
+impl Wanted {
     /// Branches that are taken at a time; `None` if there are none.
     fn branches<S: PageStore, C: std::ops::Deref<Target = Codec>>(
         self,
@@ -136,16 +136,16 @@ impl ByWhat {
     ) -> Option<usize> {
         let meta = index.meta();
         index.has_branches().then(|| match self {
-            ByWhat::Key(wanted) => taken_at_once(meta.lists, meta.branches, wanted),
-            ByWhat::Distance => NEAR_BRANCHES,
+            Wanted::Key(wanted) => taken_at_once(meta.lists, meta.branches, wanted),
+            Wanted::Distance => NEAR_BRANCHES,
         })
     }
 
     /// A stream of so many branches, or of lists.
     fn stream(self, codec: &Codec, branches: Option<usize>) -> Stream {
         match self {
-            ByWhat::Key(lists) => Stream::of_centroids(branches.unwrap_or(lists)),
-            ByWhat::Distance => Stream::by_distance(codec, branches.unwrap_or(1)),
+            Wanted::Key(lists) => Stream::of_centroids(branches.unwrap_or(lists)),
+            Wanted::Distance => Stream::by_distance(codec, branches.unwrap_or(1)),
         }
     }
 }
