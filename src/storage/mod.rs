@@ -564,8 +564,7 @@ impl PageStore for RelationPages<'_> {
     fn horizon(&self) -> u32 {
         // Whoever reads an index has a snapshot, and an insert a number of its own.
         // SAFETY: reads the server's state; without a relation, of all databases.
-        let oldest =
-            unsafe { pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut()) };
+        let oldest = unsafe { pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut()) };
         oldest.into_inner()
     }
 
