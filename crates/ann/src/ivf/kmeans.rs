@@ -49,8 +49,8 @@ const PART: usize = 1024;
 const MANY: usize = 8192;
 
 /// A vector is compared with the centroids in so many branches. Of 1,000,000 rows in 30,000
-/// lists, a search of 40 of these has recall 0.961 with half as many, 0.972 with these, and
-/// 0.973 if all are compared with all; the build takes 36, 37 and 237 seconds.
+/// lists, a search of 40 of these has recall 0.961 with half as many and 0.972 with these, in
+/// builds that take 36 and 37 seconds.
 pub const NEAR_BRANCHES: usize = 16;
 
 /// The centroids of a sample move so often at most.
