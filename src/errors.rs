@@ -36,6 +36,24 @@ fn raise_report(
     detail: Option<String>,
     hint: Option<String>,
 ) -> ! {
+    report(code, message, detail, hint).report(PgLogLevel::ERROR);
+    unreachable!("an ERROR does not return")
+}
+
+/// Sends a NOTICE, with a DETAIL and a HINT where there is one.
+pub fn notice(message: impl Into<String>, detail: Option<String>, hint: Option<&str>) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    let hint = hint.map(str::to_owned);
+    report(code, message.into(), detail, hint).report(PgLogLevel::NOTICE);
+}
+
+#[track_caller]
+fn report(
+    code: PgSqlErrorCode,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+) -> ErrorReport {
     let mut report = ErrorReport::new(code, message, "");
     if let Some(detail) = detail {
         report = report.set_detail(detail);
@@ -43,21 +61,7 @@ fn raise_report(
     if let Some(hint) = hint {
         report = report.set_hint(hint);
     }
-    report.report(PgLogLevel::ERROR);
-    unreachable!("an ERROR does not return")
-}
-
-/// Sends a NOTICE, with a DETAIL and a HINT where there is one.
-pub fn notice(message: impl Into<String>, detail: Option<String>, hint: Option<&str>) {
-    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
-    let mut report = ErrorReport::new(code, message.into(), "");
-    if let Some(detail) = detail {
-        report = report.set_detail(detail);
-    }
-    if let Some(hint) = hint {
-        report = report.set_hint(hint);
-    }
-    report.report(PgLogLevel::NOTICE);
+    report
 }
 
 /// What an index operation returns, or an ERROR that names the index.

@@ -45,6 +45,8 @@ KINDS = {"plain": "hnsw (emb vector_l2_ops) WITH (storage = plain)",
          "fused": "hnsw (emb vector_l2_ops) WITH (storage = fused)", "ivf": "ivf (emb vector_l2_ops)"}
 # Lists so long that vacuum gives pages of them back.
 LONG_LISTS = "ivf (emb vector_l2_ops) WITH (lists = 4)"
+# For tests of vacuum: the fixture `index`, and such lists.
+vacuumed_indexes = pytest.mark.parametrize("index", [KINDS["fused"], KINDS["ivf"], LONG_LISTS], ids=["hnsw", "ivf", "long lists"])
 # Searches of every kind of index that look far.
 WIDE = "SET hnsw.ef_search = 100; SET ivf.probes = 60"
 # And that find everything, in order.

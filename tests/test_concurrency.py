@@ -8,8 +8,8 @@ import time
 import psycopg
 import pytest
 
-from checks import (EVERYTHING, KINDS, LONG_LISTS, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute,
-                    nearest_sql, recall, vacuum_fully, verify, wait_for)
+from checks import (EVERYTHING, LONG_LISTS, WIDE, assert_index_scan, background, clustered, copy_rows, create_items, execute,
+                    nearest_sql, recall, vacuum_fully, vacuumed_indexes, verify, wait_for)
 
 DIMS = 24
 SECONDS = 20
@@ -160,7 +160,7 @@ def test_an_open_transaction_blocks_nobody(database, items):
     verify(items, "items_emb")
 
 
-@pytest.mark.parametrize("index", [KINDS["fused"], KINDS["ivf"], LONG_LISTS], ids=["hnsw", "ivf", "long lists"])
+@vacuumed_indexes
 def test_vacuum_of_almost_everything_against_inserts(database, items):
     """The entry point of a graph is deleted again and again while new rows look for it."""
     with background() as pool:

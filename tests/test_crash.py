@@ -8,8 +8,8 @@ import time
 import psycopg
 import pytest
 
-from checks import (KINDS, LONG_LISTS, WIDE, background, clustered, copy_rows, create_items, execute, install, nearest_sql,
-                    recall, vacuum_fully, verify, wait_for)
+from checks import (WIDE, background, clustered, copy_rows, create_items, execute, install, nearest_sql, recall,
+                    vacuum_fully, vacuumed_indexes, verify, wait_for)
 
 DIMS = 48
 DATA = clustered(30_000, DIMS, seed=20)
@@ -116,7 +116,7 @@ def test_one_backend_killed_in_mid_insert(crashing, index):
         assert_sound(conn)
 
 
-@pytest.mark.parametrize("index", [KINDS["fused"], KINDS["ivf"], LONG_LISTS], ids=["hnsw", "ivf", "long lists"])
+@vacuumed_indexes
 def test_killed_in_mid_vacuum(crashing, index):
     with crashing.connect() as conn:
         create_items(conn, DATA[:12_000])

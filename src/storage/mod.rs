@@ -283,9 +283,13 @@ impl<'r> RelationPages<'r> {
         }
     }
 
+    fn is_past_end(&self, block: Block) -> bool {
+        block >= self.blocks.get() && block >= self.block_count()
+    }
+
     /// Pins and locks a page of the index, after checking that it is one.
     fn get(&self, block: Block, lock: u32) -> Result<Buffer<'_>, Error> {
-        if block >= self.blocks.get() && block >= self.block_count() {
+        if self.is_past_end(block) {
             return Err(Error::Corrupted {
                 block,
                 reason: "the block is past the end of the index".into(),
@@ -542,7 +546,7 @@ impl PageStore for RelationPages<'_> {
             if block == pg_sys::InvalidBlockNumber {
                 return Ok(None);
             }
-            if block >= self.blocks.get() && block >= self.block_count() {
+            if self.is_past_end(block) {
                 continue;
             }
             let buffer = self.pin(block);

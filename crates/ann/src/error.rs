@@ -45,4 +45,8 @@ impl Error {
             reason: reason.into(),
         }
     }
+
+    pub(crate) fn not_of_list(block: Block, list: u32) -> Self {
+        Error::NotOfList { block, list }
+    }
 }

@@ -51,7 +51,7 @@ impl Chain {
             None => ListHeader::of(&page).head == block,
         };
         if !is_it {
-            return Err(not_of_list(block, self.list));
+            return Err(Error::not_of_list(block, self.list));
         }
         self.generation = Some(header.generation);
         self.pages += 1;
@@ -82,17 +82,18 @@ impl<'a, P: std::ops::Deref<Target = Body>> CodePage<'a, P> {
         }
     }
 
+    /// The members' entries, if it is the code page of this number of its list page, each
+    /// with its slot.
+    pub fn rows(&self, number: usize) -> impl Iterator<Item = (usize, Entry<'_>)> {
+        self.layout.rows(&self.page, number)
+    }
+
     /// A member's entry; `None` if the member was removed.
     pub fn entry(&self, slot: u16) -> Option<Entry<'_>> {
         let entry = self.layout.entry(&self.page, slot.into());
         // An empty list of rows has the target of a removed member.
         entry.filter(|entry| self.level == Level::Centroids || entry.head.target != DEAD)
     }
-}
-
-/// The error of a page that a list is said to have.
-pub fn not_of_list(block: Block, list: u32) -> Error {
-    Error::NotOfList { block, list }
 }
 
 /// An error unless a page is a list page of a list.
@@ -107,7 +108,7 @@ pub fn check_list_page(
         && usize::from(header.count) <= layout.columns;
     match is_it {
         true => Ok(()),
-        false => Err(not_of_list(block, list)),
+        false => Err(Error::not_of_list(block, list)),
     }
 }
 
@@ -121,6 +122,6 @@ pub fn check_code_page(
     let is_it = header.has_codes_of(list) && generation.is_none_or(|g| g == header.generation);
     match is_it {
         true => Ok(()),
-        false => Err(not_of_list(block, list)),
+        false => Err(Error::not_of_list(block, list)),
     }
 }

@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashSet;
 
-use super::chain::{Chain, check_code_page, not_of_list};
+use super::chain::Chain;
 use super::codec::{Centre, Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned, read_meta};
 use super::layout::{Columns, DEAD, Header, Link, ListHeader, Member};
@@ -78,19 +78,17 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             built_spread: meta.built_spread / meta.built_rows.max(1) as f64,
             ..Statistics::default()
         };
-        let layout = self.codec.layout(Level::Rows);
         self.for_each_list(&mut |list, link| {
             let centre = self.centre(list)?;
             let mut rows = 0;
-            self.walk(list, link, |directory, generation| {
+            self.walk(list, link, |_, directory, generation| {
                 for (number, &codes) in directory.iter().enumerate() {
                     if codes == 0 {
                         continue;
                     }
                     self.store.pause();
-                    let page = self.store.read(codes)?;
-                    check_code_page(codes, &Header::of(&page), list.number, generation)?;
-                    for (_, entry) in layout.rows(&page, number) {
+                    let page = self.code_page(list.number, generation, codes)?;
+                    for (_, entry) in page.rows(number) {
                         rows += 1;
                         let spread = self.codec.spread(entry, &centre);
                         if spread.is_finite() {
@@ -130,19 +128,19 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         Ok(Some(Member::of(layout, member).entry.to_vec()))
     }
 
-    /// Calls `each` with the directories of a list's pages, and with their generation.
+    /// Calls `each` with the pages of a list, their directories and their generation.
     pub(super) fn walk(
         &self,
         list: List,
         link: Link,
-        mut each: impl FnMut(&[Block], Option<u32>) -> Result<(), Error>,
+        mut each: impl FnMut(Block, &[Block], Option<u32>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let layout = self.codec.layout(list.level());
         let mut chain = Chain::new(list.number, link.head, None);
-        while let Some((_, page)) = chain.next(self)? {
+        while let Some((block, page)) = chain.next(self)? {
             let directory = layout.directory(&page).to_vec();
             drop(page);
-            each(&directory, chain.generation())?;
+            each(block, &directory, chain.generation())?;
         }
         Ok(())
     }
@@ -176,7 +174,9 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             drop(locked);
             let of_list = ListHeader::of(&page);
             if !self.seen.insert(at) || of_list.head != head {
-                self.report.problems.push(not_of_list(at, list.number));
+                self.report
+                    .problems
+                    .push(Error::not_of_list(at, list.number));
                 return Ok(());
             }
             if of_list.unlinked != 0 {
@@ -203,7 +203,9 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 let is_own = own.has_codes_of(list.number)
                     && (own.generation, own.link) == (header.generation, at);
                 if !self.seen.insert(codes) || !is_own {
-                    self.report.problems.push(not_of_list(codes, list.number));
+                    self.report
+                        .problems
+                        .push(Error::not_of_list(codes, list.number));
                     continue;
                 }
                 for column in columns {

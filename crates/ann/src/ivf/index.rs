@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rustc_hash::FxHashSet;
 
-use super::chain::{Chain, CodePage, check_code_page, check_list_page, not_of_list};
+use super::chain::{Chain, CodePage, check_code_page, check_list_page};
 use super::codec::{Base, Centre, Codec, Level, Query};
 use super::kmeans::{Branches, Centroids};
 use super::layout::{
@@ -288,7 +288,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// The list whose centroid is nearest to a query, and that centroid; if there are
     /// branches, of those in the branches near it.
     pub(super) fn nearest_list(&self, query: &Query) -> Result<(List, Centre), Error> {
-        let mut lists = Lists::by_distance(&self.codec);
+        let mut lists = Lists::by_distance(self, query)?;
         let Some((list, _)) = lists.next(self, query)? else {
             return Err(Error::corrupted(METAPAGE, "the index has no lists"));
         };
@@ -497,7 +497,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         if place != 0 {
             // A page that is locked must not be locked again: it is one of the list's own.
             if place == at {
-                return Err(not_of_list(place, list.number));
+                return Err(Error::not_of_list(place, list.number));
             }
             let mut codes = self.store.lock(place)?;
             let header = Header::of(&codes);
@@ -531,9 +531,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         let generation = self.store.stamp();
         self.store.commit(&mut [&mut own, &mut new], &mut |bodies| {
             set_target(layout, bodies[0], list.place, link);
-            *bodies[1] = Body::ZERO;
-            Header::new(Kind::List, list.number, generation, NO_BLOCK).write(bodies[1]);
-            ListHeader::new(head).write(bodies[1]);
+            Header::write_list_page(Kind::List, list.number, generation, head, bodies[1]);
         });
         Ok(link)
     }
@@ -546,9 +544,8 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             let mut header = Header::of(bodies[0]);
             header.link = block;
             header.write(bodies[0]);
-            *bodies[1] = Body::ZERO;
-            Header::new(kind, header.list, header.generation, NO_BLOCK).write(bodies[1]);
-            ListHeader::new(ListHeader::of(bodies[0]).head).write(bodies[1]);
+            let head = ListHeader::of(bodies[0]).head;
+            Header::write_list_page(kind, header.list, header.generation, head, bodies[1]);
         });
         Ok(block)
     }

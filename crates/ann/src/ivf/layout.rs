@@ -273,11 +273,6 @@ pub struct ListHeader {
 const LIST_HEADER: usize = HEADER + size_of::<ListHeader>();
 
 impl ListHeader {
-    /// That of a new page, behind the first one of its list.
-    pub fn new(head: Block) -> Self {
-        ListHeader { head, unlinked: 0 }
-    }
-
     /// Reads it.
     pub fn of(body: &Body) -> Self {
         *bytemuck::from_bytes(&body.0[HEADER..LIST_HEADER])
@@ -299,6 +294,14 @@ impl Header {
             generation,
             link,
         }
+    }
+
+    /// Writes the headers of an empty list page, the last one of its list so far, which
+    /// begins with the page `head`.
+    pub fn write_list_page(kind: Kind, list: u32, generation: u32, head: Block, body: &mut Body) {
+        *body = Body::ZERO;
+        Header::new(kind, list, generation, NO_BLOCK).write(body);
+        ListHeader { head, unlinked: 0 }.write(body);
     }
 
     /// The same of another kind.

@@ -6,7 +6,7 @@
 use super::codec::{Codec, Query};
 use super::index::{Index, List};
 use super::kmeans::NEAR_BRANCHES;
-use super::layout::{Link, NO_BLOCK};
+use super::layout::{Link, NO_BLOCK, ROOT};
 use super::stream::{Counters, Hit, Stream};
 use crate::Error;
 use crate::page::{BODY_LEN, PageStore};
@@ -39,42 +39,57 @@ fn taken_at_once(lists: u32, branches: u32, wanted: usize) -> usize {
 
 /// See the module.
 pub struct Lists {
-    wanted: Wanted,
-    /// `None` until the first list is asked for.
-    root: Option<Stream>,
-    /// The lists of the branches that were taken.
-    of_branches: Stream,
-    /// These branches.
-    taken: Vec<List>,
+    root: Stream,
+    branches: Option<InBranches>,
 }
 
-/// What lists are wanted.
-#[derive(Clone, Copy)]
-enum Wanted {
-    /// So many, in the order of their centroids' keys.
-    Key(usize),
-    /// The one whose centroid is at the smallest distance.
-    Distance,
+/// Lists in branches.
+struct InBranches {
+    /// Branches that are taken at a time.
+    at_once: usize,
+    /// Those that were taken.
+    taken: Vec<List>,
+    /// Their lists.
+    lists: Stream,
 }
 
 impl Lists {
     /// In the order of their centroids' keys; so many are wanted.
-    pub fn by_key(codec: &Codec, wanted: usize) -> Self {
-        Self::new(codec, Wanted::Key(wanted))
+    pub fn by_key<S: PageStore, C: std::ops::Deref<Target = Codec>>(
+        index: &Index<'_, S, C>,
+        query: &Query,
+        wanted: usize,
+    ) -> Result<Self, Error> {
+        let meta = index.meta();
+        let at_once = taken_at_once(meta.lists, meta.branches, wanted);
+        Self::new(index, query, (at_once, wanted), Stream::of_centroids)
     }
 
     /// In the order of their centroids' distances; one is wanted.
-    pub fn by_distance(codec: &Codec) -> Self {
-        Self::new(codec, Wanted::Distance)
+    pub fn by_distance<S: PageStore, C: std::ops::Deref<Target = Codec>>(
+        index: &Index<'_, S, C>,
+        query: &Query,
+    ) -> Result<Self, Error> {
+        let stream = |wanted| Stream::by_distance(index.codec(), wanted);
+        Self::new(index, query, (NEAR_BRANCHES, 1), stream)
     }
 
-    fn new(codec: &Codec, wanted: Wanted) -> Self {
-        Lists {
-            wanted,
-            root: None,
-            of_branches: wanted.stream(codec, None),
+    /// `stream`: one of so many centroids.
+    fn new<S: PageStore, C: std::ops::Deref<Target = Codec>>(
+        index: &Index<'_, S, C>,
+        query: &Query,
+        (at_once, wanted): (usize, usize),
+        stream: impl Fn(usize) -> Stream,
+    ) -> Result<Self, Error> {
+        let branches = index.has_branches().then(|| InBranches {
+            at_once,
             taken: Vec::new(),
-        }
+            lists: stream(wanted),
+        });
+        let mut root = stream(if branches.is_some() { at_once } else { wanted });
+        let (base, link) = index.enter(query)?;
+        root.open(ROOT, link.head, base);
+        Ok(Lists { root, branches })
     }
 
     /// The next list, and what the member of its centroid says; `None` when there are no
@@ -84,38 +99,35 @@ impl Lists {
         index: &Index<'_, S, C>,
         query: &Query,
     ) -> Result<Option<(List, Hit)>, Error> {
-        let at_once = self.wanted.branches(index);
-        let root = match &mut self.root {
-            Some(root) => root,
-            None => {
-                let mut root = self.wanted.stream(index.codec(), at_once);
-                let (base, link) = index.enter(query)?;
-                root.open(index.root().number, link.head, base);
-                self.root.insert(root)
-            }
-        };
-        let Some(at_once) = at_once else {
+        let Lists { root, branches } = self;
+        let child = |parent, hit: &Hit| index.child(parent, hit.member, hit.place);
+        let mut next_of_root = || {
             let next = root.next(index, query)?;
-            return Ok(next.map(|hit| (index.child(index.root(), hit.member, hit.place), hit)));
+            Ok::<_, Error>(next.map(|hit| (child(index.root(), &hit), hit)))
+        };
+        let Some(branches) = branches else {
+            return next_of_root();
         };
         loop {
-            if let Some(hit) = self.of_branches.next(index, query)? {
-                let branch = self.taken.iter().find(|branch| branch.number == hit.list);
+            if let Some(hit) = branches.lists.next(index, query)? {
+                let branch = branches
+                    .taken
+                    .iter()
+                    .find(|branch| branch.number == hit.list);
                 let Some(&branch) = branch else {
                     unreachable!("all open lists are those of branches that were taken");
                 };
-                return Ok(Some((index.child(branch, hit.member, hit.place), hit)));
+                return Ok(Some((child(branch, &hit), hit)));
             }
-            self.of_branches.restart();
-            self.taken.clear();
-            while self.taken.len() < at_once
-                && let Some(hit) = root.next(index, query)?
+            branches.lists.restart();
+            branches.taken.clear();
+            while branches.taken.len() < branches.at_once
+                && let Some((branch, hit)) = next_of_root()?
             {
-                let branch = index.child(index.root(), hit.member, hit.place);
-                self.taken.push(branch);
-                open(index, &mut self.of_branches, branch, &hit);
+                branches.taken.push(branch);
+                open(index, &mut branches.lists, branch, &hit);
             }
-            if self.taken.is_empty() {
+            if branches.taken.is_empty() {
                 return Ok(None);
             }
         }
@@ -123,30 +135,11 @@ impl Lists {
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        let root = self.root.as_ref().map(Stream::counters);
-        root.unwrap_or_default() + self.of_branches.counters()
-    }
-}
-
-impl Wanted {
-    /// Branches that are taken at a time; `None` if there are none.
-    fn branches<S: PageStore, C: std::ops::Deref<Target = Codec>>(
-        self,
-        index: &Index<'_, S, C>,
-    ) -> Option<usize> {
-        let meta = index.meta();
-        index.has_branches().then(|| match self {
-            Wanted::Key(wanted) => taken_at_once(meta.lists, meta.branches, wanted),
-            Wanted::Distance => NEAR_BRANCHES,
-        })
-    }
-
-    /// A stream of so many branches, or of lists.
-    fn stream(self, codec: &Codec, branches: Option<usize>) -> Stream {
-        match self {
-            Wanted::Key(lists) => Stream::of_centroids(branches.unwrap_or(lists)),
-            Wanted::Distance => Stream::by_distance(codec, branches.unwrap_or(1)),
-        }
+        let of_branches = self
+            .branches
+            .as_ref()
+            .map(|branches| branches.lists.counters());
+        self.root.counters() + of_branches.unwrap_or_default()
     }
 }
 

@@ -49,7 +49,10 @@ impl Scan {
         index: &Index<'_, S, C>,
         count: usize,
     ) -> Result<bool, Error> {
-        let lists = (self.lists).get_or_insert_with(|| Lists::by_key(&index.codec, count));
+        let lists = match &mut self.lists {
+            Some(lists) => lists,
+            None => (self.lists).insert(Lists::by_key(index, &self.query, count)?),
+        };
         self.rows.restart();
         let before = self.taken;
         while self.taken - before < count as u32 {

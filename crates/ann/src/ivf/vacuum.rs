@@ -10,7 +10,7 @@
 //!
 //! Only one vacuum of an index runs at a time.
 
-use super::chain::{Chain, check_code_page, check_list_page, not_of_list};
+use super::chain::{Chain, check_code_page, check_list_page};
 use super::codec::{Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned, set_target};
 use super::layout::{DEAD, Header, Kind, Layout, Link, ListHeader, Member, NO_BLOCK};
@@ -69,6 +69,12 @@ struct Usage {
     closed: Vec<Block>,
 }
 
+/// The pages that a list is to have, which are closed so far.
+struct Copies {
+    generation: u32,
+    pages: Vec<Block>,
+}
+
 impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     /// Removes the rows for which `is_dead` says so.
     ///
@@ -121,17 +127,11 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
 
     /// Marks the pages of a list.
     fn see(&self, list: List, seen: &mut Seen) -> Result<(), Error> {
-        let link = self.link(list)?;
-        let layout = self.layout_of(list.number);
-        let mut chain = Chain::new(list.number, link.head, None);
-        while let Some((block, page)) = chain.next(self)? {
+        self.walk(list, self.link(list)?, |block, directory, _| {
             seen.add(block);
-            layout
-                .directory(&page)
-                .iter()
-                .for_each(|&codes| seen.add(codes));
-        }
-        Ok(())
+            directory.iter().for_each(|&codes| seen.add(codes));
+            Ok(())
+        })
     }
 
     fn remove_from(
@@ -184,12 +184,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         (number, block, generation): (usize, Block, Option<u32>),
         is_dead: &mut dyn FnMut(HeapTid) -> bool,
     ) -> Result<(Vec<(usize, u64)>, usize), Error> {
-        let layout = self.codec.layout(Level::Rows);
-        let page = self.store.read(block)?;
-        check_code_page(block, &Header::of(&page), list.number, generation)?;
+        let page = self.code_page(list.number, generation, block)?;
         let mut dead = Vec::new();
         let mut alive = 0;
-        for (slot, entry) in layout.rows(&page, number) {
+        for (slot, entry) in page.rows(number) {
             let target = entry.head.target;
             match is_dead(HeapTid(target)) {
                 true => dead.push((slot, target)),
@@ -234,7 +232,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     /// and looks for these.
     fn write_anew(&self, list: List, head: Block) -> Result<(), Error> {
         let layout = self.codec.layout(Level::Centroids);
-        let mut new: Vec<Block> = Vec::new();
+        let mut copies = Copies {
+            generation: self.next_generation(list, head)?,
+            pages: Vec::new(),
+        };
         let mut at = head;
         // It has an end: this vacuum has just come to it.
         let mut last = loop {
@@ -250,24 +251,18 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             let page = self.store.read(at)?;
             let members = self.members(list, &page)?;
             drop(page);
-            self.copy(list, &mut new, header.generation, &members)?;
+            self.copy(list, &mut copies, &members)?;
             at = header.link;
         };
         let members = self.members(list, &last)?;
-        let generation = Header::of(&last).generation;
-        self.copy(list, &mut new, generation, &members)?;
-        let link = match new[..] {
-            [] => Link::EMPTY,
-            [head, ..] => Link {
-                head,
-                room: new[new.len() - 1],
-            },
-        };
+        self.copy(list, &mut copies, &members)?;
         // The last one may have room.
-        let mut room = match new.pop() {
-            None => None,
-            Some(room) => Some(self.store.lock(room)?),
+        let (head, last_copy) = (copies.pages.first().copied(), copies.pages.pop());
+        let link = match (head, last_copy) {
+            (Some(head), Some(room)) => Link { head, room },
+            _ => Link::EMPTY,
         };
+        let mut room = last_copy.map(|room| self.store.lock(room)).transpose()?;
         let mut entry = self.lock_centroid(list)?;
         let mut pages = vec![&mut last, &mut entry];
         pages.extend(&mut room);
@@ -281,7 +276,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             set_target(layout, bodies[1], list.place, link);
         });
         drop((last, entry, room));
-        for block in new {
+        for block in copies.pages {
             self.open_page(list, block)?;
         }
         Ok(())
@@ -330,45 +325,43 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         Ok(members)
     }
 
-    /// Adds members to the new pages of a list, which are closed, and adds to these.
-    /// `before`: the generation of the old ones.
-    fn copy(
-        &self,
-        list: List,
-        new: &mut Vec<Block>,
-        before: u32,
-        members: &[Code],
-    ) -> Result<(), Error> {
+    /// That of the pages that a list is to have instead of those that begin with `head`.
+    fn next_generation(&self, list: List, head: Block) -> Result<u32, Error> {
+        let mut chain = Chain::new(list.number, head, None);
+        chain.next(self)?;
+        let now = self.store.stamp();
+        Ok(match chain.generation() {
+            // No time may have gone by.
+            Some(before) if !is_earlier(before, now) => before.wrapping_add(1),
+            _ => now,
+        })
+    }
+
+    /// Adds members to the copies of a list's pages, and adds to these.
+    fn copy(&self, list: List, copies: &mut Copies, members: &[Code]) -> Result<(), Error> {
         if members.is_empty() {
             return Ok(());
         }
-        let start = match new.last() {
+        let Copies { generation, pages } = copies;
+        let start = match pages.last() {
             Some(&last) => last,
             None => {
                 let mut page = self.allocate()?;
                 let head = self.store.block_of(&page);
-                // No time may have gone by.
-                let now = self.store.stamp();
-                let generation = match is_earlier(before, now) {
-                    true => now,
-                    false => before.wrapping_add(1),
-                };
                 self.store.commit(&mut [&mut page], &mut |bodies| {
-                    *bodies[0] = Body::ZERO;
-                    Header::new(Kind::Closed, list.number, generation, NO_BLOCK).write(bodies[0]);
-                    ListHeader::new(head).write(bodies[0]);
+                    let (kind, list) = (Kind::Closed, list.number);
+                    Header::write_list_page(kind, list, *generation, head, bodies[0]);
                 });
-                new.push(head);
+                pages.push(head);
                 head
             }
         };
         let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
         self.fill(list, Kind::Closed, start, &members)?;
-        let generation = Header::of(&*self.store.read(start)?).generation;
-        let mut chain = Chain::new(list.number, start, Some(generation));
+        let mut chain = Chain::new(list.number, start, Some(*generation));
         chain.next(self)?;
         while let Some((block, _)) = chain.next(self)? {
-            new.push(block);
+            pages.push(block);
         }
         Ok(())
     }
@@ -436,7 +429,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             let is_own = of_codes.link == block
                 && check_code_page(codes, &of_codes, header.list, Some(header.generation)).is_ok();
             if !is_own {
-                return Err(not_of_list(codes, header.list));
+                return Err(Error::not_of_list(codes, header.list));
             }
             self.store
                 .commit(&mut [&mut page, &mut code_page], &mut |bodies| {

@@ -129,17 +129,10 @@ fn the_checker_sees_each_kind_of_damage() {
     let store = sample();
     let index = open(&store);
     // The first list's page and its first code page.
-    let mut first = None;
-    index
-        .for_each_list(&mut |list, link| {
-            first = first.or(Some((list, link)));
-            Ok(())
-        })
-        .unwrap();
-    let (list, link) = first.unwrap();
+    let (list, link) = lists(&index)[0];
     let mut codes = 0;
     index
-        .walk(list, link, |directory, _| {
+        .walk(list, link, |_, directory, _| {
             codes = directory[0];
             Ok(())
         })

@@ -7,9 +7,9 @@ use rand::{Rng, SeedableRng};
 
 use crate::ivf::build::Builder;
 use crate::ivf::codec::Codec;
-use crate::ivf::index::{Index, create, read_mean, read_meta};
+use crate::ivf::index::{Index, List, create, read_mean, read_meta};
 use crate::ivf::kmeans::cluster;
-use crate::ivf::layout::Options;
+use crate::ivf::layout::{Link, Options};
 use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::quantize::extended::Bits;
@@ -162,6 +162,25 @@ pub fn insert_all(index: &MemIndex<'_>, rows: &[Vec<f32>], first: u64) {
     }
 }
 
+/// The lists of an index, and where their members are.
+pub fn lists(index: &MemIndex<'_>) -> Vec<(List, Link)> {
+    let mut lists = Vec::new();
+    index
+        .for_each_list(&mut |list, link| {
+            lists.push((list, link));
+            Ok(())
+        })
+        .unwrap();
+    lists
+}
+
+/// A scan that has taken no lists yet.
+pub fn scan(index: &MemIndex<'_>, query: &[f32], by_bound: bool) -> Scan {
+    let query = Row::new(index.codec().options().metric, query);
+    let query = index.codec().prepare(query.vector()).unwrap();
+    Scan::new(index.codec().query(query), by_bound)
+}
+
 /// All rows that a scan of so many lists returns.
 pub fn all_rows(
     index: &MemIndex<'_>,
@@ -169,9 +188,7 @@ pub fn all_rows(
     lists: usize,
     by_bound: bool,
 ) -> Vec<(f64, u64)> {
-    let query = Row::new(index.codec().options().metric, query);
-    let query = index.codec().prepare(query.vector()).unwrap();
-    let mut scan = Scan::new(index.codec().query(query), by_bound);
+    let mut scan = scan(index, query, by_bound);
     assert!(scan.take_lists(index, lists).unwrap());
     let mut rows = Vec::new();
     while let Some(row) = scan.next_row(index).unwrap() {

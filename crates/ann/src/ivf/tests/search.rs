@@ -247,13 +247,13 @@ fn what_stands_behind_the_last_entry_is_nobodys() {
     assert!(layout.columns < layout.code_pages * layout.per_page);
 
     let mut last = 0;
-    let each = &mut |list, link| {
-        index.walk(list, link, |directory: &[u32], _| {
+    for (list, link) in lists(&index) {
+        let walked = index.walk(list, link, |_, directory, _| {
             last = *directory.last().unwrap();
             Ok(())
-        })
-    };
-    index.for_each_list(each).unwrap();
+        });
+        walked.unwrap();
+    }
     let at = layout.entry_at(layout.per_page - 1);
     store.damage(last, |body| body.0[at] = 77);
     let removed = index.remove(&mut |_| true).unwrap();
@@ -275,11 +275,7 @@ fn take_lists_one_after_the_other(lists: usize, in_branches: bool) {
     let store = MemPages::new();
     let options = options(Metric::L2, 32, Bits::Eight);
     let index = built_with(&store, &options, &rows, (lists, in_branches));
-    let query = index
-        .codec()
-        .prepare(AnyVector::Components(&rows[3]))
-        .unwrap();
-    let mut scan = Scan::new(index.codec().query(query), true);
+    let mut scan = scan(&index, &rows[3], true);
     let mut found = Vec::new();
     let mut rounds = 0;
     let mut foreseen: Vec<HeapTid> = Vec::new();

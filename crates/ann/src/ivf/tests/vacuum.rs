@@ -4,14 +4,13 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::fixture::*;
+use crate::Metric;
 use crate::ivf::chain::Chain;
 use crate::ivf::index::List;
 use crate::ivf::layout::{Header, Kind, Link};
-use crate::ivf::scan::Scan;
 use crate::mem_pages::MemPages;
 use crate::page::PageStore;
 use crate::quantize::extended::Bits;
-use crate::{AnyVector, Metric};
 
 const ROWS: u64 = 6000;
 
@@ -21,18 +20,6 @@ fn dies(tid: u64) -> bool {
 
 fn living() -> Vec<u64> {
     (1..=ROWS).filter(|&tid| !dies(tid)).collect()
-}
-
-/// The lists of an index that have rows, or have had some.
-fn lists(index: &MemIndex<'_>) -> Vec<(List, Link)> {
-    let mut lists = Vec::new();
-    index
-        .for_each_list(&mut |list, link| {
-            lists.push((list, link));
-            Ok(())
-        })
-        .unwrap();
-    lists
 }
 
 fn sample(store: &MemPages) -> Vec<Vec<f32>> {
@@ -83,11 +70,7 @@ fn a_scan_goes_on_over_the_pages_that_a_list_had() {
         let store = MemPages::new();
         let rows = sample(&store);
         let index = open(&store);
-        let prepared = index
-            .codec()
-            .prepare(AnyVector::Components(&rows[3]))
-            .unwrap();
-        let mut scan = Scan::new(index.codec().query(prepared), by_bound);
+        let mut scan = scan(&index, &rows[3], by_bound);
         assert!(scan.take_lists(&index, 5).unwrap());
         let mut found: Vec<u64> = Vec::new();
         for _ in 0..5 {
@@ -116,11 +99,7 @@ fn a_scan_tells_that_pages_were_used_anew_under_it() {
     let store = MemPages::new();
     let rows = sample(&store);
     let index = open(&store);
-    let prepared = index
-        .codec()
-        .prepare(AnyVector::Components(&rows[3]))
-        .unwrap();
-    let mut scan = Scan::new(index.codec().query(prepared), true);
+    let mut scan = scan(&index, &rows[3], true);
     assert!(scan.take_lists(&index, 5).unwrap());
     assert_eq!(scan.next_row(&index).unwrap().unwrap().tid.0, 4);
     index.remove(&mut |tid| dies(tid.0)).unwrap();
@@ -182,11 +161,7 @@ fn a_list_without_rows_has_no_pages() {
     assert!(lists(&index).iter().all(|(_, link)| *link == Link::EMPTY));
     let report = index.check(&mut |_, _, _| {}).unwrap();
     assert_eq!((report.problems, report.rows), (vec![], 0));
-    let query = index
-        .codec()
-        .prepare(AnyVector::Components(&rows[0]))
-        .unwrap();
-    let mut scan = Scan::new(index.codec().query(query), true);
+    let mut scan = scan(&index, &rows[0], true);
     assert!(scan.take_lists(&index, 5).unwrap());
     assert!(scan.next_row(&index).unwrap().is_none());
     insert_all(&index, &rows[..50], 1);
