@@ -150,7 +150,6 @@ pub struct Beam {
     // Memory for what a visit tells, and for which of it is near.
     numbers: Vec<Vertex>,
     estimates: Vec<f32>,
-    near: Vec<u32>,
 }
 
 impl Beam {
@@ -170,7 +169,6 @@ impl Beam {
             counters: Counters::default(),
             numbers: Vec::new(),
             estimates: Vec::new(),
-            near: Vec::new(),
         }
     }
 
@@ -263,23 +261,24 @@ impl Beam {
         }
         // Few are near, and which is not foreseen: a branch for each would
         // cost more than all else here.
-        let (farthest, has_room) = (self.farthest(), self.pool.len() < width);
-        let mut near = std::mem::take(&mut self.near);
-        near.resize(numbers.len(), 0);
-        let mut count = 0;
-        for (i, &estimate) in (0_u32..).zip(estimates.iter().take(numbers.len())) {
-            near[count] = i;
-            count += usize::from((estimate < farthest) | has_room);
-        }
-        for &i in &near[..count] {
-            let (estimate, number) = (estimates[i as usize], numbers[i as usize]);
-            let is_near = self.pool.len() < width || estimate < self.farthest();
-            if is_near && (is_exact || self.seen.insert(number)) {
-                self.insert(estimate, number, false);
-                self.pool.truncate(width);
+        for (numbers, estimates) in numbers.chunks(32).zip(estimates.chunks(32)) {
+            let mut near = match self.pool.len() < width {
+                true => u32::MAX >> (32 - numbers.len()),
+                false => below(estimates, self.farthest()),
+            };
+            while near != 0 {
+                let i = near.trailing_zeros() as usize;
+                near &= near - 1;
+                let Some(&number) = numbers.get(i) else {
+                    break;
+                };
+                let is_near = self.pool.len() < width || estimates[i] < self.farthest();
+                if is_near && (is_exact || self.seen.insert(number)) {
+                    self.insert(estimates[i], number, false);
+                    self.pool.truncate(width);
+                }
             }
         }
-        self.near = near;
         self.numbers = numbers;
         self.estimates = estimates;
     }
@@ -457,9 +456,20 @@ impl Beam {
         }
     }
 
+    /// Where a vertex with a key comes into the pool. Most come in near the end.
+    fn place(&self, key: f32) -> usize {
+        const STEP: usize = 16;
+        let mut end = self.pool.len();
+        while end > STEP && self.pool[end - STEP].key > key {
+            end -= STEP;
+        }
+        let before = self.pool[..end].iter().rposition(|c| c.key <= key);
+        before.map_or(0, |before| before + 1)
+    }
+
     /// Puts a vertex into the pool, behind those at the same distance.
     fn insert(&mut self, key: f32, vertex: Vertex, visited: bool) {
-        let position = self.pool.partition_point(|c| c.key <= key);
+        let position = self.place(key);
         let candidate = Candidate {
             key,
             vertex,
@@ -472,10 +482,23 @@ impl Beam {
     }
 }
 
-/// The width of the beam on the way down. The paper walks with one vertex; on
-/// data in clusters, such a walk now and then ends in the wrong cluster, and a
-/// search of level 0 does not get out of it.
-const DESCENT: usize = 3;
+/// Which of up to 32 values are below a limit: a bit each, the first one lowest.
+fn below(values: &[f32], limit: f32) -> u32 {
+    let bits = |values: &[f32]| {
+        let bits = (0..).zip(values).map(|(i, &value)| u32::from(value < limit) << i);
+        bits.fold(0, |all, bit| all | bit)
+    };
+    match values.first_chunk::<32>() {
+        Some(whole) => bits(whole),
+        None => bits(values),
+    }
+}
+
+/// The width of the beam on the last level of a way down, and so of what it leads
+/// to. The paper walks with one vertex on every level, as is done here above; on
+/// data in clusters, that now and then ends in the wrong cluster, and a search of
+/// level 0 does not get out of it.
+const ENTRIES: usize = 3;
 
 /// Walks from `entry` on level `from` down to level `to`, and returns the
 /// vertices of `to` where a search should start; none if the way was lost
@@ -498,15 +521,16 @@ pub fn descend<G: Graph>(
         for entry in entries {
             beam.start(entry);
         }
-        beam.run(graph, query, DESCENT)?;
-        entries = step_down(&beam.take(DESCENT));
+        let width = if level == to + 1 { ENTRIES } else { 1 };
+        beam.run(graph, query, width)?;
+        entries = step_down(&beam.take(width));
     }
     Ok(entries)
 }
 
 /// The vertices that the nearest of those which were found stand on.
 pub fn step_down(found: &[Found]) -> Vec<Vertex> {
-    found.iter().take(DESCENT).map(|f| f.below).collect()
+    found.iter().take(ENTRIES).map(|f| f.below).collect()
 }
 
 #[cfg(test)]
@@ -516,9 +540,11 @@ mod tests {
     use super::*;
 
     /// A graph of which each visit is written down: a key, and estimates of others.
+    /// All levels are alike.
+    #[derive(Default)]
     struct Told<'t> {
         visits: &'t [(f32, &'t [(Vertex, f32)])],
-        visited: RefCell<Vec<Vertex>>,
+        visited: RefCell<Vec<(u8, Vertex)>>,
     }
 
     impl Graph for Told<'_> {
@@ -535,12 +561,12 @@ mod tests {
         fn visit(
             &self,
             vertex: Vertex,
-            _level: u8,
+            level: u8,
             _query: &(),
             _tids: Option<&mut Vec<HeapTid>>,
             neighbours: &mut Neighbours<'_>,
         ) -> Result<Option<Visit>, Error> {
-            self.visited.borrow_mut().push(vertex);
+            self.visited.borrow_mut().push((level, vertex));
             let (key, told) = self.visits[vertex as usize];
             for &(number, estimate) in told {
                 neighbours.numbers.push(number);
@@ -551,7 +577,7 @@ mod tests {
                 key,
                 bound: 0.0,
                 spread: 1.0,
-                below: NONE,
+                below: vertex,
             }))
         }
 
@@ -565,12 +591,32 @@ mod tests {
     fn visited(width: usize, visits: &[(f32, &[(Vertex, f32)])]) -> Vec<Vertex> {
         let graph = Told {
             visits,
-            visited: RefCell::default(),
+            ..Told::default()
         };
         let mut beam = Beam::new(0, BeamOptions::default());
         beam.start(0);
         beam.run(&graph, &(), width).unwrap();
-        graph.visited.into_inner()
+        let visited = graph.visited.into_inner();
+        visited.into_iter().map(|(_, vertex)| vertex).collect()
+    }
+
+    #[test]
+    fn a_way_down_is_narrow_but_for_its_last_level() {
+        let graph = Told {
+            visits: &[
+                (10.0, &[(1, 5.0), (2, 6.0), (3, 7.0), (4, 8.0)]),
+                (5.0, &[(0, 10.0), (2, 6.0), (3, 7.0), (4, 8.0)]),
+                (6.0, &[]),
+                (7.0, &[]),
+                (8.0, &[]),
+            ],
+            ..Told::default()
+        };
+        let mut beam = Beam::new(0, BeamOptions::default());
+        let entries = descend(&graph, &mut beam, &(), 0, 3, 0).unwrap();
+        assert_eq!(entries, [1, 2, 3]);
+        let visited = graph.visited.into_inner();
+        assert_eq!(visited, [(3, 0), (3, 1), (2, 1), (1, 1), (1, 2), (1, 3)]);
     }
 
     #[test]
