@@ -485,7 +485,9 @@ impl Beam {
 /// Which of up to 32 values are below a limit: a bit each, the first one lowest.
 fn below(values: &[f32], limit: f32) -> u32 {
     let bits = |values: &[f32]| {
-        let bits = (0..).zip(values).map(|(i, &value)| u32::from(value < limit) << i);
+        let bits = (0..)
+            .zip(values)
+            .map(|(i, &value)| u32::from(value < limit) << i);
         bits.fold(0, |all, bit| all | bit)
     };
     match values.first_chunk::<32>() {

@@ -12,7 +12,11 @@ use super::simd::{self, Isa, for_each_isa};
 const CHUNK: usize = 32;
 
 /// Rows that are worked on at a time.
-const ROWS: usize = 8;
+const ROWS: usize = 12;
+
+/// Tokens between one whose key and value are read and one for which they are fetched:
+/// rows are too far apart for a processor to foresee.
+const AHEAD: usize = 8;
 
 /// Memory for one head.
 #[derive(Default)]
@@ -128,7 +132,11 @@ for_each_isa! {
         scratch.keys.resize(size * tokens, 0.0);
         scratch.values.clear();
         scratch.values.resize(real * width, 0.0);
+        let part = |token: usize, at: usize| qkv.get(token * stride + at..)?.get(..size);
         for (token, row) in qkv.chunks_exact(stride).take(real).enumerate() {
+            for part in head.at.iter().filter_map(|&at| part(token + AHEAD, at)) {
+                simd::prefetch(part);
+            }
             for (component, &key) in row[key_at..key_at + size].iter().enumerate() {
                 scratch.keys[component * tokens + token] = key;
             }
@@ -178,18 +186,16 @@ fn multiply(
             // lengths were checked.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Amx => unsafe {
-                let b = b.as_ptr().add(column);
-                avx512(
-                    a.as_ptr(),
-                    a_stride,
-                    inner,
-                    b,
-                    b_stride,
-                    out.as_mut_ptr().add(column),
-                );
+                let (b, out) = (b.as_ptr().add(column), out.as_mut_ptr().add(column));
+                avx512(a.as_ptr(), a_stride, inner, b, b_stride, out);
             },
-            _ => chunk(
-                isa,
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe {
+                let (b, out) = (b.as_ptr().add(column), out.as_mut_ptr().add(column));
+                avx2(a.as_ptr(), a_stride, inner, b, b_stride, out);
+            },
+            Isa::Portable => portable(
                 (a, a_stride),
                 inner,
                 (&b[column..], b_stride),
@@ -199,34 +205,66 @@ fn multiply(
     }
 }
 
-for_each_isa! {
-    /// A chunk of columns of [`multiply`].
-    fn chunk(a: (&[f32], usize), inner: usize, b: (&[f32], usize), out: &mut [f32]) {
-        // Eight vectors of AVX2, which have two of `b` and one of `a` beside them.
-        const WIDTH: usize = 16;
-        const HALF: usize = ROWS / 2;
-        let ((a, a_stride), (b, b_stride)) = (a, b);
-        for column in (0..CHUNK).step_by(WIDTH) {
-            for first in [0, HALF] {
-                let mut sums = [[0.0_f32; WIDTH]; HALF];
-                for i in 0..inner {
-                    let b: &[f32; WIDTH] = &b[i * b_stride + column..].as_chunks().0[0];
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let a = a[(first + r) * a_stride + i];
-                        for (sum, &b) in sums.iter_mut().zip(b) {
-                            *sum = a.mul_add(b, *sum);
-                        }
+/// A chunk of columns of [`multiply`].
+fn portable(a: (&[f32], usize), inner: usize, b: (&[f32], usize), out: &mut [f32]) {
+    let ((a, a_stride), (b, b_stride)) = (a, b);
+    for r in 0..ROWS {
+        let mut sums = [0.0_f32; CHUNK];
+        let a = &a[r * a_stride..][..inner];
+        for (a, b) in a.iter().zip(b.chunks(b_stride)) {
+            for (sum, &b) in sums.iter_mut().zip(b) {
+                *sum = a.mul_add(b, *sum);
+            }
+        }
+        out[r * b_stride..][..CHUNK].copy_from_slice(&sums);
+    }
+}
+
+/// As [`portable`]. Twelve vectors of sums, two of `b` and one of `a` fill the registers.
+///
+/// # Safety
+///
+/// As for [`avx512`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(
+    a: *const f32,
+    a_stride: usize,
+    inner: usize,
+    b: *const f32,
+    b_stride: usize,
+    out: *mut f32,
+) {
+    use std::arch::x86_64::*;
+    const HALF: usize = ROWS / 2;
+    for column in (0..CHUNK).step_by(16) {
+        for first in [0, HALF] {
+            let mut sums = [[_mm256_setzero_ps(); 2]; HALF];
+            // SAFETY: within the matrices.
+            unsafe {
+                let mut a = a.add(first * a_stride);
+                let mut b = b.add(column);
+                for _ in 0..inner {
+                    let (b_low, b_high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                    for (r, [low, high]) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(r * a_stride));
+                        *low = _mm256_fmadd_ps(a, b_low, *low);
+                        *high = _mm256_fmadd_ps(a, b_high, *high);
                     }
+                    a = a.add(1);
+                    b = b.wrapping_add(b_stride);
                 }
-                for (r, sums) in sums.iter().enumerate() {
-                    out[(first + r) * b_stride + column..][..WIDTH].copy_from_slice(sums);
+                for (r, [low, high]) in sums.into_iter().enumerate() {
+                    let out = out.add((first + r) * b_stride + column);
+                    _mm256_storeu_ps(out, low);
+                    _mm256_storeu_ps(out.add(8), high);
                 }
             }
         }
     }
 }
 
-/// As [`chunk()`].
+/// As [`portable`].
 ///
 /// # Safety
 ///

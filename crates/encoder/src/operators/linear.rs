@@ -21,12 +21,13 @@
 //! outputs are 64 bytes side by side, which is what one VNNI instruction takes
 //! (AVX-512 `vpdpbusd`: sixteen sums of four products each), and sixteen of these, one
 //! half of a panel after the other, are the second operand of an AMX instruction
-//! (`tdpbusd`: 256 sums of 64 products each). Activations lie row by row, for AVX2 in 16
-//! bits: its instruction for products of bytes would saturate, and that for 16 bits
-//! (`vpmaddwd`: eight sums of two products each) takes activations as they lie and weights
-//! that are widened for six rows at once.
+//! (`tdpbusd`: 256 sums of 64 products each). Activations lie row by row, for AVX2
+//! ([`avx2`]) four inputs of all rows side by side.
 
 #![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 
 use std::ops::Range;
 
@@ -64,13 +65,34 @@ macro_rules! for_rows {
 #[repr(C, align(64))]
 struct Line([i8; 64]);
 
-/// The weights of a layer.
+/// What AVX2 multiplies by itself of a group of four inputs of an output.
+struct Excess {
+    /// Of the block.
+    group: u32,
+    /// Of the panel.
+    column: u8,
+    weights: [i8; 4],
+}
+
+/// The weights of a block of inputs of a panel.
+#[derive(Clone, Copy)]
+struct WeightsOfBlock<'a> {
+    lines: &'a [Line],
+    excess: &'a [Excess],
+}
+
+/// The weights of a layer, packed for an instruction set.
 pub(crate) struct Weights {
+    isa: Isa,
     inputs: usize,
     outputs: usize,
     /// Inputs that share a scale; the last block may have fewer.
     block: usize,
     panels: Vec<Line>,
+    /// For AVX2, panel by panel, block by block; what is here is not in the panels.
+    excess: Vec<Excess>,
+    /// Where that of each block of each panel ends.
+    excess_ends: Vec<usize>,
     /// s_w: panel by panel, block by block, [`COLUMNS`] each.
     scales: Vec<f32>,
     /// Σ_B s_w·Σ q_w of each output.
@@ -132,8 +154,9 @@ impl Weights {
     /// Packs q_w, of shape [outputs, inputs], with its scales, of shape
     /// [outputs, blocks], and biases (none is zeros).
     ///
-    /// The caller has checked the lengths.
+    /// The caller has checked the lengths. `isa` is the best that there is.
     pub(crate) fn pack(
+        isa: Isa,
         (outputs, inputs): (usize, usize),
         block: usize,
         quantized: &[i8],
@@ -144,10 +167,13 @@ impl Weights {
         let panels = outputs.div_ceil(COLUMNS);
         let lines = lines_of(inputs, block);
         let mut weights = Weights {
+            isa: suited(isa, inputs, blocks),
             inputs,
             outputs,
             block,
             panels: vec![Line([0; 64]); panels * lines],
+            excess: Vec::new(),
+            excess_ends: vec![0; panels * blocks],
             scales: vec![0.0; panels * blocks * COLUMNS],
             sums: vec![0.0; panels * COLUMNS],
             bias: vec![0.0; panels * COLUMNS],
@@ -171,7 +197,44 @@ impl Weights {
                 weights.sums[output] = scale.mul_add(sum as f32, weights.sums[output]);
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        if weights.isa == Isa::Avx2 {
+            weights.split_off_excess();
+        }
         weights
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn split_off_excess(&mut self) {
+        let lines_of_block = 2 * self.block.div_ceil(4);
+        let blocks = (self.panels)
+            .chunks_mut(lines_of(self.inputs, self.block))
+            .flat_map(|panel| panel.chunks_mut(lines_of_block));
+        for (lines, end) in blocks.zip(&mut self.excess_ends) {
+            for (number, line) in lines.iter_mut().enumerate() {
+                for (column, group) in line.0.as_chunks_mut().0.iter_mut().enumerate() {
+                    let (kept, weights) = avx2::split(*group);
+                    *group = kept;
+                    if weights != [0; 4] {
+                        self.excess.push(Excess {
+                            group: number as u32 / 2,
+                            column: (16 * (number % 2) + column) as u8,
+                            weights,
+                        });
+                    }
+                }
+            }
+            *end = self.excess.len();
+        }
+    }
+
+    /// What AVX2 multiplies by itself of a block of a panel.
+    fn excess(&self, panel: usize, block: usize) -> &[Excess] {
+        let place = panel * self.blocks() + block;
+        let from = place
+            .checked_sub(1)
+            .map_or(0, |before| self.excess_ends[before]);
+        &self.excess[from..self.excess_ends[place]]
     }
 
     /// Inputs of a row.
@@ -194,42 +257,37 @@ impl Weights {
         self.inputs.div_ceil(self.block)
     }
 
-    /// The instruction set to run the layer with, given the best that there is: AMX
-    /// takes sixteen groups of four inputs at a time, and its sums have a long way to
-    /// the registers where those of a block are scaled.
-    fn suited(&self, isa: Isa) -> Isa {
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx if self.blocks() > 1 || !self.inputs.is_multiple_of(64) => Isa::Avx512,
-            suited => suited,
-        }
+    /// The instruction set that the layer runs with.
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// Runs the layer on rows: `x` has [`Self::inputs`] values a row, and `y`
     /// [`Self::outputs`].
-    pub(crate) fn run(&self, isa: Isa, x: &[f32], y: &mut [f32], finish: Finish<'_>) {
-        let isa = self.suited(isa);
+    pub(crate) fn run(&self, x: &[f32], y: &mut [f32], finish: Finish<'_>) {
+        let isa = self.isa;
         let mut tile = Tile::default();
         for (at, rows) in tiles(isa, x.len() / self.inputs) {
             let x = &x[at * self.inputs..][..rows * self.inputs];
             let y = &mut y[at * self.outputs..][..rows * self.outputs];
-            tile.quantize(isa, self, x, rows);
+            tile.quantize(self, x, rows);
             let steps = (self.outputs, COLUMNS);
-            self.multiply(isa, &tile, 0..self.panels(), y, steps, finish);
+            self.multiply(&tile, 0..self.panels(), y, steps, finish);
             finish.behind(at * self.outputs).rows(isa, y);
         }
     }
 
     /// Quantizes rows to be used by [`Self::run_panels`].
-    pub(crate) fn prepare(&self, isa: Isa, x: &[f32]) -> Vec<Tile> {
-        let isa = self.suited(isa);
+    pub(crate) fn prepare(&self, x: &[f32]) -> Vec<Tile> {
         let quantized = |(at, rows): (usize, usize)| {
             let mut tile = Tile::default();
             let x = &x[at * self.inputs..][..rows * self.inputs];
-            tile.quantize(isa, self, x, rows);
+            tile.quantize(self, x, rows);
             tile
         };
-        tiles(isa, x.len() / self.inputs).map(quantized).collect()
+        tiles(self.isa, x.len() / self.inputs)
+            .map(quantized)
+            .collect()
     }
 
     /// Some panels of outputs of all rows: in `y`, one panel comes behind the other,
@@ -237,19 +295,17 @@ impl Weights {
     /// nothing. A normalization is left to the caller.
     pub(crate) fn run_panels(
         &self,
-        isa: Isa,
         tiles: &[Tile],
         panels: Range<usize>,
         y: &mut [f32],
         finish: Finish<'_>,
     ) {
-        let isa = self.suited(isa);
         let count: usize = tiles.iter().map(|tile| tile.rows).sum();
         let mut at = 0;
         for tile in tiles {
             let y = &mut y[at * COLUMNS..];
             let steps = (COLUMNS, count * COLUMNS);
-            self.multiply(isa, tile, panels.clone(), y, steps, finish);
+            self.multiply(tile, panels.clone(), y, steps, finish);
             at += tile.rows;
         }
     }
@@ -258,13 +314,13 @@ impl Weights {
     /// of `steps`, panels in the second.
     fn multiply(
         &self,
-        isa: Isa,
         tile: &Tile,
         panels: Range<usize>,
         y: &mut [f32],
         steps: (usize, usize),
         finish: Finish<'_>,
     ) {
+        let isa = self.isa;
         let kernel = Kernel::new(isa, tile.rows);
         let lines = lines_of(self.inputs, self.block);
         let blocks = self.blocks();
@@ -278,13 +334,19 @@ impl Weights {
             let mut x = tile.activations();
             let scales = &self.scales[panel * blocks * COLUMNS..][..blocks * COLUMNS];
             let scales = scales.as_chunks().0;
-            for scales in &scales[..blocks - 1] {
-                let (of_block, rest) = weights.split_at(2 * self.block.div_ceil(4));
+            for (block, scales) in scales[..blocks - 1].iter().enumerate() {
+                let (lines, rest) = weights.split_at(2 * self.block.div_ceil(4));
+                let excess = self.excess(panel, block);
+                let of_block = WeightsOfBlock { lines, excess };
                 for_rows!(tile.rows, add(isa, x, of_block, scales, &mut values));
                 weights = rest;
-                x = x.behind(of_block.len() / 2);
+                x = x.behind(lines.len() / 2);
             }
-            kernel.dot(x, weights, sums);
+            let last = WeightsOfBlock {
+                lines: weights,
+                excess: self.excess(panel, blocks - 1),
+            };
+            kernel.dot(x, last, sums);
             let constants = Constants {
                 scales: &scales[blocks - 1],
                 sums: column_array(&self.sums, panel),
@@ -295,6 +357,17 @@ impl Weights {
             let y = &mut y[number * steps.1..];
             finish_panel(isa, sums, &values, tile, constants, y, (steps.0, count));
         }
+    }
+}
+
+/// The instruction set to run a layer with, given the best that there is: AMX takes
+/// sixteen groups of four inputs at a time, and its sums have a long way to the registers
+/// where those of a block are scaled.
+fn suited(isa: Isa, inputs: usize, blocks: usize) -> Isa {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx if blocks > 1 || !inputs.is_multiple_of(64) => Isa::Avx512,
+        suited => suited,
     }
 }
 
@@ -339,11 +412,10 @@ struct Constants<'a> {
 #[derive(Default)]
 pub(crate) struct Tile {
     rows: usize,
-    /// Row by row; each block is filled up to a multiple of four inputs.
+    /// Each block of a row is filled up to a multiple of four inputs. For AVX2, as
+    /// many as are missing to a multiple of eight rows lie behind the last ones.
     groups: Vec<[u8; 4]>,
-    /// The same in 16 bits for AVX2, in which the groups of all rows at one place lie side
-    /// by side.
-    wide: Vec<[u16; 4]>,
+    steps: Steps,
     /// s_x of each row.
     scales: Vec<f32>,
     /// z of each row.
@@ -351,25 +423,33 @@ pub(crate) struct Tile {
     row: Vec<u8>,
 }
 
+/// How far groups of activations lie apart.
+#[derive(Clone, Copy, Default)]
+struct Steps {
+    rows: usize,
+    groups: usize,
+}
+
 /// Activations of a tile from some group of each row on.
 #[derive(Clone, Copy)]
 struct Activations<'a> {
     groups: &'a [[u8; 4]],
-    /// Empty unless for AVX2.
-    wide: &'a [[u16; 4]],
-    rows: usize,
-    /// Groups from one row to the next.
-    step: usize,
+    steps: Steps,
 }
 
 impl Activations<'_> {
     /// Those behind so many groups of each row.
     fn behind(self, groups: usize) -> Self {
         Activations {
-            groups: &self.groups[groups..],
-            wide: self.wide.get(groups * self.rows..).unwrap_or_default(),
+            groups: &self.groups[groups * self.steps.groups..],
             ..self
         }
+    }
+
+    /// Whether there are so many groups of so many rows.
+    fn have(&self, rows: usize, groups: usize) -> bool {
+        let last = (rows - 1) * self.steps.rows + groups.saturating_sub(1) * self.steps.groups;
+        groups == 0 || last < self.groups.len()
     }
 }
 
@@ -377,48 +457,60 @@ impl Tile {
     fn activations(&self) -> Activations<'_> {
         Activations {
             groups: &self.groups,
-            wide: &self.wide,
-            rows: self.rows,
-            step: self.groups.len() / self.rows,
+            steps: self.steps,
         }
     }
 
-    fn quantize(&mut self, isa: Isa, weights: &Weights, x: &[f32], rows: usize) {
+    fn quantize(&mut self, weights: &Weights, x: &[f32], rows: usize) {
         let inputs = weights.inputs;
         let groups = lines_of(inputs, weights.block) / 2;
+        let (steps, behind) = match weights.isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => (
+                Steps {
+                    rows: 1,
+                    groups: rows,
+                },
+                rows.next_multiple_of(avx2::EIGHT) - rows,
+            ),
+            _ => (
+                Steps {
+                    rows: groups,
+                    groups: 1,
+                },
+                0,
+            ),
+        };
         self.rows = rows;
+        self.steps = steps;
         self.scales.clear();
         self.zeros.clear();
-        self.groups.resize(rows * groups, [0; 4]);
+        self.groups.resize(rows * groups + behind, [0; 4]);
         self.row.resize(inputs, 0);
-        let of_rows = self.groups.chunks_exact_mut(groups);
-        for (values, groups) in x.chunks_exact(inputs).zip(of_rows) {
-            let is_full = inputs == 4 * groups.len();
-            let row = match is_full {
-                true => groups.as_flattened_mut(),
-                false => &mut self.row,
-            };
-            let (scale, zero) = quantize_row(isa, values, row);
-            self.scales.push(scale);
-            self.zeros.push(zero);
-            if is_full {
+        for (r, values) in x.chunks_exact(inputs).enumerate() {
+            let of_row = &mut self.groups[r * steps.rows..];
+            if steps.groups == 1 && inputs == 4 * groups {
+                let row = of_row[..groups].as_flattened_mut();
+                let (scale, zero) = quantize_row(weights.isa, values, row);
+                self.scales.push(scale);
+                self.zeros.push(zero);
                 continue;
             }
-            let blocks = groups.chunks_mut(weights.block.div_ceil(4));
-            for (block, groups) in self.row.chunks(weights.block).zip(blocks) {
-                // What stands beyond the end meets weights of zero.
-                let (own, beyond) = groups.as_flattened_mut().split_at_mut(block.len());
-                own.copy_from_slice(block);
-                beyond.fill(0);
-            }
-        }
-        #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx2 {
-            self.wide.resize(rows * groups, [0; 4]);
-            for (row, of_row) in self.groups.chunks_exact(groups).enumerate() {
-                let wide = self.wide[row..].iter_mut().step_by(rows);
-                for (wide, group) in wide.zip(of_row) {
-                    *wide = group.map(u16::from);
+            let (scale, zero) = quantize_row(weights.isa, values, &mut self.row);
+            self.scales.push(scale);
+            self.zeros.push(zero);
+            let mut places = of_row.iter_mut().step_by(steps.groups);
+            for block in self.row.chunks(weights.block) {
+                let (whole, rest) = block.as_chunks::<4>();
+                for (&group, place) in whole.iter().zip(places.by_ref()) {
+                    *place = group;
+                }
+                if !rest.is_empty()
+                    && let Some(place) = places.next()
+                {
+                    // What stands beyond the end meets weights of zero.
+                    *place = [0; 4];
+                    place[..rest.len()].copy_from_slice(rest);
                 }
             }
         }
@@ -508,10 +600,10 @@ impl Kernel {
     }
 
     /// Σ q_x·q_w of a block for each row of a tile and each output of a panel.
-    fn dot(&self, x: Activations<'_>, weights: &[Line], sums: &mut [[i32; COLUMNS]]) {
+    fn dot(&self, x: Activations<'_>, weights: WeightsOfBlock<'_>, sums: &mut [[i32; COLUMNS]]) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Amx(tiles) => tiles.dot(x.groups, x.step, weights, sums),
+            Kernel::Amx(tiles) => tiles.dot(x.groups, x.steps.rows, weights.lines, sums),
             &Kernel::Vectors(isa) => for_rows!(sums.len(), dot(isa, x, weights, sums)),
         }
     }
@@ -521,27 +613,26 @@ impl Kernel {
 fn dot<const R: usize>(
     isa: Isa,
     x: Activations<'_>,
-    weights: &[Line],
+    weights: WeightsOfBlock<'_>,
     sums: &mut [[i32; COLUMNS]],
 ) {
-    let Activations {
-        groups, wide, step, ..
-    } = x;
-    let least = (R - 1) * step + weights.len() / 2;
-    assert!(sums.len() == R && groups.len() >= least);
+    let lines = weights.lines;
+    assert!(sums.len() == R && x.have(R, lines.len() / 2));
     let sums = &mut sums.as_chunks_mut::<R>().0[0];
     match isa {
         // SAFETY: an `Isa` is only made for a processor that has it; the lengths are
         // those that were just checked.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(groups, step, weights, sums) },
+        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(x.groups, x.steps.rows, lines, sums) },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
-            assert!(x.rows == R && wide.len() >= R * (weights.len() / 2));
-            // SAFETY: as above.
-            unsafe { avx2::dot(wide, weights, sums) }
+            assert!(
+                x.steps.groups == R && x.have(R.next_multiple_of(avx2::EIGHT), lines.len() / 2)
+            );
+            // SAFETY: as above; `Weights` and what is split off were made together.
+            unsafe { avx2::dot(x.groups, weights, sums) }
         }
-        Isa::Portable => portable(groups, step, weights, sums),
+        Isa::Portable => portable(x.groups, x.steps.rows, lines, sums),
     }
 }
 
@@ -549,16 +640,18 @@ fn dot<const R: usize>(
 fn add<const R: usize>(
     isa: Isa,
     x: Activations<'_>,
-    weights: &[Line],
+    weights: WeightsOfBlock<'_>,
     scales: &[f32; COLUMNS],
     values: &mut [[f32; COLUMNS]],
 ) {
-    assert!(values.len() == R && x.groups.len() >= (R - 1) * x.step + weights.len() / 2);
+    assert!(values.len() == R && x.have(R, weights.lines.len() / 2));
     let values = &mut values.as_chunks_mut::<R>().0[0];
     match isa {
         // SAFETY: as in `dot`.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { avx512::add(x.groups, x.step, weights, scales, values) },
+        Isa::Avx512 | Isa::Amx => unsafe {
+            avx512::add(x.groups, x.steps.rows, weights.lines, scales, values);
+        },
         _ => {
             let mut sums = [[0; COLUMNS]; R];
             dot::<R>(isa, x, weights, &mut sums);
@@ -906,96 +999,6 @@ mod amx {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use super::{COLUMNS, Line};
-    use std::arch::x86_64::*;
-
-    /// Groups of which weights and activations of twelve rows, 28 KiB, stay in the first
-    /// cache until all sums have them.
-    const GROUPS: usize = 128;
-
-    /// As [`super::dot`], of activations in 16 bits.
-    ///
-    /// # Safety
-    ///
-    /// `x` has `R` groups for every two lines of weights.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn dot<const R: usize>(
-        x: &[[u16; 4]],
-        weights: &[Line],
-        sums: &mut [[i32; COLUMNS]; R],
-    ) {
-        sums.fill([0; COLUMNS]);
-        let parts = weights.chunks(2 * GROUPS).zip(x.chunks(R * GROUPS));
-        for (weights, x) in parts {
-            for eighth in (0..COLUMNS).step_by(8) {
-                let mut row = 0;
-                while row < R {
-                    // SAFETY: passed on, for the rows that are left.
-                    unsafe {
-                        let x = x.as_ptr().add(row);
-                        let sums = &mut sums[row..];
-                        row += match R - row {
-                            6.. => add_products::<R, 6>(x, weights, eighth, sums),
-                            4.. => add_products::<R, 4>(x, weights, eighth, sums),
-                            2.. => add_products::<R, 2>(x, weights, eighth, sums),
-                            _ => add_products::<R, 1>(x, weights, eighth, sums),
-                        };
-                    }
-                }
-            }
-        }
-    }
-
-    /// Adds the products of eight outputs of `N` rows, which it returns. They fill the
-    /// registers: twelve of sums, two of weights, one of activations, one of products.
-    ///
-    /// # Safety
-    ///
-    /// As for [`dot`], of rows from `x` on.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn add_products<const R: usize, const N: usize>(
-        mut x: *const [u16; 4],
-        weights: &[Line],
-        eighth: usize,
-        sums: &mut [[i32; COLUMNS]],
-    ) -> usize {
-        // Of four outputs each: the sums of the first two of four inputs, and of the others.
-        let mut pairs = [[_mm256_setzero_si256(); 2]; N];
-        let mut line: *const i8 = weights.as_ptr().cast();
-        line = line.wrapping_add(64 * (eighth / 16) + 4 * (eighth % 16));
-        for _ in 0..weights.len() / 2 {
-            // SAFETY: 32 bytes of a line; a group of each row.
-            unsafe {
-                let low = _mm256_cvtepi8_epi16(_mm_load_si128(line.cast()));
-                let high = _mm256_cvtepi8_epi16(_mm_load_si128(line.add(16).cast()));
-                for (r, [of_low, of_high]) in pairs.iter_mut().enumerate() {
-                    let group = x.add(r).cast::<i64>().read_unaligned();
-                    let group = _mm256_set1_epi64x(group);
-                    *of_low = _mm256_add_epi32(*of_low, _mm256_madd_epi16(group, low));
-                    *of_high = _mm256_add_epi32(*of_high, _mm256_madd_epi16(group, high));
-                }
-            }
-            x = x.wrapping_add(R);
-            line = line.wrapping_add(128);
-        }
-        for (sums, [low, high]) in sums.iter_mut().zip(pairs) {
-            // Within halves of the vectors: outputs 0, 1, 4, 5, 2, 3, 6, 7.
-            let mixed = _mm256_hadd_epi32(low, high);
-            let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed);
-            // SAFETY: eight of 32 sums.
-            unsafe {
-                let sums: *mut __m256i = sums.as_mut_ptr().add(eighth).cast();
-                let before = _mm256_loadu_si256(sums);
-                _mm256_storeu_si256(sums, _mm256_add_epi32(before, in_order));
-            }
-        }
-        N
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{COLUMNS, Finish, Weights};
@@ -1037,10 +1040,10 @@ mod tests {
             }
         }
 
-        fn weights(&self) -> Weights {
+        fn weights(&self, isa: Isa) -> Weights {
             let shape = (self.outputs, self.inputs);
             let bias = Some(&self.bias[..]);
-            Weights::pack(shape, self.block, &self.quantized, &self.scales, bias)
+            Weights::pack(isa, shape, self.block, &self.quantized, &self.scales, bias)
         }
 
         /// The definition, in `f64`: levels of a row of activations out of its least
@@ -1080,25 +1083,26 @@ mod tests {
     fn layers_are_as_defined_and_the_same_on_every_instruction_set() {
         for (inputs, outputs, block) in SIZES {
             let layer = Layer::new(inputs, outputs, block);
-            let weights = layer.weights();
+            let all = Isa::all().into_iter();
+            let all: Vec<_> = all.map(|isa| (isa, layer.weights(isa))).collect();
             for count in [1, 2, 3, 7, 12, 31, 50] {
                 let x = noise(count * inputs, 4);
-                let run = |isa, finish| {
+                let run = |weights: &Weights, finish| {
                     let mut y = vec![0.0; count * outputs];
-                    weights.run(isa, &x, &mut y, finish);
+                    weights.run(&x, &mut y, finish);
                     y
                 };
-                let first = run(Isa::best(), Finish::Plain);
+                let first = run(&all[0].1, Finish::Plain);
                 let expected = x.chunks_exact(inputs).flat_map(|x| layer.naive(x));
                 for (&found, expected) in first.iter().zip(expected) {
                     // A level may fall to the other side of a half.
                     let error = (f64::from(found) - expected).abs();
                     assert!(error < 0.02 * (1.0 + expected.abs()), "{found}, {expected}");
                 }
-                for isa in Isa::all() {
-                    assert_eq!(run(isa, Finish::Plain), first, "{isa:?}");
+                for (isa, weights) in &all {
+                    assert_eq!(run(weights, Finish::Plain), first, "{isa:?}");
                     let activated: Vec<f32> = first.iter().map(|&x| gelu(x)).collect();
-                    assert_eq!(run(isa, Finish::Gelu), activated, "{isa:?}");
+                    assert_eq!(run(weights, Finish::Gelu), activated, "{isa:?}");
                 }
             }
         }
@@ -1108,7 +1112,7 @@ mod tests {
     fn a_row_does_not_depend_on_the_others_or_on_how_the_work_is_cut() {
         for (inputs, outputs, block) in SIZES {
             let layer = Layer::new(inputs, outputs, block);
-            let weights = layer.weights();
+            let weights = layer.weights(Isa::best());
             let (residual, gamma, beta) =
                 (noise(30 * outputs, 6), noise(outputs, 7), noise(outputs, 8));
             let x = noise(30 * inputs, 5);
@@ -1119,23 +1123,18 @@ mod tests {
                 epsilon: 1e-5,
             };
             let mut together = vec![0.0; 30 * outputs];
-            weights.run(Isa::best(), &x, &mut together, norm(0));
+            weights.run(&x, &mut together, norm(0));
             for (row, expected) in together.chunks_exact(outputs).enumerate() {
                 let mut alone = vec![0.0; outputs];
-                weights.run(
-                    Isa::best(),
-                    &x[row * inputs..][..inputs],
-                    &mut alone,
-                    norm(row),
-                );
+                weights.run(&x[row * inputs..][..inputs], &mut alone, norm(row));
                 assert_eq!(alone, expected);
             }
             // Panel by panel.
-            weights.run(Isa::best(), &x, &mut together, Finish::Gelu);
-            let tiles = weights.prepare(Isa::best(), &x);
+            weights.run(&x, &mut together, Finish::Gelu);
+            let tiles = weights.prepare(&x);
             let mut columns = vec![0.0; weights.panels() * 30 * COLUMNS];
             let panels = 0..weights.panels();
-            weights.run_panels(Isa::best(), &tiles, panels, &mut columns, Finish::Gelu);
+            weights.run_panels(&tiles, panels, &mut columns, Finish::Gelu);
             for (panel, columns) in columns.chunks_exact(30 * COLUMNS).enumerate() {
                 let count = COLUMNS.min(outputs - panel * COLUMNS);
                 let rows = together
@@ -1151,7 +1150,7 @@ mod tests {
     #[test]
     fn values_that_are_not_finite_are_not_hidden() {
         let layer = Layer::new(40, 8, 40);
-        let weights = layer.weights();
+        let weights = layer.weights(Isa::best());
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
             let mut x = noise(80, 9);
             x[3] = bad;
@@ -1159,14 +1158,14 @@ mod tests {
                 x[4] = f32::MIN;
             }
             let mut y = vec![0.0; 16];
-            weights.run(Isa::best(), &x, &mut y, Finish::Plain);
+            weights.run(&x, &mut y, Finish::Plain);
             if bad != f32::MAX {
                 assert!(y[..8].iter().all(|y| y.is_nan()), "{bad}: {y:?}");
             }
             assert!(y[8..].iter().all(|y| y.is_finite()), "{bad}: {y:?}");
         }
         let mut y = vec![1.0; 8];
-        weights.run(Isa::best(), &[0.0; 40], &mut y, Finish::Plain);
+        weights.run(&[0.0; 40], &mut y, Finish::Plain);
         assert_eq!(y, layer.bias);
     }
 }

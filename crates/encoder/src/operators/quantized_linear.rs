@@ -25,7 +25,6 @@ pub(super) struct LinearKernel {
     norm: Option<(Vec<f32>, Vec<f32>, f32)>,
     /// Inputs that the node does not have.
     absent: Vec<usize>,
-    isa: Isa,
     threads: usize,
 }
 
@@ -137,6 +136,7 @@ impl LinearKernel {
         }
         Ok(LinearKernel {
             weights: Weights::pack(
+                Isa::best(),
                 (outputs, inputs),
                 block,
                 &quantized,
@@ -146,7 +146,6 @@ impl LinearKernel {
             gelu,
             norm,
             absent,
-            isa: Isa::best(),
             threads,
         })
     }
@@ -171,7 +170,7 @@ impl LinearKernel {
             let at = part * rows;
             let x = &x[at * inputs..][..rows.min(count - at) * inputs];
             let finish = finish.behind(at * outputs);
-            with_slice(&parts[part], |y| self.weights.run(self.isa, x, y, finish));
+            with_slice(&parts[part], |y| self.weights.run(x, y, finish));
         })
     }
 
@@ -185,7 +184,7 @@ impl LinearKernel {
     ) -> Result<()> {
         let outputs = self.weights.outputs();
         let count = x.len() / self.weights.inputs();
-        let tiles = self.weights.prepare(self.isa, x);
+        let tiles = self.weights.prepare(x);
         let panels = self.weights.panels();
         let mut by_panel = vec![0.0; panels * count * COLUMNS];
         let share = panels.div_ceil(self.threads);
@@ -194,7 +193,7 @@ impl LinearKernel {
             parallel(context, self.threads, parts.len(), |part| {
                 let own = part * share..panels.min((part + 1) * share);
                 with_slice(&parts[part], |y| {
-                    self.weights.run_panels(self.isa, &tiles, own, y, finish);
+                    self.weights.run_panels(&tiles, own, y, finish);
                 });
             })?;
         }
@@ -206,7 +205,7 @@ impl LinearKernel {
                 row[column..column + width].copy_from_slice(&values[..width]);
             }
         }
-        finish.rows(self.isa, y);
+        finish.rows(self.weights.isa(), y);
         Ok(())
     }
 }
@@ -249,7 +248,7 @@ impl Kernel for LinearKernel {
             let (_, y) = y.try_extract_tensor_mut::<f32>()?;
             let is_small = count * inputs * outputs < SMALL;
             if self.threads == 1 || is_small {
-                self.weights.run(self.isa, x, y, finish);
+                self.weights.run(x, y, finish);
                 Ok(())
             } else if count >= 24 * self.threads {
                 self.by_rows(context, x, y, finish)

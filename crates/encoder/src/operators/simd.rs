@@ -90,6 +90,19 @@ fn has_amx() -> bool {
     })
 }
 
+/// Begins to bring a slice into the processor's cache.
+#[inline(always)]
+pub(crate) fn prefetch(slice: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in slice.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint, which may have any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = slice;
+}
+
 /// Compiles a function for every instruction set: `name(isa, arguments…)` runs
 /// the one for `isa`, which the processor must have ([`Isa::all`]).
 macro_rules! for_each_isa {
