@@ -147,7 +147,7 @@ pub struct Beam {
     found: Vec<Found>,
     tids: Vec<HeapTid>,
     counters: Counters,
-    // Memory for what a visit tells, and for which of it is near.
+    // Memory for what a visit tells.
     numbers: Vec<Vertex>,
     estimates: Vec<f32>,
 }
@@ -264,11 +264,12 @@ impl Beam {
         for (numbers, estimates) in numbers.chunks(32).zip(estimates.chunks(32)) {
             let mut near = match self.pool.len() < width {
                 true => u32::MAX >> (32 - numbers.len()),
-                false => below(estimates, self.farthest()),
+                false => nearer_than(self.farthest(), estimates),
             };
             while near != 0 {
                 let i = near.trailing_zeros() as usize;
                 near &= near - 1;
+                // There may be more estimates than numbers.
                 let Some(&number) = numbers.get(i) else {
                     break;
                 };
@@ -482,17 +483,16 @@ impl Beam {
     }
 }
 
-/// Which of up to 32 values are below a limit: a bit each, the first one lowest.
-fn below(values: &[f32], limit: f32) -> u32 {
-    let bits = |values: &[f32]| {
-        let bits = (0..)
-            .zip(values)
-            .map(|(i, &value)| u32::from(value < limit) << i);
+/// Which of up to 32 keys are nearer than a limit: a bit each, the first one lowest.
+fn nearer_than(limit: f32, keys: &[f32]) -> u32 {
+    let bits = |keys: &[f32]| {
+        let bits = (0..).zip(keys).map(|(i, &key)| u32::from(key < limit) << i);
         bits.fold(0, |all, bit| all | bit)
     };
-    match values.first_chunk::<32>() {
+    // Of a number of keys that is known, all at once.
+    match keys.first_chunk::<32>() {
         Some(whole) => bits(whole),
-        None => bits(values),
+        None => bits(keys),
     }
 }
 
@@ -619,6 +619,53 @@ mod tests {
         assert_eq!(entries, [1, 2, 3]);
         let visited = graph.visited.into_inner();
         assert_eq!(visited, [(3, 0), (3, 1), (2, 1), (1, 1), (1, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn a_vertex_comes_into_the_pool_behind_those_at_the_same_distance() {
+        let mut beam = Beam::new(0, BeamOptions::default());
+        for len in 0..70_u32 {
+            // Two of each key, two of them nearer than any.
+            let keys = (0..len).map(|i| match i / 2 {
+                0 => f32::NEG_INFINITY,
+                half => half as f32,
+            });
+            beam.pool.clear();
+            beam.pool.extend(keys.enumerate().map(|(i, key)| Candidate {
+                key,
+                vertex: i as Vertex,
+                visited: false,
+            }));
+            for twice in -2..80 {
+                let key = twice as f32 / 2.0;
+                let expected = beam.pool.partition_point(|c| c.key <= key);
+                assert_eq!(beam.place(key), expected, "{key} of {len}");
+            }
+            assert_eq!(beam.place(f32::NEG_INFINITY), 2.min(len as usize));
+            assert_eq!(beam.place(f32::INFINITY), len as usize);
+        }
+    }
+
+    #[test]
+    fn of_any_number_of_neighbours_those_that_are_near_come_into_the_pool() {
+        for count in [1, 31, 32, 33, 40, 64, 70] {
+            let mut beam = Beam::new(0, BeamOptions::default());
+            let mut of = |numbers: Vec<Vertex>, estimates: Vec<f32>| {
+                (beam.numbers, beam.estimates) = (numbers, estimates);
+                beam.consider_all(false, 3);
+                beam.pool.iter().map(|c| c.vertex).collect::<Vec<_>>()
+            };
+            assert_eq!(
+                of(vec![1000, 1001, 1002], vec![1.0, 3.0, 2.0]),
+                [1000, 1002, 1001]
+            );
+            // The last one is nearest, but for estimates of nothing.
+            let numbers: Vec<Vertex> = (0..count).collect();
+            let mut estimates = vec![5.0; count as usize];
+            estimates[count as usize - 1] = 0.5;
+            estimates.resize(count.next_multiple_of(32) as usize, 0.0);
+            assert_eq!(of(numbers, estimates), [count - 1, 1000, 1002]);
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ const CHUNK: usize = 32;
 /// Rows that are worked on at a time.
 const ROWS: usize = 12;
 
-/// Tokens between one whose key and value are read and one for which they are fetched:
-/// rows are too far apart for a processor to foresee.
+/// Tokens between one whose key and value are read and one whose parts are fetched: rows
+/// are too far apart for a processor to foresee.
 const AHEAD: usize = 8;
 
 /// Memory for one head.
@@ -132,10 +132,10 @@ for_each_isa! {
         scratch.keys.resize(size * tokens, 0.0);
         scratch.values.clear();
         scratch.values.resize(real * width, 0.0);
-        let part = |token: usize, at: usize| qkv.get(token * stride + at..)?.get(..size);
         for (token, row) in qkv.chunks_exact(stride).take(real).enumerate() {
-            for part in head.at.iter().filter_map(|&at| part(token + AHEAD, at)) {
-                simd::prefetch(part);
+            if token + AHEAD < real {
+                let ahead = &qkv[(token + AHEAD) * stride..][..stride];
+                head.at.iter().for_each(|&at| simd::prefetch(&ahead[at..at + size]));
             }
             for (component, &key) in row[key_at..key_at + size].iter().enumerate() {
                 scratch.keys[component * tokens + token] = key;
@@ -207,16 +207,24 @@ fn multiply(
 
 /// A chunk of columns of [`multiply`].
 fn portable(a: (&[f32], usize), inner: usize, b: (&[f32], usize), out: &mut [f32]) {
+    const WIDTH: usize = 16;
+    const QUARTET: usize = 4;
     let ((a, a_stride), (b, b_stride)) = (a, b);
-    for r in 0..ROWS {
-        let mut sums = [0.0_f32; CHUNK];
-        let a = &a[r * a_stride..][..inner];
-        for (a, b) in a.iter().zip(b.chunks(b_stride)) {
-            for (sum, &b) in sums.iter_mut().zip(b) {
-                *sum = a.mul_add(b, *sum);
+    for first in (0..ROWS).step_by(QUARTET) {
+        for column in (0..CHUNK).step_by(WIDTH) {
+            let mut sums = [[0.0_f32; WIDTH]; QUARTET];
+            for (i, b) in b[column..].chunks(b_stride).take(inner).enumerate() {
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = a[(first + r) * a_stride + i];
+                    for (sum, &b) in sums.iter_mut().zip(b) {
+                        *sum = a.mul_add(b, *sum);
+                    }
+                }
+            }
+            for (r, sums) in sums.iter().enumerate() {
+                out[(first + r) * b_stride + column..][..WIDTH].copy_from_slice(sums);
             }
         }
-        out[r * b_stride..][..CHUNK].copy_from_slice(&sums);
     }
 }
 

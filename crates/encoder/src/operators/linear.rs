@@ -22,9 +22,11 @@
 //! (AVX-512 `vpdpbusd`: sixteen sums of four products each), and sixteen of these, one
 //! half of a panel after the other, are the second operand of an AMX instruction
 //! (`tdpbusd`: 256 sums of 64 products each). Activations lie row by row, for AVX2
-//! ([`avx2`]) four inputs of all rows side by side.
+//! (see `linear/avx2.rs`) the groups of four inputs of all rows side by side.
 
 #![allow(unsafe_code)]
+// What only the kernels of x86 look at.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -65,7 +67,7 @@ macro_rules! for_rows {
 #[repr(C, align(64))]
 struct Line([i8; 64]);
 
-/// What AVX2 multiplies by itself of a group of four inputs of an output.
+/// What AVX2 multiplies separately of the weights of four inputs of an output.
 struct Excess {
     /// Of the block.
     group: u32,
@@ -228,7 +230,7 @@ impl Weights {
         }
     }
 
-    /// What AVX2 multiplies by itself of a block of a panel.
+    /// What AVX2 multiplies separately of a block of a panel.
     fn excess(&self, panel: usize, block: usize) -> &[Excess] {
         let place = panel * self.blocks() + block;
         let from = place
@@ -335,12 +337,14 @@ impl Weights {
             let scales = &self.scales[panel * blocks * COLUMNS..][..blocks * COLUMNS];
             let scales = scales.as_chunks().0;
             for (block, scales) in scales[..blocks - 1].iter().enumerate() {
-                let (lines, rest) = weights.split_at(2 * self.block.div_ceil(4));
-                let excess = self.excess(panel, block);
-                let of_block = WeightsOfBlock { lines, excess };
+                let (own, rest) = weights.split_at(2 * self.block.div_ceil(4));
+                let of_block = WeightsOfBlock {
+                    lines: own,
+                    excess: self.excess(panel, block),
+                };
                 for_rows!(tile.rows, add(isa, x, of_block, scales, &mut values));
                 weights = rest;
-                x = x.behind(lines.len() / 2);
+                x = x.behind(own.len() / 2);
             }
             let last = WeightsOfBlock {
                 lines: weights,
@@ -412,8 +416,9 @@ struct Constants<'a> {
 #[derive(Default)]
 pub(crate) struct Tile {
     rows: usize,
-    /// Each block of a row is filled up to a multiple of four inputs. For AVX2, as
-    /// many as are missing to a multiple of eight rows lie behind the last ones.
+    /// Row by row or, for AVX2, place by place, as `steps` say. Each block of a row is
+    /// filled up to a multiple of four inputs. For AVX2, as many as are missing to a
+    /// multiple of eight rows lie behind the last ones.
     groups: Vec<[u8; 4]>,
     steps: Steps,
     /// s_x of each row.
@@ -426,7 +431,9 @@ pub(crate) struct Tile {
 /// How far groups of activations lie apart.
 #[derive(Clone, Copy, Default)]
 struct Steps {
+    /// From a row to the next.
     rows: usize,
+    /// From a group of a row to the next.
     groups: usize,
 }
 
@@ -471,7 +478,7 @@ impl Tile {
                     rows: 1,
                     groups: rows,
                 },
-                rows.next_multiple_of(avx2::EIGHT) - rows,
+                rows.next_multiple_of(avx2::ROWS_OF_VECTOR) - rows,
             ),
             _ => (
                 Steps {
@@ -489,16 +496,17 @@ impl Tile {
         self.row.resize(inputs, 0);
         for (r, values) in x.chunks_exact(inputs).enumerate() {
             let of_row = &mut self.groups[r * steps.rows..];
-            if steps.groups == 1 && inputs == 4 * groups {
-                let row = of_row[..groups].as_flattened_mut();
-                let (scale, zero) = quantize_row(weights.isa, values, row);
-                self.scales.push(scale);
-                self.zeros.push(zero);
-                continue;
-            }
-            let (scale, zero) = quantize_row(weights.isa, values, &mut self.row);
+            let is_in_place = steps.groups == 1 && inputs == 4 * groups;
+            let row = match is_in_place {
+                true => of_row[..groups].as_flattened_mut(),
+                false => &mut self.row,
+            };
+            let (scale, zero) = quantize_row(weights.isa, values, row);
             self.scales.push(scale);
             self.zeros.push(zero);
+            if is_in_place {
+                continue;
+            }
             let mut places = of_row.iter_mut().step_by(steps.groups);
             for block in self.row.chunks(weights.block) {
                 let (whole, rest) = block.as_chunks::<4>();
@@ -626,10 +634,12 @@ fn dot<const R: usize>(
         Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(x.groups, x.steps.rows, lines, sums) },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
-            assert!(
-                x.steps.groups == R && x.have(R.next_multiple_of(avx2::EIGHT), lines.len() / 2)
-            );
-            // SAFETY: as above; `Weights` and what is split off were made together.
+            let (rows, groups) = (R.next_multiple_of(avx2::ROWS_OF_VECTOR), lines.len() / 2);
+            assert!(x.steps.groups == R && x.have(rows, groups));
+            // In the order of groups.
+            let last = weights.excess.last();
+            assert!(last.is_none_or(|last| (last.group as usize) < groups));
+            // SAFETY: as above.
             unsafe { avx2::dot(x.groups, weights, sums) }
         }
         Isa::Portable => portable(x.groups, x.steps.rows, lines, sums),
@@ -1069,7 +1079,7 @@ mod tests {
         }
     }
 
-    const SIZES: [(usize, usize, usize); 7] = [
+    const SIZES: [(usize, usize, usize); 8] = [
         (384, 96, 384),
         (384, 40, 128),
         (128, 40, 128),
@@ -1077,6 +1087,7 @@ mod tests {
         (64, 32, 32),
         (1, 1, 1),
         (70, 33, 20),
+        (70, 33, 18),
     ];
 
     #[test]
@@ -1109,10 +1120,39 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_sums_do_not_saturate() {
+        // Pairs of equal signs and of both, each as large as it can be.
+        let extremes = |i: usize| if i * i % 7 < 4 { i8::MIN } else { i8::MAX };
+        let (inputs, outputs) = (100, 40);
+        let layer = Layer {
+            quantized: (0..inputs * outputs).map(extremes).collect(),
+            ..Layer::new(inputs, outputs, inputs)
+        };
+        for count in [1, 2, 4, 12, 19] {
+            // The greatest level, and in every seventh place the least.
+            let level = |i: usize| if i.is_multiple_of(7) { 0.0 } else { 1.0 };
+            let x: Vec<f32> = (0..count * inputs).map(level).collect();
+            let expected: Vec<f64> = x
+                .chunks_exact(inputs)
+                .flat_map(|x| layer.naive(x))
+                .collect();
+            for isa in Isa::all() {
+                let mut y = vec![0.0; count * outputs];
+                layer.weights(isa).run(&x, &mut y, Finish::Plain);
+                for (&found, expected) in y.iter().zip(&expected) {
+                    let error = (f64::from(found) - expected).abs();
+                    assert!(error < 1e-3, "{isa:?}: {found}, {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_row_does_not_depend_on_the_others_or_on_how_the_work_is_cut() {
-        for (inputs, outputs, block) in SIZES {
+        let all = Isa::all().into_iter();
+        for (isa, (inputs, outputs, block)) in all.flat_map(|isa| SIZES.map(|size| (isa, size))) {
             let layer = Layer::new(inputs, outputs, block);
-            let weights = layer.weights(Isa::best());
+            let weights = layer.weights(isa);
             let (residual, gamma, beta) =
                 (noise(30 * outputs, 6), noise(outputs, 7), noise(outputs, 8));
             let x = noise(30 * inputs, 5);

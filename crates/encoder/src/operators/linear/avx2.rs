@@ -3,15 +3,15 @@
 //!
 //! Activations go up to 255, so that two products fit if the weights of one sign add up
 //! to [`MOST`]. What is too much in a pair of weights is split off when a layer is packed
-//! ([`split`]): of int8 models one pair in sixty, with small blocks one in twenty. It is
-//! multiplied by itself, and added in 32 bits.
+//! ([`split`]): of an int8 model one pair in sixty, with blocks of 128 inputs one in
+//! twenty-five. That is multiplied separately, and added in 32 bits.
 
 use std::arch::x86_64::*;
 
 use super::{AHEAD, COLUMNS, Excess, Line, WeightsOfBlock};
 
 /// Rows of a vector in which each has a sum.
-pub(super) const EIGHT: usize = 8;
+pub(super) const ROWS_OF_VECTOR: usize = 8;
 
 /// What two weights of one sign may add up to.
 const MOST: i32 = i16::MAX as i32 / u8::MAX as i32;
@@ -39,7 +39,7 @@ pub(super) fn split(weights: [i8; 4]) -> ([i8; 4], [i8; 4]) {
 /// # Safety
 ///
 /// `x` has `R` groups for every two lines of weights, and behind them as many as are
-/// missing to a multiple of [`EIGHT`]. No pair of weights saturates.
+/// missing to a multiple of [`ROWS_OF_VECTOR`]. What was split off is of the same groups.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn dot<const R: usize>(
     x: &[[u8; 4]],
@@ -115,7 +115,7 @@ unsafe fn products<const R: usize, const N: usize>(
 ///
 /// # Safety
 ///
-/// As for [`dot`]; what was split off is of groups that `x` has.
+/// As for [`dot`].
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn add_excess<const R: usize>(
@@ -123,8 +123,8 @@ unsafe fn add_excess<const R: usize>(
     excess: &[Excess],
     sums: &mut [[i32; COLUMNS]; R],
 ) {
-    const VECTORS: usize = super::ROWS.div_ceil(EIGHT);
-    let vectors = R.div_ceil(EIGHT);
+    const VECTORS: usize = super::ROWS.div_ceil(ROWS_OF_VECTOR);
+    let vectors = R.div_ceil(ROWS_OF_VECTOR);
     let ones = _mm256_set1_epi16(1);
     // Of rows that are not there, anything.
     let mut by_column = [[_mm256_setzero_si256(); VECTORS]; COLUMNS];
@@ -155,7 +155,7 @@ unsafe fn add_excess<const R: usize>(
             let first = rows.map(|row| _mm256_castsi256_si128(row));
             let others = rows.map(|row| _mm256_extracti128_si256::<1>(row));
             let rows = first.into_iter().chain(others);
-            for (sums, row) in sums.iter_mut().skip(EIGHT * vector).zip(rows) {
+            for (sums, row) in sums.iter_mut().skip(ROWS_OF_VECTOR * vector).zip(rows) {
                 // SAFETY: four of 32 sums.
                 unsafe {
                     let sums: *mut __m128i = sums.as_mut_ptr().add(4 * column).cast();
