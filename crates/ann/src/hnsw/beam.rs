@@ -497,21 +497,21 @@ fn nearer_than(limit: f32, keys: &[f32]) -> u32 {
 }
 
 /// The width of the beam on the last level of a way down, and so of what it leads
-/// to. The paper walks with one vertex on every level, as is done here above; on
-/// data in clusters, that now and then ends in the wrong cluster, and a search of
-/// level 0 does not get out of it.
-const ENTRIES: usize = 3;
+/// to. The paper walks with one vertex on every level; on data in clusters, that now
+/// and then ends in the wrong cluster, and a search of level 0 does not get out of it.
+pub const ENTRIES: usize = 3;
 
-/// Walks from `entry` on level `from` down to level `to`, and returns the
-/// vertices of `to` where a search should start; none if the way was lost
-/// because vertices were removed meanwhile. It uses the memory of `beam`.
+/// Walks from `entry` on level `from` down to level `to`, with a beam of `above` on
+/// all levels but the last, and returns the vertices of `to` where a search should
+/// start; none if the way was lost because vertices were removed meanwhile. It uses
+/// the memory of `beam`.
 pub fn descend<G: Graph>(
     graph: &G,
     beam: &mut Beam,
     query: &G::Query,
     entry: Vertex,
-    from: u8,
-    to: u8,
+    (from, to): (u8, u8),
+    above: usize,
 ) -> Result<Vec<Vertex>, Error> {
     let options = BeamOptions {
         passages_too: true,
@@ -523,7 +523,7 @@ pub fn descend<G: Graph>(
         for entry in entries {
             beam.start(entry);
         }
-        let width = if level == to + 1 { ENTRIES } else { 1 };
+        let width = if level == to + 1 { ENTRIES } else { above };
         beam.run(graph, query, width)?;
         entries = step_down(&beam.take(width));
     }
@@ -603,8 +603,8 @@ mod tests {
     }
 
     #[test]
-    fn a_way_down_is_narrow_but_for_its_last_level() {
-        let graph = Told {
+    fn a_way_down_is_as_wide_as_it_is_asked_to_be_above_its_last_level() {
+        let graph = || Told {
             visits: &[
                 (10.0, &[(1, 5.0), (2, 6.0), (3, 7.0), (4, 8.0)]),
                 (5.0, &[(0, 10.0), (2, 6.0), (3, 7.0), (4, 8.0)]),
@@ -615,10 +615,16 @@ mod tests {
             ..Told::default()
         };
         let mut beam = Beam::new(0, BeamOptions::default());
-        let entries = descend(&graph, &mut beam, &(), 0, 3, 0).unwrap();
-        assert_eq!(entries, [1, 2, 3]);
-        let visited = graph.visited.into_inner();
-        assert_eq!(visited, [(3, 0), (3, 1), (2, 1), (1, 1), (1, 2), (1, 3)]);
+        let mut visited = |above| {
+            let graph = graph();
+            let entries = descend(&graph, &mut beam, &(), 0, (3, 0), above).unwrap();
+            assert_eq!(entries, [1, 2, 3]);
+            graph.visited.into_inner()
+        };
+        let last = [(1, 1), (1, 2), (1, 3)];
+        assert_eq!(visited(1), [&[(3, 0), (3, 1), (2, 1)][..], &last].concat());
+        let above = [(3, 0), (3, 1), (3, 2), (2, 1), (2, 2)];
+        assert_eq!(visited(2), [&above[..], &last].concat());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! the entry point. A crash in between leaves an element that is found less
 //! often or not at all; its row is not committed then, and vacuum removes it.
 
-use super::beam::{Beam, BeamOptions, Found, Graph, descend, step_down};
+use super::beam::{Beam, BeamOptions, ENTRIES, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
 use super::layout::{HeapTid, MAX_LEVEL, Meta, NONE, State, Vertex};
@@ -42,7 +42,9 @@ pub(super) fn nearest_by_level<G: Graph>(
 ) -> Result<Vec<Vec<Found>>, Error> {
     let top = top.min(entry_level);
     let mut found = vec![Vec::new(); usize::from(top) + 1];
-    let mut entries = descend(graph, beam, query, entry, entry_level, top)?;
+    // Wide: links into the wrong cluster stay, and with few links to a vertex, whole
+    // clusters fall off.
+    let mut entries = descend(graph, beam, query, entry, (entry_level, top), ENTRIES)?;
     for level in (0..=top).rev() {
         beam.reset(level, BeamOptions::default());
         for &entry in &entries {

@@ -60,7 +60,14 @@ impl<Q> Scan<Q> {
             return Ok(());
         }
         let level = meta.entry_level as u8;
-        let entries = descend(index, &mut self.beam, &self.query, meta.entry, level, 0)?;
+        let entries = descend(
+            index,
+            &mut self.beam,
+            &self.query,
+            meta.entry,
+            (level, 0),
+            1,
+        )?;
         self.beam.reset(0, OPTIONS);
         for entry in entries {
             self.beam.start(entry);
