@@ -261,15 +261,16 @@ impl Beam {
         }
         // Few are near, and which is not foreseen: a branch for each would
         // cost more than all else here.
-        for (numbers, estimates) in numbers.chunks(32).zip(estimates.chunks(32)) {
+        let chunks = numbers.chunks(AT_ONCE).zip(estimates.chunks(AT_ONCE));
+        for (numbers, estimates) in chunks {
             let mut near = match self.pool.len() < width {
-                true => u32::MAX >> (32 - numbers.len()),
+                true => u32::MAX,
                 false => nearer_than(self.farthest(), estimates),
             };
             while near != 0 {
                 let i = near.trailing_zeros() as usize;
                 near &= near - 1;
-                // There may be more estimates than numbers.
+                // There may be fewer numbers than estimates, or than bits.
                 let Some(&number) = numbers.get(i) else {
                     break;
                 };
@@ -483,14 +484,17 @@ impl Beam {
     }
 }
 
-/// Which of up to 32 keys are nearer than a limit: a bit each, the first one lowest.
+/// Neighbours of which [`nearer_than`] tells at once.
+const AT_ONCE: usize = u32::BITS as usize;
+
+/// Which of up to [`AT_ONCE`] keys are nearer than a limit: a bit each, the first one lowest.
 fn nearer_than(limit: f32, keys: &[f32]) -> u32 {
     let bits = |keys: &[f32]| {
         let bits = (0..).zip(keys).map(|(i, &key)| u32::from(key < limit) << i);
         bits.fold(0, |all, bit| all | bit)
     };
     // Of a number of keys that is known, all at once.
-    match keys.first_chunk::<32>() {
+    match keys.first_chunk::<AT_ONCE>() {
         Some(whole) => bits(whole),
         None => bits(keys),
     }
