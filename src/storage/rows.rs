@@ -11,10 +11,12 @@ use pgrx::pg_sys;
 
 use super::prefetch_descriptor;
 
-/// Rows are looked for this far ahead.
+/// Rows this far ahead are brought into the processor's cache, and their pages looked
+/// for before that. How many rows a scan will be asked for is not known, so what is
+/// farther ahead may be for nothing.
+const NEAR: usize = 1;
+/// Where pages are not in shared buffers, they are asked for this far ahead.
 const FAR: usize = 8;
-/// Rows this far ahead are brought into the processor's cache.
-const NEAR: usize = 4;
 /// A longer row is read in order, which processors foresee themselves.
 const MOST: usize = 2048;
 
@@ -27,7 +29,11 @@ struct Ahead {
 
 /// The next rows of a scan, in the order in which it returns them.
 #[derive(Default)]
-pub struct RowsAhead(VecDeque<Ahead>);
+pub struct RowsAhead {
+    rows: VecDeque<Ahead>,
+    /// Whether there was a page that is not in shared buffers.
+    is_cold: bool,
+}
 
 impl RowsAhead {
     /// A row was returned, the first of those that were looked at before, if there are
@@ -38,28 +44,30 @@ impl RowsAhead {
     ///
     /// `heap` is open, and the rows are or were its.
     pub unsafe fn advance(&mut self, heap: pg_sys::Relation, rows: impl Iterator<Item = HeapTid>) {
-        self.0.pop_front();
+        self.rows.pop_front();
+        let far = if self.is_cold { FAR } else { NEAR + 1 };
         // SAFETY: the table is open. While it is scanned it is not truncated, so
         // the rows' blocks are there.
         unsafe {
-            for tid in rows.take(FAR).skip(self.0.len()) {
+            for tid in rows.take(far).skip(self.rows.len()) {
                 let block = (tid.0 >> 16) as pg_sys::BlockNumber;
                 let main = pg_sys::ForkNumber::MAIN_FORKNUM;
                 let found = pg_sys::PrefetchBuffer(heap, main, block);
                 let offset = tid.0 as u16;
+                self.is_cold |= found.recent_buffer <= 0;
                 if found.recent_buffer > 0 {
                     prefetch_descriptor(found.recent_buffer);
                     let page = page(found.recent_buffer);
                     ann::simd::prefetch(page, size_of::<pg_sys::PageHeaderData>());
                     ann::simd::prefetch(line_pointer(page, offset).cast(), 4);
                 }
-                self.0.push_back(Ahead {
+                self.rows.push_back(Ahead {
                     buffer: found.recent_buffer,
                     offset,
                     is_near: false,
                 });
             }
-            for row in self.0.iter_mut().take(NEAR).filter(|row| !row.is_near) {
+            for row in self.rows.iter_mut().take(NEAR).filter(|row| !row.is_near) {
                 row.is_near = true;
                 if row.buffer > 0 {
                     prefetch_row(page(row.buffer), row.offset);

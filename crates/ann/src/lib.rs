@@ -19,6 +19,7 @@ pub mod metric;
 pub mod page;
 pub mod quantize;
 pub mod simd;
+mod table;
 pub mod team;
 mod vector;
 

@@ -7,6 +7,12 @@
 //! pool is left. A graph whose estimates are exact makes this the algorithm of
 //! the HNSW paper.
 //!
+//! How many vertices a search has to see differs from query to query. So it may also
+//! end before, when `ef` vertices are visited and the nearest other one is farther than
+//! the farthest of these by a part of its distance (Al-Jazzazi et al., "Distance
+//! Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor Search",
+//! arXiv:2505.15636); an [`Extent`] says both.
+//!
 //! Several visits may tell of one vertex, each by an estimate of its own. Their
 //! mean ([`Means`]) is nearer to the truth, so it decides what comes into the
 //! pool, and what was put there by the first estimates is put back when a later
@@ -33,8 +39,28 @@ pub struct Visit {
     /// The square of its distance from the query, which tells how good its estimates
     /// are; 1 if they are exact.
     pub spread: f32,
+    /// By how much the keys of vertices farther than all that are sought may be larger
+    /// for them to be worth a visit: 0 if estimates are exact.
+    pub slack: f32,
     /// The vertex of the same element one level down.
     pub below: Vertex,
+}
+
+/// How far a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// So many vertices are visited, and others only within the [`Visit::slack`] of the
+    /// last of these.
+    pub ef: usize,
+    /// So many vertices are known at most: the length of the pool.
+    pub width: usize,
+}
+
+impl Extent {
+    /// Of a search that visits the nearest `width` vertices it knows of.
+    pub fn of_width(width: usize) -> Self {
+        Extent { ef: width, width }
+    }
 }
 
 /// Where a visit tells of the neighbours of a vertex.
@@ -56,8 +82,8 @@ pub trait Graph {
     /// it leaves out neighbours that were seen.
     fn is_exact(&self) -> bool;
 
-    /// How many vertices a beam must hold to find the nearest `ef`.
-    fn width(&self, ef: usize) -> usize;
+    /// How far a search goes whose results become links.
+    fn extent(&self, ef: usize) -> Extent;
 
     /// Compares a vertex with the query, tells of its neighbours, and appends
     /// its rows to `tids` when they are asked for. `None` if no vertex of this
@@ -102,6 +128,17 @@ struct Candidate {
     visited: bool,
 }
 
+impl Candidate {
+    /// A vertex that was not visited.
+    fn new(key: f32, vertex: Vertex) -> Self {
+        Candidate {
+            key,
+            vertex,
+            visited: false,
+        }
+    }
+}
+
 /// What a beam does beside finding the nearest live vertices.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BeamOptions {
@@ -134,6 +171,8 @@ pub struct Beam {
     pool: Vec<Candidate>,
     /// Everything in the pool before this index was visited.
     next: usize,
+    /// Of the vertex visited last.
+    slack: f32,
     /// Vertices that are or were in the pool; with exact estimates, all whose
     /// distance is known.
     seen: VertexSet,
@@ -160,6 +199,7 @@ impl Beam {
             options,
             pool: Vec::new(),
             next: 0,
+            slack: f32::INFINITY,
             seen: VertexSet::with_capacity(0),
             visited: Vec::new(),
             aside: Vec::new(),
@@ -179,6 +219,7 @@ impl Beam {
         self.options = options;
         self.pool.clear();
         self.next = 0;
+        self.slack = f32::INFINITY;
         self.seen.clear();
         self.seen.reserve(SEEN);
         self.visited.clear();
@@ -192,26 +233,30 @@ impl Beam {
     /// it is far.
     pub fn start(&mut self, vertex: Vertex) {
         if self.seen.insert(vertex) {
-            self.insert(f32::NEG_INFINITY, vertex, false);
+            self.insert(f32::NEG_INFINITY, vertex);
         }
     }
 
-    /// Visits vertices until the nearest `width` known ones are visited.
+    /// Visits vertices to the extent that is given.
     pub fn run<G: Graph>(
         &mut self,
         graph: &G,
         query: &G::Query,
-        width: usize,
+        extent: Extent,
     ) -> Result<(), Error> {
-        self.reserve(width);
+        self.reserve(extent);
         if !graph.is_exact() {
-            self.means.fit(width);
+            self.means.fit(extent.ef);
         }
         let mut on_its_way = NONE;
         while let Some(position) = self.next_to_visit(self.next) {
             self.next = position;
             if self.put_back(position) {
                 continue;
+            }
+            // All before it were visited.
+            if position >= extent.ef && self.pool[position].key > self.reach(extent.ef) {
+                break;
             }
             let vertex = self.pool[position].vertex;
             // Where it came in by the last visit, all of it at once, before
@@ -224,19 +269,25 @@ impl Beam {
                 graph.prefetch(on_its_way, self.level);
             }
             self.visit(graph, query, position, vertex)?;
-            self.consider_all(graph.is_exact(), width);
+            self.consider_all(graph.is_exact(), extent);
         }
         Ok(())
     }
 
+    /// The largest key of a vertex that is worth a visit, as far as is known.
+    fn reach(&self, ef: usize) -> f32 {
+        let last = self.pool.get(ef.saturating_sub(1));
+        last.map_or(f32::INFINITY, |last| last.key + self.slack)
+    }
+
     /// Memory for a search of the usual length, at once instead of bit by bit.
-    fn reserve(&mut self, width: usize) {
-        /// Visits for each vertex of a beam, about.
+    fn reserve(&mut self, extent: Extent) {
+        /// Visits for each of the vertices that are sought, about.
         const VISITS: usize = 2;
         /// What a visit tells of, with the usual `m`.
         const NEIGHBOURS: usize = 32;
-        let visits = VISITS * width + NEIGHBOURS;
-        self.pool.reserve(width + 1);
+        let visits = VISITS * extent.ef + NEIGHBOURS;
+        self.pool.reserve(extent.width + 1);
         self.visited.reserve(visits);
         self.found.reserve(visits);
         if self.options.with_tids {
@@ -249,7 +300,7 @@ impl Beam {
 
     /// Puts the neighbours that the last visit told of into the pool, as far as
     /// they are near enough.
-    fn consider_all(&mut self, is_exact: bool, width: usize) {
+    fn consider_all(&mut self, is_exact: bool, extent: Extent) {
         let numbers = std::mem::take(&mut self.numbers);
         let estimates = std::mem::take(&mut self.estimates);
         if is_exact {
@@ -263,9 +314,9 @@ impl Beam {
         // cost more than all else here.
         let chunks = numbers.chunks(AT_ONCE).zip(estimates.chunks(AT_ONCE));
         for (numbers, estimates) in chunks {
-            let mut near = match self.pool.len() < width {
-                true => u32::MAX,
-                false => nearer_than(self.farthest(), estimates),
+            let mut near = match self.limit(extent) {
+                Some(limit) => nearer_than(limit, estimates),
+                None => u32::MAX,
             };
             while near != 0 {
                 let i = near.trailing_zeros() as usize;
@@ -274,10 +325,11 @@ impl Beam {
                 let Some(&number) = numbers.get(i) else {
                     break;
                 };
-                let is_near = self.pool.len() < width || estimates[i] < self.farthest();
+                let limit = self.limit(extent);
+                let is_near = limit.is_none_or(|limit| estimates[i] < limit);
                 if is_near && (is_exact || self.seen.insert(number)) {
-                    self.insert(estimates[i], number, false);
-                    self.pool.truncate(width);
+                    self.insert(estimates[i], number);
+                    self.pool.truncate(extent.width);
                 }
             }
         }
@@ -285,9 +337,13 @@ impl Beam {
         self.estimates = estimates;
     }
 
-    /// The key of the last vertex in the pool.
-    fn farthest(&self) -> f32 {
-        self.pool.last().map_or(f32::INFINITY, |last| last.key)
+    /// What has smaller keys comes into the pool; all does, if `None`.
+    fn limit(&self, extent: Extent) -> Option<f32> {
+        let reach = self.reach(extent.ef);
+        match self.pool.last() {
+            Some(last) if self.pool.len() >= extent.width => Some(last.key.min(reach)),
+            _ => (reach < f32::INFINITY).then_some(reach),
+        }
     }
 
     /// Whether there are results to take.
@@ -309,14 +365,14 @@ impl Beam {
         &mut self,
         graph: &G,
         query: &G::Query,
-        width: usize,
+        extent: Extent,
     ) -> Result<(), Error> {
         loop {
-            self.refill(graph.is_exact(), width);
+            self.refill(graph.is_exact(), extent.width);
             if self.pool.is_empty() {
                 return Ok(());
             }
-            self.run(graph, query, width)?;
+            self.run(graph, query, extent)?;
             if self.has_results() {
                 return Ok(());
             }
@@ -342,12 +398,10 @@ impl Beam {
             }
         }
         let near = &kept[..width.min(kept.len())];
-        self.pool
-            .extend(near.iter().map(|&(key, vertex)| Candidate {
-                key,
-                vertex,
-                visited: false,
-            }));
+        let candidates = near
+            .iter()
+            .map(|&(key, vertex)| Candidate::new(key, vertex));
+        self.pool.extend(candidates);
         if !is_exact {
             // The rest may come nearer by the estimate of another neighbour.
             self.seen.clear();
@@ -423,6 +477,7 @@ impl Beam {
             self.pool.remove(position);
             return Ok(());
         };
+        self.slack = visit.slack;
         self.means
             .average(&self.numbers, &mut self.estimates, visit.spread);
         // A way through takes no place in the pool from what is sought.
@@ -470,17 +525,10 @@ impl Beam {
     }
 
     /// Puts a vertex into the pool, behind those at the same distance.
-    fn insert(&mut self, key: f32, vertex: Vertex, visited: bool) {
+    fn insert(&mut self, key: f32, vertex: Vertex) {
         let position = self.place(key);
-        let candidate = Candidate {
-            key,
-            vertex,
-            visited,
-        };
-        self.pool.insert(position, candidate);
-        if !visited {
-            self.next = self.next.min(position);
-        }
+        self.pool.insert(position, Candidate::new(key, vertex));
+        self.next = self.next.min(position);
     }
 }
 
@@ -528,7 +576,7 @@ pub fn descend<G: Graph>(
             beam.start(entry);
         }
         let width = if level == to + 1 { ENTRIES } else { above };
-        beam.run(graph, query, width)?;
+        beam.run(graph, query, Extent::of_width(width))?;
         entries = step_down(&beam.take(width));
     }
     Ok(entries)
@@ -550,6 +598,7 @@ mod tests {
     #[derive(Default)]
     struct Told<'t> {
         visits: &'t [(f32, &'t [(Vertex, f32)])],
+        slack: f32,
         visited: RefCell<Vec<(u8, Vertex)>>,
     }
 
@@ -560,8 +609,8 @@ mod tests {
             false
         }
 
-        fn width(&self, ef: usize) -> usize {
-            ef
+        fn extent(&self, ef: usize) -> Extent {
+            Extent::of_width(ef)
         }
 
         fn visit(
@@ -583,6 +632,7 @@ mod tests {
                 key,
                 bound: 0.0,
                 spread: 1.0,
+                slack: self.slack,
                 below: vertex,
             }))
         }
@@ -601,9 +651,65 @@ mod tests {
         };
         let mut beam = Beam::new(0, BeamOptions::default());
         beam.start(0);
-        beam.run(&graph, &(), width).unwrap();
+        beam.run(&graph, &(), Extent::of_width(width)).unwrap();
         let visited = graph.visited.into_inner();
         visited.into_iter().map(|(_, vertex)| vertex).collect()
+    }
+
+    #[test]
+    fn a_search_ends_where_nothing_is_within_its_slack() {
+        let graph = || Told {
+            visits: &[
+                (9.0, &[(1, 1.0), (2, 2.0), (3, 2.375), (4, 2.625)]),
+                (1.0, &[]),
+                (2.0, &[(5, 2.4375), (6, 2.75)]),
+                (2.25, &[]),
+                (2.625, &[]),
+                (3.0, &[]),
+                (2.75, &[]),
+            ],
+            slack: 0.5,
+            ..Told::default()
+        };
+        let visited = |graph: Told<'_>| graph.visited.into_inner().into_iter().map(|(_, v)| v);
+        let mut beam = Beam::new(
+            0,
+            BeamOptions {
+                resumable: true,
+                ..BeamOptions::default()
+            },
+        );
+        beam.start(0);
+        let (first, extent) = (graph(), Extent { ef: 2, width: 9 });
+        beam.run(&first, &(), extent).unwrap();
+        // 4 and 6 do not even come into the pool, in which there is room.
+        assert_eq!(visited(first).collect::<Vec<_>>(), [0, 1, 2, 3, 5]);
+        let pool: Vec<_> = beam.pool.iter().map(|c| c.vertex).collect();
+        assert_eq!(pool, [1, 2, 3, 5, 0]);
+        let found = |beam: &mut Beam| beam.take(9).iter().map(|f| f.vertex).collect::<Vec<_>>();
+        assert_eq!(found(&mut beam), [1, 2, 3, 5, 0]);
+        // Both wait for the search to go on.
+        let second = graph();
+        beam.resume(&second, &(), extent).unwrap();
+        assert_eq!(visited(second).collect::<Vec<_>>(), [4, 6]);
+
+        // Without, only the width ends it.
+        beam.reset(0, BeamOptions::default());
+        beam.start(0);
+        let all = graph();
+        beam.run(&all, &(), Extent::of_width(9)).unwrap();
+        assert_eq!(visited(all).collect::<Vec<_>>(), [0, 1, 2, 3, 5, 4, 6]);
+    }
+
+    #[test]
+    fn what_is_too_far_for_numbers_comes_into_a_pool_that_has_room() {
+        let visits: [(f32, &[(Vertex, f32)]); 3] = [
+            (1.0, &[(1, f32::INFINITY), (2, f32::INFINITY)]),
+            (2.0, &[]),
+            (3.0, &[]),
+        ];
+        assert_eq!(visited(3, &visits), [0, 1, 2]);
+        assert_eq!(visited(2, &visits), [0, 1]);
     }
 
     #[test]
@@ -641,11 +747,9 @@ mod tests {
                 half => half as f32,
             });
             beam.pool.clear();
-            beam.pool.extend(keys.enumerate().map(|(i, key)| Candidate {
-                key,
-                vertex: i as Vertex,
-                visited: false,
-            }));
+            let candidates = keys.enumerate();
+            let candidates = candidates.map(|(i, key)| Candidate::new(key, i as Vertex));
+            beam.pool.extend(candidates);
             for twice in -2..80 {
                 let key = twice as f32 / 2.0;
                 let expected = beam.pool.partition_point(|c| c.key <= key);
@@ -662,7 +766,7 @@ mod tests {
             let mut beam = Beam::new(0, BeamOptions::default());
             let mut of = |numbers: Vec<Vertex>, estimates: Vec<f32>| {
                 (beam.numbers, beam.estimates) = (numbers, estimates);
-                beam.consider_all(false, 3);
+                beam.consider_all(false, Extent::of_width(3));
                 beam.pool.iter().map(|c| c.vertex).collect::<Vec<_>>()
             };
             assert_eq!(

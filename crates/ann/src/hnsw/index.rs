@@ -1,6 +1,6 @@
 //! An open index: reading and writing single vertices on pages.
 
-use super::beam::{Graph, Neighbours, Visit};
+use super::beam::{Extent, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::layout::{HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Vertex};
 use super::links::Links;
@@ -65,6 +65,18 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
     /// Whether visits tell how far neighbours are by the codes of the links.
     pub(super) fn is_fused(&self) -> bool {
         self.layout.links_len() > 0
+    }
+
+    /// How far a search for the nearest `ef` goes. Over exact distances, that is how the
+    /// paper ends a search; estimates tell of more vertices, of which some are nearer.
+    pub(super) fn search_extent(&self, ef: usize) -> Extent {
+        if !self.is_fused() {
+            return Extent::of_width(ef);
+        }
+        Extent {
+            ef,
+            width: 3 * ef + 32,
+        }
     }
 
     /// Looks at the first page of a vertex's slot under a share lock.
@@ -241,8 +253,8 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         !self.is_fused()
     }
 
-    fn width(&self, ef: usize) -> usize {
-        if self.is_fused() { fused_width(ef) } else { ef }
+    fn extent(&self, ef: usize) -> Extent {
+        Extent::of_width(if self.is_fused() { fused_width(ef) } else { ef })
     }
 
     fn visit(
@@ -268,11 +280,13 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
             self.codec
                 .estimates(query, key, links, neighbours.estimates);
             neighbours.numbers.extend_from_slice(slot.places());
+            let spread = self.codec.spread(query, code, key);
             Visit {
                 live,
                 key,
                 bound,
-                spread: self.codec.spread(query, code, key),
+                spread,
+                slack: self.codec.slack(spread),
                 below: slot.header.below,
             }
         })?;
@@ -324,7 +338,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
 /// The width of a beam over estimates that finds what one of `ef` over exact
 /// distances does. Estimates are off by some per cent, so a few vertices more
 /// have to be seen.
-pub fn fused_width(ef: usize) -> usize {
+pub(super) fn fused_width(ef: usize) -> usize {
     ef + ef / 4 + 8
 }
 

@@ -50,7 +50,7 @@ pub(super) fn nearest_by_level<G: Graph>(
         for &entry in &entries {
             beam.start(entry);
         }
-        beam.run(graph, query, graph.width(ef))?;
+        beam.run(graph, query, graph.extent(ef))?;
         let nearest = beam.take(ef);
         if level > 0 {
             // Where every vertex nearby is dead, go straight down.

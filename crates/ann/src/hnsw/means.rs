@@ -15,7 +15,7 @@ use super::layout::{NONE, Vertex};
 
 /// Places for each vertex that a beam holds. A visit tells of up to 32 vertices
 /// with the usual `m`, half of which were told of before.
-const PLACES: usize = 32;
+const PLACES: usize = 64;
 
 /// More places would be slow to clear, and are hardly ever used.
 const MOST: usize = 1 << 16;

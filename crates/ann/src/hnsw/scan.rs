@@ -4,7 +4,7 @@
 //! goes on: each further round returns the next `ef`, without visiting any
 //! vertex twice.
 
-use super::beam::{Beam, BeamOptions, Counters, Found, Graph, descend};
+use super::beam::{Beam, BeamOptions, Counters, Found, descend};
 use super::codec::Codec;
 use super::index::Index;
 use super::insert::MAX_TRIES;
@@ -85,7 +85,9 @@ impl<Q> Scan<Q> {
     ) -> Result<Vec<Found>, Error> {
         match self.stage {
             Stage::Exhausted => return Ok(Vec::new()),
-            Stage::Going => self.beam.resume(index, &self.query, index.width(ef))?,
+            Stage::Going => self
+                .beam
+                .resume(index, &self.query, index.search_extent(ef))?,
             Stage::New | Stage::Entered => self.first_round(index, ef)?,
         }
         let found = self.beam.take(ef);
@@ -128,10 +130,11 @@ impl<Q> Scan<Q> {
             if self.stage == Stage::Exhausted {
                 break;
             }
-            self.beam.run(index, &self.query, index.width(ef))?;
+            self.beam.run(index, &self.query, index.search_extent(ef))?;
             if !self.beam.has_results() {
                 // Everything near is dead.
-                self.beam.resume(index, &self.query, index.width(ef))?;
+                self.beam
+                    .resume(index, &self.query, index.search_extent(ef))?;
             }
             if self.beam.has_results() {
                 break;

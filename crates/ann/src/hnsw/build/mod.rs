@@ -17,11 +17,12 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::beam::{Beam, BeamOptions, Found, Graph, Neighbours, Visit};
+use super::beam::{Beam, BeamOptions, Extent, Found, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::insert::{nearest_by_level, random_level};
 use super::layout::{HeapTid, NONE, Options, Vertex};
 use super::neighbours::{Heuristic, Link};
+use crate::table::Table;
 use crate::{Error, simd};
 
 /// A row that waits for its batch to be sealed.
@@ -32,11 +33,11 @@ struct NewNode {
 
 /// Nodes that were sealed together.
 struct Batch {
-    codes: Vec<u64>,
+    codes: Table<u64>,
     tids: Vec<HeapTid>,
     levels: Vec<u8>,
     /// Per node, `2 m` links of level 0.
-    links: Vec<AtomicU64>,
+    links: Table<AtomicU64>,
     /// Per node, `m` links for each level from 1 up.
     upper_links: Vec<Box<[AtomicU64]>>,
     /// Per node, the node with an equal code that its row went to, or `NONE`.
@@ -83,6 +84,11 @@ fn store_links(list: &[AtomicU64], links: &[Link]) {
     }
 }
 
+/// Bytes of a batch: several huge pages.
+const BATCH_BYTES: usize = 16 << 20;
+/// A graph that fills its memory has so many batches at least.
+const BATCHES: usize = 32;
+
 /// How far the workers are.
 struct Progress {
     /// Nodes in sealed batches.
@@ -112,8 +118,10 @@ pub struct Builder<C> {
     entry: RwLock<Option<(u32, u8)>>,
 }
 
+/// Rows that wait for their batch to be full.
 struct Pending {
-    codes: Vec<u64>,
+    /// Of the batch: codes and links. None where no row waits.
+    memory: Option<(Table<u64>, Table<AtomicU64>)>,
     nodes: Vec<NewNode>,
     rng: SmallRng,
 }
@@ -132,7 +140,8 @@ impl<C: Codec> Builder<C> {
     /// levels of the elements.
     pub fn new(codec: C, options: Options, budget: usize, seed: u64) -> Self {
         let node_len = Self::node_len(&codec, &options);
-        let batch_len = 1 << (256 * 1024 / node_len).clamp(1, 1024).ilog2();
+        let batch_bytes = BATCH_BYTES.min(budget / BATCHES);
+        let batch_len = 1 << (batch_bytes / node_len).max(1).ilog2();
         let capacity = (budget / node_len).min(MAX_NODES);
         let batches = capacity / batch_len;
         Builder {
@@ -144,7 +153,7 @@ impl<C: Codec> Builder<C> {
                 .take(batches)
                 .collect(),
             pending: Mutex::new(Pending {
-                codes: Vec::new(),
+                memory: None,
                 nodes: Vec::new(),
                 rng: SmallRng::seed_from_u64(seed),
             }),
@@ -175,10 +184,16 @@ impl<C: Codec> Builder<C> {
         if (sealed / self.batch_len) as usize >= self.batches.len() {
             return Added::Full;
         }
+        let place = pending.nodes.len();
+        if place == 0 {
+            pending.memory = self.memory_of_batch().ok();
+        }
+        let Some((codes, _)) = &mut pending.memory else {
+            return Added::Full;
+        };
+        let words = self.code_words;
+        codes[place * words..][..words].copy_from_slice(bytemuck::cast_slice(code.bytes()));
         let level = random_level(self.options.m, 1.0 - pending.rng.random::<f64>());
-        pending
-            .codes
-            .extend(bytemuck::cast_slice::<u8, u64>(code.bytes()));
         pending.nodes.push(NewNode { tid, level });
         if pending.nodes.len() == self.batch_len as usize {
             self.seal(&mut pending, sealed);
@@ -186,14 +201,27 @@ impl<C: Codec> Builder<C> {
         Added::Yes
     }
 
+    /// Memory for the codes and the links of a batch.
+    fn memory_of_batch(&self) -> std::io::Result<(Table<u64>, Table<AtomicU64>)> {
+        let nodes = self.batch_len as usize;
+        let links = Table::zeroed(nodes * 2 * usize::from(self.options.m))?;
+        Ok((Table::zeroed(nodes * self.code_words)?, links))
+    }
+
+    /// Lets the rows that wait be linked, if there are any.
     fn seal(&self, pending: &mut Pending, sealed: u32) {
+        let Some((codes, links)) = pending.memory.take() else {
+            return;
+        };
         let nodes = std::mem::take(&mut pending.nodes);
         let m = usize::from(self.options.m);
+        let of_nodes = &links[..nodes.len() * 2 * m];
+        (of_nodes.iter()).for_each(|link| link.store(NO_LINK, Ordering::Relaxed));
         let batch = Batch {
-            codes: std::mem::take(&mut pending.codes),
+            codes,
             tids: nodes.iter().map(|n| n.tid).collect(),
             levels: nodes.iter().map(|n| n.level).collect(),
-            links: empty_links(nodes.len() * 2 * m).collect(),
+            links,
             upper_links: nodes
                 .iter()
                 .map(|n| empty_links(usize::from(n.level) * m).collect())
@@ -223,9 +251,7 @@ impl<C: Codec> Builder<C> {
     pub fn close(&self) {
         let mut pending = self.pending.lock();
         let sealed = self.progress.lock().sealed;
-        if !pending.nodes.is_empty() {
-            self.seal(&mut pending, sealed);
-        }
+        self.seal(&mut pending, sealed);
         self.progress.lock().closed = true;
         self.changed.notify_all();
     }
@@ -421,7 +447,9 @@ impl<C: Codec> Linker<'_, C> {
     fn link_below(&mut self, node: u32, level: u8, entry: Option<(u32, u8)>) {
         let Some((entry, top)) = entry else { return };
         let builder = self.builder;
-        let ef = usize::from(builder.options.ef_construction);
+        // Half as wide again as asked for: with all in memory, that is cheap for what it
+        // brings to every later search.
+        let ef = usize::from(builder.options.ef_construction) * 3 / 2;
         let code = builder.code(node);
         // Memory holds no corrupted pages: the walk cannot fail.
         let Ok(found) = nearest_by_level(builder, &mut self.beam, code, (entry, top), level, ef)
@@ -459,8 +487,8 @@ impl<C: Codec> Graph for Builder<C> {
         true
     }
 
-    fn width(&self, ef: usize) -> usize {
-        ef
+    fn extent(&self, ef: usize) -> Extent {
+        Extent::of_width(ef)
     }
 
     fn visit(
@@ -499,6 +527,7 @@ impl<C: Codec> Graph for Builder<C> {
             key,
             bound: f64::from(key),
             spread: 1.0,
+            slack: 0.0,
             below: vertex,
         }))
     }

@@ -152,6 +152,10 @@ impl Codec for AnyCodec {
         each_query!(self, query, (codec, query) => codec.spread(query, code, key))
     }
 
+    fn slack(&self, spread: f32) -> f32 {
+        each!(self, codec => codec.slack(spread))
+    }
+
     fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {
         each!(self, codec => codec.encode_links(own, neighbours, links));
     }

@@ -224,6 +224,16 @@ impl Codec for Fused {
         }
     }
 
+    fn slack(&self, spread: f32) -> f32 {
+        /// A part of the square of the distance.
+        const SLACK: f32 = 0.06;
+        match self.form {
+            Form::L2 => SLACK * spread,
+            // Products differ by half of what squares of distances do.
+            Form::InnerProduct => SLACK / 2.0 * spread,
+        }
+    }
+
     fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {
         let centre = self.decode(own);
         let block_len = self.block_len();
@@ -268,5 +278,40 @@ impl Codec for Fused {
         stored == bits
             && near(expected.rescale, rescale[position], 0.0)
             && near(expected.add, add[position], size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hnsw::codec::Code;
+
+    /// The key of a unit vector at a distance from the query, whose square is given.
+    fn key_at(codec: &Fused, query: &FusedQuery, square: f32) -> (f32, f32) {
+        let cosine = 1.0 - square / 2.0;
+        let mut vector = [0.0; 64];
+        (vector[0], vector[1]) = (cosine, (1.0 - cosine * cosine).sqrt());
+        let mut code = Code::zeroed(codec.code_len());
+        assert!(codec.encode(&vector, code.bytes_mut()));
+        let key = codec.key(query, code.bytes());
+        (key, codec.spread(query, code.bytes(), key))
+    }
+
+    #[test]
+    fn slack_is_a_part_of_the_distance_under_every_metric() {
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+            let codec = Fused::new(metric, 64, 32, 7).unwrap();
+            let mut vector = [0.0; 64];
+            vector[0] = 1.0;
+            let query = codec.query(&vector).unwrap();
+            let (near, spread) = key_at(&codec, &query, 1.0);
+            let (far, _) = key_at(&codec, &query, 1.06);
+            let slack = codec.slack(spread);
+            // Codes are off by less than a hundredth.
+            assert!(
+                (far - near - slack).abs() < 0.01,
+                "{metric:?}: {near}, {far}, {slack}"
+            );
+        }
     }
 }

@@ -99,6 +99,13 @@ pub trait Codec: Sync {
         1.0
     }
 
+    /// By how much the estimated key of a vertex may be larger than that of the farthest
+    /// one that is sought for the vertex to be worth a visit, where the query has about
+    /// this [`Codec::spread`] from both.
+    fn slack(&self, _spread: f32) -> f32 {
+        0.0
+    }
+
     /// Writes what links of a vertex hold of their neighbours: each with its
     /// position and the neighbour's code. `own` is the vertex's code.
     fn encode_links(&self, _own: &[u8], _neighbours: &[(usize, &[u8])], _links: &mut [u8]) {}

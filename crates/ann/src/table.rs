@@ -1,0 +1,102 @@
+//! Large tables that are read at random.
+//!
+//! A processor remembers the addresses of some thousand pages. In a table of many more,
+//! nearly every read also waits for a walk through page tables, unless pages are large:
+//! so the system is asked for huge ones (`MADV_HUGEPAGE` of madvise(2)). Whether it has
+//! any is its own affair, and changes nothing but the time that reads take.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use bytemuck::Zeroable;
+use memmap2::MmapMut;
+
+/// A table of a fixed number of entries, all zero at first. What is never written to
+/// takes no memory.
+pub struct Table<T> {
+    memory: MmapMut,
+    len: usize,
+    _entries: PhantomData<T>,
+}
+
+impl<T: Zeroable> Table<T> {
+    /// A table of `len` entries; an error where the system has no memory for them.
+    pub fn zeroed(len: usize) -> io::Result<Self> {
+        const {
+            assert!(!std::mem::needs_drop::<T>());
+            assert!(align_of::<T>() <= 4096);
+        }
+        let bytes = len.checked_mul(size_of::<T>());
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let memory = MmapMut::map_anon(bytes)?;
+        // A kernel without huge pages says so; then they are small.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(Table {
+            memory,
+            len,
+            _entries: PhantomData,
+        })
+    }
+}
+
+impl<T: Zeroable> Deref for Table<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the memory has so many bytes, begins at a page, and was zero before
+        // entries were written, which zeroes are too. It is borrowed with the table.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
+    }
+}
+
+impl<T: Zeroable> DerefMut for Table<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above; the table is borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn entries_are_zero_and_then_what_was_written() {
+        for len in [0, 1, 511, 512, 1 << 20] {
+            let mut table = Table::<u64>::zeroed(len).unwrap();
+            assert_eq!(table.len(), len);
+            assert!(table.iter().all(|&entry| entry == 0));
+            (0..)
+                .zip(table.iter_mut())
+                .for_each(|(i, entry)| *entry = i);
+            assert!((0..).zip(table.iter()).all(|(i, &entry)| entry == i));
+        }
+    }
+
+    #[test]
+    fn threads_share_atomic_entries() {
+        let table = Table::<AtomicU64>::zeroed(1000).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    table
+                        .iter()
+                        .for_each(|e| _ = e.fetch_add(1, Ordering::Relaxed))
+                });
+            }
+        });
+        assert!(table.iter().all(|e| e.load(Ordering::Relaxed) == 2));
+    }
+
+    #[test]
+    fn what_no_memory_holds_is_an_error() {
+        assert!(Table::<u64>::zeroed(usize::MAX / 16).is_err());
+        assert!(Table::<u64>::zeroed(usize::MAX).is_err());
+    }
+}
