@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use super::prefetch_descriptor;
 
 /// Rows this far ahead are brought into the processor's cache, and their pages looked
-/// for before that. How many rows a scan will be asked for is not known, so what is
+/// for one row before that. How many rows a scan will be asked for is not known, so what is
 /// farther ahead may be for nothing.
 const NEAR: usize = 1;
 /// Where pages are not in shared buffers, they are asked for this far ahead.

@@ -12,12 +12,12 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::Zeroable;
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
-/// A table of a fixed number of entries, all zero at first. What is never written to
-/// takes no memory.
+/// A table of a fixed number of entries, all zero at first. Pages of it that are
+/// never written to take no memory.
 pub struct Table<T> {
-    memory: MmapMut,
+    memory: MmapRaw,
     len: usize,
     _entries: PhantomData<T>,
 }
@@ -31,7 +31,7 @@ impl<T: Zeroable> Table<T> {
         }
         let bytes = len.checked_mul(size_of::<T>());
         let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
-        let memory = MmapMut::map_anon(bytes)?;
+        let memory = MmapRaw::from(MmapMut::map_anon(bytes)?);
         // A kernel without huge pages says so; then they are small.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);

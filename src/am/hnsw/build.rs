@@ -134,6 +134,7 @@ impl Build<'_, '_, '_> {
         let backlog = 4096 * self.workers as u32;
         while self.linker.help(backlog) {
             pgrx::check_for_interrupts!();
+            report(TUPLES_DONE, i64::from(self.builder.linked()));
         }
         if self.indexed.is_multiple_of(64) {
             report(TUPLES_DONE, i64::from(self.builder.linked()));

@@ -274,10 +274,13 @@ impl Beam {
         Ok(())
     }
 
-    /// The largest key of a vertex that is worth a visit, as far as is known.
+    /// The largest key of a vertex that is worth a visit, as far as is known: of starting
+    /// points that were not visited, nothing is.
     fn reach(&self, ef: usize) -> f32 {
-        let last = self.pool.get(ef.saturating_sub(1));
-        last.map_or(f32::INFINITY, |last| last.key + self.slack)
+        match self.pool.get(ef.saturating_sub(1)) {
+            Some(last) if last.key > f32::NEG_INFINITY => last.key + self.slack,
+            _ => f32::INFINITY,
+        }
     }
 
     /// Memory for a search of the usual length, at once instead of bit by bit.
@@ -699,6 +702,19 @@ mod tests {
         let all = graph();
         beam.run(&all, &(), Extent::of_width(9)).unwrap();
         assert_eq!(visited(all).collect::<Vec<_>>(), [0, 1, 2, 3, 5, 4, 6]);
+    }
+
+    #[test]
+    fn starting_points_that_wait_are_no_reason_to_end() {
+        let graph = Told {
+            visits: &[(1.0, &[(3, 0.5)]), (9.0, &[]), (9.0, &[]), (0.5, &[])],
+            ..Told::default()
+        };
+        let mut beam = Beam::new(0, BeamOptions::default());
+        (0..3).for_each(|vertex| beam.start(vertex));
+        beam.run(&graph, &(), Extent { ef: 2, width: 9 }).unwrap();
+        assert!(graph.visited.into_inner().contains(&(0, 3)));
+        assert_eq!(beam.take(1)[0].vertex, 3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! An open index: reading and writing single vertices on pages.
 
-use super::beam::{Extent, Graph, Neighbours, Visit};
+use super::beam::{ENTRIES, Extent, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::layout::{HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Vertex};
 use super::links::Links;
@@ -73,6 +73,8 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
         if !self.is_fused() {
             return Extent::of_width(ef);
         }
+        // A search begins with so many vertices.
+        let ef = ef.max(ENTRIES);
         Extent {
             ef,
             width: 3 * ef + 32,

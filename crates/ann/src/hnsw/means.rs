@@ -13,7 +13,7 @@
 
 use super::layout::{NONE, Vertex};
 
-/// Places for each vertex that a beam holds. A visit tells of up to 32 vertices
+/// Places for each vertex that a search is for, of which it visits two or three. A visit tells of up to 32 vertices
 /// with the usual `m`, half of which were told of before.
 const PLACES: usize = 64;
 
@@ -41,9 +41,9 @@ pub(super) struct Means {
 }
 
 impl Means {
-    /// Makes the table fit a beam of a width. If its size changes, all is forgotten.
-    pub fn fit(&mut self, width: usize) {
-        let places = width.saturating_mul(PLACES).min(MOST);
+    /// Makes the table fit a search for `ef` vertices. If its size changes, all is forgotten.
+    pub fn fit(&mut self, ef: usize) {
+        let places = ef.saturating_mul(PLACES).min(MOST);
         if self.table.len() != places {
             self.table.clear();
             self.table.resize(places, NOTHING);

@@ -4,7 +4,7 @@
 //! goes on: each further round returns the next `ef`, without visiting any
 //! vertex twice.
 
-use super::beam::{Beam, BeamOptions, Counters, Found, descend};
+use super::beam::{Beam, BeamOptions, Counters, Found, Graph, descend};
 use super::codec::Codec;
 use super::index::Index;
 use super::insert::MAX_TRIES;
@@ -85,9 +85,9 @@ impl<Q> Scan<Q> {
     ) -> Result<Vec<Found>, Error> {
         match self.stage {
             Stage::Exhausted => return Ok(Vec::new()),
-            Stage::Going => self
-                .beam
-                .resume(index, &self.query, index.search_extent(ef))?,
+            // Farther out, ever more vertices are within the slack of a search: a round
+            // would visit many for the rows that it returns.
+            Stage::Going => self.beam.resume(index, &self.query, index.extent(ef))?,
             Stage::New | Stage::Entered => self.first_round(index, ef)?,
         }
         let found = self.beam.take(ef);

@@ -122,7 +122,7 @@ pub fn insert_all(store: &MemPages, vectors: &[Vec<f32>], first: u64, seed: u64)
 /// Builds the index in memory with `threads` workers beside this thread.
 pub fn build_all(options: &Options, vectors: &[Vec<f32>], threads: usize) -> MemPages {
     let store = empty(options);
-    let builder = Builder::new(codec(options), *options, 1 << 30, 7);
+    let builder = Builder::new(codec(options), *options, 1 << 26, 7);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| builder.linker().work());
