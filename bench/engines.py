@@ -41,7 +41,8 @@ class Family:
 _HNSW = f"USING hnsw (emb vector_cosine_ops) WITH (m = {M}, ef_construction = {EF_CONSTRUCTION})"
 FAMILIES = {
     # 40 is the default of pgvector and insitu.
-    "hnsw": Family("ef_search", [10, 14, 20, 28, 40, 56, 80, 120, 200, 400, 800], 40, f"m = {M}, ef_construction = {EF_CONSTRUCTION}", [
+    "hnsw": Family("ef_search", [10, 14, 20, 28, 40, 56, 80, 120, 200, 400, 800], 40,
+                   f"m = {M}, ef_construction = {EF_CONSTRUCTION}", [
         Engine("insitu", "insitu", _HNSW, "hnsw.ef_search"),
         Engine("pgvector", "vector", _HNSW, "hnsw.ef_search"),
         # VectorChord's m counts all neighbours of a vertex at level 0, pgvector's those of the upper levels.

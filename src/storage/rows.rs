@@ -11,10 +11,9 @@ use pgrx::pg_sys;
 
 use super::prefetch_descriptor;
 
-/// Rows this far ahead are brought into the processor's cache, and their pages looked
-/// for one row before that. How many rows a scan will be asked for is not known, so what is
-/// farther ahead may be for nothing.
-const NEAR: usize = 1;
+/// The pages of rows are looked for this far ahead. How many rows a scan will be asked
+/// for is not known, so what is farther ahead may be for nothing.
+const NEAR: usize = 2;
 /// Where pages are not in shared buffers, they are asked for this far ahead.
 const FAR: usize = 8;
 /// A longer row is read in order, which processors foresee themselves.
@@ -24,7 +23,6 @@ const MOST: usize = 2048;
 struct Ahead {
     buffer: pg_sys::Buffer,
     offset: u16,
-    is_near: bool,
 }
 
 /// The next rows of a scan, in the order in which it returns them.
@@ -45,7 +43,7 @@ impl RowsAhead {
     /// `heap` is open, and the rows are or were its.
     pub unsafe fn advance(&mut self, heap: pg_sys::Relation, rows: impl Iterator<Item = HeapTid>) {
         self.rows.pop_front();
-        let far = if self.is_cold { FAR } else { NEAR + 1 };
+        let far = if self.is_cold { FAR } else { NEAR };
         // SAFETY: the table is open. While it is scanned it is not truncated, so
         // the rows' blocks are there.
         unsafe {
@@ -64,14 +62,13 @@ impl RowsAhead {
                 self.rows.push_back(Ahead {
                     buffer: found.recent_buffer,
                     offset,
-                    is_near: false,
                 });
             }
-            for row in self.rows.iter_mut().take(NEAR).filter(|row| !row.is_near) {
-                row.is_near = true;
-                if row.buffer > 0 {
-                    prefetch_row(page(row.buffer), row.offset);
-                }
+            // The page of the next one was looked for a row ago.
+            if let Some(next) = self.rows.front()
+                && next.buffer > 0
+            {
+                prefetch_row(page(next.buffer), next.offset);
             }
         }
     }

@@ -132,11 +132,16 @@ impl Build<'_, '_, '_> {
         // Without workers, this thread links everything; with them, it helps
         // when the table is read faster than they link.
         let backlog = 4096 * self.workers as u32;
-        while self.linker.help(backlog) {
-            pgrx::check_for_interrupts!();
+        self.help(backlog);
+        if self.indexed.is_multiple_of(64) {
             report(TUPLES_DONE, i64::from(self.builder.linked()));
         }
-        if self.indexed.is_multiple_of(64) {
+    }
+
+    /// Links rows until no more than `backlog` wait for a worker.
+    fn help(&mut self, backlog: u32) {
+        while self.linker.help(backlog) {
+            pgrx::check_for_interrupts!();
             report(TUPLES_DONE, i64::from(self.builder.linked()));
         }
     }
@@ -152,10 +157,7 @@ impl Build<'_, '_, '_> {
     fn flush(&mut self) {
         report(SUBPHASE, phase::LINKING);
         self.builder.close();
-        while self.linker.help(0) {
-            pgrx::check_for_interrupts!();
-            report(TUPLES_DONE, i64::from(self.builder.linked()));
-        }
+        self.help(0);
         while !self.builder.is_complete() {
             std::thread::sleep(std::time::Duration::from_micros(200));
             pgrx::check_for_interrupts!();

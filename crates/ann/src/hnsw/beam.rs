@@ -159,6 +159,9 @@ pub struct Counters {
     pub estimated: u64,
 }
 
+/// Visits for each of the vertices that are sought, about.
+const VISITS: usize = 2;
+
 /// A search with the default `ef` sees about so many vertices.
 const SEEN: usize = 1000;
 
@@ -246,7 +249,7 @@ impl Beam {
     ) -> Result<(), Error> {
         self.reserve(extent);
         if !graph.is_exact() {
-            self.means.fit(extent.ef);
+            self.means.fit(extent.width.min(VISITS * extent.ef));
         }
         let mut on_its_way = NONE;
         while let Some(position) = self.next_to_visit(self.next) {
@@ -285,8 +288,6 @@ impl Beam {
 
     /// Memory for a search of the usual length, at once instead of bit by bit.
     fn reserve(&mut self, extent: Extent) {
-        /// Visits for each of the vertices that are sought, about.
-        const VISITS: usize = 2;
         /// What a visit tells of, with the usual `m`.
         const NEIGHBOURS: usize = 32;
         let visits = VISITS * extent.ef + NEIGHBOURS;

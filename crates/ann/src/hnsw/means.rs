@@ -13,9 +13,9 @@
 
 use super::layout::{NONE, Vertex};
 
-/// Places for each vertex that a search is for, of which it visits two or three. A visit tells of up to 32 vertices
-/// with the usual `m`, half of which were told of before.
-const PLACES: usize = 64;
+/// Places for each visit. One tells of up to 32 vertices with the usual `m`, half of
+/// which were told of before.
+const PLACES: usize = 32;
 
 /// More places would be slow to clear, and are hardly ever used.
 const MOST: usize = 1 << 16;
@@ -41,9 +41,9 @@ pub(super) struct Means {
 }
 
 impl Means {
-    /// Makes the table fit a search for `ef` vertices. If its size changes, all is forgotten.
-    pub fn fit(&mut self, ef: usize) {
-        let places = ef.saturating_mul(PLACES).min(MOST);
+    /// Makes the table fit so many visits. If its size changes, all is forgotten.
+    pub fn fit(&mut self, visits: usize) {
+        let places = visits.saturating_mul(PLACES).min(MOST);
         if self.table.len() != places {
             self.table.clear();
             self.table.resize(places, NOTHING);

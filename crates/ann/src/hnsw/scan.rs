@@ -125,16 +125,16 @@ impl<Q> Scan<Q> {
         index: &Index<'_, S, C>,
         ef: usize,
     ) -> Result<(), Error> {
+        let extent = index.search_extent(ef);
         for _ in 0..MAX_TRIES {
             self.enter(index)?;
             if self.stage == Stage::Exhausted {
                 break;
             }
-            self.beam.run(index, &self.query, index.search_extent(ef))?;
+            self.beam.run(index, &self.query, extent)?;
             if !self.beam.has_results() {
                 // Everything near is dead.
-                self.beam
-                    .resume(index, &self.query, index.search_extent(ef))?;
+                self.beam.resume(index, &self.query, extent)?;
             }
             if self.beam.has_results() {
                 break;
