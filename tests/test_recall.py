@@ -64,12 +64,20 @@ LISTS = "ivf (emb {})"
 
 
 # Floors at ef_search = 100, and at 15 of 39 lists: inner products have hubs, and need more. With inner products, lists
-# also lose by the updates, which make a fifth of the rows longer and nearer to each other than to any centroid.
-@pytest.mark.parametrize("metric, index, floor", [
-    ("l2", FUSED, 0.97), ("cosine", FUSED, 0.97), ("ip", FUSED, 0.95),
-    ("l2", PLAIN, 0.97), ("cosine", PLAIN, 0.97), ("ip", PLAIN, 0.95), ("l1", PLAIN, 0.97),
-    ("l2", LISTS, 0.97), ("cosine", LISTS, 0.97), ("ip", LISTS, 0.9)])
-def test_each_metric_after_build_inserts_and_vacuum(conn, metric, index, floor):
+# also lose by the updates, which make a fifth of the rows longer and nearer to each other than to any centroid, and how
+# much depends on the centroids that the build drew: there, the mean of several indexes is what the floor is for.
+@pytest.mark.parametrize("metric, index, indexes, floor", [
+    ("l2", FUSED, 1, 0.97), ("cosine", FUSED, 1, 0.97), ("ip", FUSED, 1, 0.95),
+    ("l2", PLAIN, 1, 0.97), ("cosine", PLAIN, 1, 0.97), ("ip", PLAIN, 1, 0.95), ("l1", PLAIN, 1, 0.97),
+    ("l2", LISTS, 1, 0.97), ("cosine", LISTS, 1, 0.97), ("ip", LISTS, 8, 0.9)])
+def test_each_metric_after_build_inserts_and_vacuum(conn, metric, index, indexes, floor):
+    lives = [recall_through_life(conn, metric, index) for _ in range(indexes)]
+    found = {phase: np.mean([life[phase] for life in lives]) for phase in lives[0]}
+    assert min(found.values()) >= floor, (found, lives)
+
+
+def recall_through_life(conn, metric, index):
+    """How much an index finds after its build, inserts, deletes, vacuum, and updates."""
     rows = 5000
     data = clustered(rows + 50, 48, seed=4)
     queries = data[rows:]
@@ -94,7 +102,7 @@ def test_each_metric_after_build_inserts_and_vacuum(conn, metric, index, floor):
     vacuum_fully(conn, f"{metric}_items")
     found["updates"] = recall(conn, f"{metric}_items", metric, queries)
     verify(conn, f"{metric}_index")
-    assert min(found.values()) >= floor, found
+    return found
 
 
 # What a row of each type is made of, out of its vector of 200 components.
