@@ -206,8 +206,12 @@ impl Search {
         let graph = open_index(pages, name);
         let metric = graph.options().metric;
         while self.rows.is_empty() && !self.finished {
-            let found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
-            self.finished = found.is_empty() || !self.is_within_limits();
+            let mut found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
+            let is_last = !self.is_within_limits();
+            if is_last && self.mode != IterativeScan::Off {
+                found.extend(self.scan.rest());
+            }
+            self.finished = found.is_empty() || is_last;
             let mut farthest = f64::NEG_INFINITY;
             for found in &found {
                 let distance = metric.distance(found.distance);

@@ -98,6 +98,13 @@ impl<Q> Scan<Q> {
         Ok(found)
     }
 
+    /// All that was found and no round returned, nearest first, for a caller that will
+    /// not go on.
+    pub fn rest(&mut self) -> Vec<Found> {
+        self.stage = Stage::Exhausted;
+        self.beam.take(usize::MAX)
+    }
+
     /// Whether no round was asked for yet.
     pub fn is_new(&self) -> bool {
         matches!(self.stage, Stage::New | Stage::Entered)
