@@ -114,7 +114,7 @@ pub struct Kernels {
     pub common_bits: fn(&[u8], &[u8]) -> (u64, u64),
     /// Σ aᵢ·bᵢ of numbers and bytes, of a length that 64 divides.
     pub inner_product_i8: fn(&[f32], &[i8]) -> f32,
-    /// Σ aᵢ·bᵢ of bytes, at most 2¹⁷ of them.
+    /// Σ aᵢ·bᵢ of bytes from −127 on, of a length that 64 divides, at most 2¹⁷ of them.
     pub inner_product_bytes: fn(&[i8], &[i8]) -> i32,
     /// Of a centre c and a point p = scale·bytes, with r = p − c and the bits
     /// xᵢ = [rᵢ > 0], which it packs eight to a byte: Σ rᵢ², Σ rᵢ·cᵢ, Σ |rᵢ| and
