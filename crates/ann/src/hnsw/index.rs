@@ -280,15 +280,14 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
             }
             let links = slot.links(&self.layout);
             self.codec
-                .estimates(query, key, links, neighbours.estimates);
+                .estimates(query, (code, key), links, neighbours.estimates);
             neighbours.numbers.extend_from_slice(slot.places());
-            let spread = self.codec.spread(query, code, key);
             Visit {
                 live,
                 key,
                 bound,
-                spread,
-                slack: self.codec.slack(spread),
+                spread: self.codec.spread(query, code, key),
+                slack: self.codec.slack(query, code, key),
                 below: slot.header.below,
             }
         })?;

@@ -217,7 +217,9 @@ impl<Q> Neighbourhood<Q> {
     fn keys<C: Codec<Query = Q>>(&self, codec: &C, query: &Q, key: f32) -> Vec<f32> {
         let mut keys = Vec::with_capacity(self.heuristic.capacity().next_multiple_of(32));
         match &self.beside {
-            Beside::Links(links) => codec.estimates(query, key, links.bytes(), &mut keys),
+            Beside::Links(links) => {
+                codec.estimates(query, (self.own.bytes(), key), links.bytes(), &mut keys);
+            }
             Beside::Neighbours(codes) => keys.extend(codes.iter().map(|code| {
                 code.as_ref()
                     .map_or(f32::INFINITY, |code| codec.key(query, code.bytes()))

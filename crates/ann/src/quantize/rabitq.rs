@@ -9,9 +9,13 @@
 //! a query q:
 //!
 //! * squared L2: ‖q − o‖² = ‖q − c‖² + ‖r‖² − 2⟨r, q − c⟩,
-//! * negative inner product: −⟨q, o⟩ = −⟨q, c⟩ − ⟨r, c⟩ − ⟨r, q − c⟩,
+//! * negative inner product: −⟨q, o⟩ = −⟨q, c⟩ − λ⟨r, c⟩ − ⟨r, q − λc⟩,
 //!
-//! both of the form key(q, c) + add + rescale·⟨x̄, q⟩.
+//! where the last product is estimated and the others are known. Both have the form
+//! key(q, c) + λ·add + rescale·⟨x̄, q⟩, with λ = 1 for L2. For inner products, any λ
+//! will do, and the error is least where ‖q − λc‖ is ([`projection`]). With λ = 1, as
+//! for L2, it would grow with the norms of o and c both; where norms differ much,
+//! estimates would tell nothing.
 //!
 //! A code may leave the last dimensions out: there, x̄ is zero. All rotated
 //! dimensions are alike, so all of the above still holds, and the error grows as
@@ -84,9 +88,26 @@ pub fn factors(form: Form, sums: [f64; 4]) -> Factors {
     }
 }
 
-/// The standard deviation of an estimate, for a query whose distance from the
-/// centre is 1. Takes Σ rᵢ² over all of `dimensions`, and Σ |rᵢ| over the `coded`
-/// ones that the code has a bit for.
+/// λ of the estimates for a query, given the key and ‖c‖² of the centre: under inner
+/// product, λ·c is the query's projection on c.
+pub fn projection(form: Form, key: f32, centre_norm_squared: f32) -> f32 {
+    /// A shorter centre, beside the query, is no centre at all.
+    const MOST: f32 = 1e6;
+    match form {
+        Form::L2 => 1.0,
+        Form::InnerProduct => {
+            let projection = -key / centre_norm_squared;
+            if projection.abs() <= MOST {
+                projection
+            } else {
+                1.0
+            }
+        }
+    }
+}
+
+/// The standard deviation of an estimate, for a query with ‖q − λc‖ = 1. Takes Σ rᵢ²
+/// over all of `dimensions`, and Σ |rᵢ| over the `coded` ones that the code has a bit for.
 pub fn deviation(
     form: Form,
     norm_squared: f64,
@@ -109,13 +130,18 @@ pub fn deviation(
     }
 }
 
-/// The estimated keys of up to 32 points. `key` is the centre's own, `sums` are
-/// ⟨x̄, q⟩ for each point.
+/// The estimated keys of up to 32 points. `key` is the centre's own, `projection` is λ
+/// ([`projection`]), `sums` are ⟨x̄, q⟩ for each point.
 #[inline]
-pub fn estimates(add: &[f32], rescale: &[f32], key: f32, sums: &[f32; 32], out: &mut [f32; 32]) {
+pub fn estimates(
+    (add, rescale): (&[f32], &[f32]),
+    (key, projection): (f32, f32),
+    sums: &[f32; 32],
+    out: &mut [f32; 32],
+) {
     let factors = add.iter().zip(rescale);
     for (out, ((&add, &rescale), &sum)) in out.iter_mut().zip(factors.zip(sums)) {
-        *out = key + add + rescale * sum;
+        *out = key + projection * add + rescale * sum;
     }
 }
 
@@ -134,6 +160,10 @@ mod tests {
             Form::L2 => pairs.map(|(a, b)| (a - b) * (a - b)).sum(),
             Form::InnerProduct => -pairs.map(|(a, b)| a * b).sum::<f64>(),
         }
+    }
+
+    fn norm_squared(vector: &[f32]) -> f32 {
+        vector.iter().map(|x| x * x).sum()
     }
 
     fn rotated_code(rotation: &Rotation, vector: &[f32]) -> (Vec<u64>, Vec<f32>) {
@@ -162,8 +192,18 @@ mod tests {
         };
         let point = add(&centre, random(0.5));
         let query = add(&centre, random(0.7));
-        let cases = [(Form::L2, 192), (Form::InnerProduct, 192), (Form::L2, 128)];
-        for (form, coded) in cases {
+        let of_centre = |form| {
+            let key = key(form, &query, &centre) as f32;
+            projection(form, key, norm_squared(&centre))
+        };
+        let cases = [
+            (Form::L2, 192, of_centre(Form::L2)),
+            (Form::L2, 128, of_centre(Form::L2)),
+            (Form::InnerProduct, 192, of_centre(Form::InnerProduct)),
+            (Form::InnerProduct, 192, 1.0),
+            (Form::InnerProduct, 192, 0.0),
+        ];
+        for (form, coded, projection) in cases {
             let rounds = 2000;
             let mut foretold = 0.0;
             let errors: Vec<f64> = (0..rounds)
@@ -185,8 +225,11 @@ mod tests {
                     let sum: f32 = (0..coded)
                         .map(|i| q[i] * ((bits[i / 8] >> (i % 8) & 1) as f32 - 0.5))
                         .sum();
-                    let estimate = key(form, &q, &c) as f32 + factors.add + factors.rescale * sum;
-                    f64::from(estimate) - key(form, &q, &o)
+                    let mut estimate = [0.0; 32];
+                    let add_and_rescale = (&[factors.add][..], &[factors.rescale][..]);
+                    let own = (key(form, &q, &c) as f32, projection);
+                    estimates(add_and_rescale, own, &[sum; 32], &mut estimate);
+                    f64::from(estimate[0]) - key(form, &q, &o)
                 })
                 .collect();
             let mean = errors.iter().sum::<f64>() / rounds as f64;
@@ -198,7 +241,9 @@ mod tests {
                 "{form:?}: {mean}"
             );
             // √(π/2 − 1) = 0.756 is the limit of the paper's factor.
-            let size = (key(Form::L2, &point, &centre) * key(Form::L2, &query, &centre)).sqrt();
+            let known: Vec<f32> = centre.iter().map(|c| projection * c).collect();
+            let apart = key(Form::L2, &query, &known).sqrt();
+            let size = key(Form::L2, &point, &centre).sqrt() * apart;
             let factor = if form == Form::L2 { 2.0 } else { 1.0 };
             let expected = factor * 0.756 * size / (coded as f64).sqrt();
             assert!(
@@ -206,12 +251,31 @@ mod tests {
                 "{deviation} {expected}"
             );
             // 2,000 errors tell their spread to within 1.6 %.
-            let foretold = foretold * key(Form::L2, &query, &centre).sqrt();
+            let foretold = foretold * apart;
             assert!(
                 (0.93..1.07).contains(&(deviation / foretold)),
-                "{form:?}, {coded}: {deviation} {foretold}"
+                "{form:?}, {coded}, {projection}: {deviation} {foretold}"
             );
         }
+    }
+
+    #[test]
+    fn no_projection_is_nearer_to_the_query() {
+        let (query, centre) = ([3.0, -1.0, 2.0], [10.0, 30.0, -5.0]);
+        let form = Form::InnerProduct;
+        let best = projection(
+            form,
+            key(form, &query, &centre) as f32,
+            norm_squared(&centre),
+        );
+        let apart = |times: f32| key(Form::L2, &query, &centre.map(|c| times * c));
+        for other in [0.0, 1.0, -1.0, best * 1.01, best * 0.99] {
+            assert!(apart(best) < apart(other), "{best} {other}");
+        }
+        for (key, norm_squared) in [(0.0, 0.0), (1.0, 0.0), (-1.0, 1e-40), (f32::INFINITY, 1.0)] {
+            assert_eq!(projection(form, key, norm_squared), 1.0);
+        }
+        assert_eq!(projection(Form::L2, 5.0, 2.0), 1.0);
     }
 
     #[test]

@@ -144,16 +144,16 @@ impl Codec for AnyCodec {
         each_query!(self, query, (codec, query) => codec.bound(query, code, key))
     }
 
-    fn estimates(&self, query: &AnyQuery, key: f32, links: &[u8], out: &mut Vec<f32>) {
-        each_query!(self, query, (codec, query) => codec.estimates(query, key, links, out));
+    fn estimates(&self, query: &AnyQuery, own: (&[u8], f32), links: &[u8], out: &mut Vec<f32>) {
+        each_query!(self, query, (codec, query) => codec.estimates(query, own, links, out));
     }
 
     fn spread(&self, query: &AnyQuery, code: &[u8], key: f32) -> f32 {
         each_query!(self, query, (codec, query) => codec.spread(query, code, key))
     }
 
-    fn slack(&self, spread: f32) -> f32 {
-        each!(self, codec => codec.slack(spread))
+    fn slack(&self, query: &AnyQuery, code: &[u8], key: f32) -> f32 {
+        each_query!(self, query, (codec, query) => codec.slack(query, code, key))
     }
 
     fn encode_links(&self, own: &[u8], neighbours: &[(usize, &[u8])], links: &mut [u8]) {

@@ -202,7 +202,14 @@ impl Codec for Fused {
         )
     }
 
-    fn estimates(&self, query: &FusedQuery, key: f32, links: &[u8], out: &mut Vec<f32>) {
+    fn estimates(
+        &self,
+        query: &FusedQuery,
+        (code, key): (&[u8], f32),
+        links: &[u8],
+        out: &mut Vec<f32>,
+    ) {
+        let projection = rabitq::projection(self.form, key, View::new(code).norm_squared);
         let (add, rescale, blocks) = self.parts(links);
         let blocks = blocks.chunks_exact(self.block_len());
         let factors = add.chunks(BLOCK).zip(rescale.chunks(BLOCK));
@@ -210,7 +217,7 @@ impl Codec for Fused {
         let mut estimates = [0.0; BLOCK];
         for (block, (add, rescale)) in blocks.zip(factors) {
             query.table.centred_sums(block, &mut sums);
-            rabitq::estimates(add, rescale, key, &sums, &mut estimates);
+            rabitq::estimates((add, rescale), (key, projection), &sums, &mut estimates);
             out.extend_from_slice(&estimates);
         }
     }
@@ -224,13 +231,17 @@ impl Codec for Fused {
         }
     }
 
-    fn slack(&self, spread: f32) -> f32 {
+    fn slack(&self, query: &FusedQuery, code: &[u8], key: f32) -> f32 {
         /// A part of the square of the distance.
         const SLACK: f32 = 0.06;
         match self.form {
-            Form::L2 => SLACK * spread,
-            // Products differ by half of what squares of distances do.
-            Form::InnerProduct => SLACK / 2.0 * spread,
+            Form::L2 => SLACK * key,
+            // ‖q‖·‖o‖ − ⟨q, o⟩ of unit vectors is half of that square. Of others, it grows
+            // with both as the key does.
+            Form::InnerProduct => {
+                let norms = (query.norm_squared * View::new(code).norm_squared).sqrt();
+                SLACK * (norms + key).max(0.0)
+            }
         }
     }
 
@@ -286,31 +297,51 @@ mod tests {
     use super::*;
     use crate::hnsw::codec::Code;
 
-    /// The key of a unit vector at a distance from the query, whose square is given.
-    fn key_at(codec: &Fused, query: &FusedQuery, square: f32) -> (f32, f32) {
+    fn query_of_length(codec: &Fused, length: f32) -> FusedQuery {
+        let mut vector = [0.0; 64];
+        vector[0] = length;
+        codec.query(&vector).unwrap()
+    }
+
+    /// The key of a unit vector at a distance from a unit query, whose square is given,
+    /// times `length`, for a query of that direction; and the slack there.
+    fn key_at(codec: &Fused, query: &FusedQuery, square: f32, length: f32) -> (f32, f32) {
         let cosine = 1.0 - square / 2.0;
         let mut vector = [0.0; 64];
-        (vector[0], vector[1]) = (cosine, (1.0 - cosine * cosine).sqrt());
+        vector[0] = length * cosine;
+        vector[1] = length * (1.0 - cosine * cosine).sqrt();
         let mut code = Code::zeroed(codec.code_len());
         assert!(codec.encode(&vector, code.bytes_mut()));
         let key = codec.key(query, code.bytes());
-        (key, codec.spread(query, code.bytes(), key))
+        (key, codec.slack(query, code.bytes(), key))
     }
 
     #[test]
     fn slack_is_a_part_of_the_distance_under_every_metric() {
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
             let codec = Fused::new(metric, 64, 32, 7).unwrap();
-            let mut vector = [0.0; 64];
-            vector[0] = 1.0;
-            let query = codec.query(&vector).unwrap();
-            let (near, spread) = key_at(&codec, &query, 1.0);
-            let (far, _) = key_at(&codec, &query, 1.06);
-            let slack = codec.slack(spread);
+            let query = query_of_length(&codec, 1.0);
+            let (near, slack) = key_at(&codec, &query, 1.0, 1.0);
+            let (far, _) = key_at(&codec, &query, 1.06, 1.0);
             // Codes are off by less than a hundredth.
             assert!(
                 (far - near - slack).abs() < 0.01,
                 "{metric:?}: {near}, {far}, {slack}"
+            );
+        }
+    }
+
+    #[test]
+    fn slack_grows_with_vectors_as_inner_products_do() {
+        let codec = Fused::new(Metric::InnerProduct, 64, 32, 7).unwrap();
+        let (_, slack) = key_at(&codec, &query_of_length(&codec, 1.0), 1.0, 1.0);
+        for (of_query, of_vector) in [(100.0, 1.0), (1.0, 100.0), (0.01, 10.0)] {
+            let query = query_of_length(&codec, of_query);
+            let (_, longer) = key_at(&codec, &query, 1.0, of_vector);
+            let expected = of_query * of_vector * slack;
+            assert!(
+                (longer - expected).abs() < 0.02 * expected,
+                "{of_query} {of_vector}: {longer} {expected}"
             );
         }
     }

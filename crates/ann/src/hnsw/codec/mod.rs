@@ -89,9 +89,16 @@ pub trait Codec: Sync {
     fn bound(&self, query: &Self::Query, code: &[u8], key: f32) -> f64;
 
     /// The estimated keys of the neighbours at all positions of a vertex, in
-    /// the multiple of 32 that [`Codec::links_len`] has room for. `key` is the
-    /// vertex's own; `links` are the bytes beside the numbers.
-    fn estimates(&self, _query: &Self::Query, _key: f32, _links: &[u8], _out: &mut Vec<f32>) {}
+    /// the multiple of 32 that [`Codec::links_len`] has room for. `own` is the
+    /// vertex's code and its key; `links` are the bytes beside the numbers.
+    fn estimates(
+        &self,
+        _query: &Self::Query,
+        _own: (&[u8], f32),
+        _links: &[u8],
+        _out: &mut Vec<f32>,
+    ) {
+    }
 
     /// The square of the distance between a query and a code, whose key is given. It
     /// tells how good the code's [`Codec::estimates`] are.
@@ -100,9 +107,9 @@ pub trait Codec: Sync {
     }
 
     /// By how much the estimated key of a vertex may be larger than that of the farthest
-    /// one that is sought for the vertex to be worth a visit, where the query has about
-    /// this [`Codec::spread`] from both.
-    fn slack(&self, _spread: f32) -> f32 {
+    /// one that is sought for the vertex to be worth a visit, where both are about as far
+    /// as a code whose key is given.
+    fn slack(&self, _query: &Self::Query, _code: &[u8], _key: f32) -> f32 {
         0.0
     }
 

@@ -75,6 +75,18 @@ pub fn normal_clusters(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32
         .collect()
 }
 
+/// Points of [`clustered`], each with a length of its own: one in five more than twice as
+/// long as the median, one in five less than half.
+pub fn of_different_lengths(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut vectors = clustered(count, dimension, seed);
+    for vector in &mut vectors {
+        let factor = (0.8 * normal(&mut rng)).exp();
+        vector.iter_mut().for_each(|x| *x *= factor);
+    }
+    vectors
+}
+
 /// A normal deviate (Box and Muller).
 fn normal(rng: &mut SmallRng) -> f32 {
     let (u, v) = (1.0 - rng.random::<f64>(), rng.random::<f64>());

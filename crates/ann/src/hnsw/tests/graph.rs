@@ -59,6 +59,22 @@ fn built_index_finds_the_nearest() {
     }
 }
 
+/// Under inner product, the nearest are long: estimates of what is long and far from the
+/// query have to tell as much as those of what is near.
+#[test]
+fn vectors_of_very_different_lengths_are_found_by_inner_product() {
+    let vectors = of_different_lengths(3000, 96, 4);
+    let queries = of_different_lengths(50, 96, 5);
+    let options = options((Metric::InnerProduct, Storage::Fused), 96);
+    let built = build_all(&options, &vectors, 1);
+    let inserted = empty(&options);
+    insert_all(&inserted, &vectors, 0, 3);
+    for store in [built, inserted] {
+        let recall = recall(&store, &numbered(&vectors), &queries, 10);
+        assert!(recall >= 0.92, "{recall}");
+    }
+}
+
 /// Rows that come in any order are written beside their neighbours: most
 /// vertices are linked to the next one.
 #[test]
