@@ -83,6 +83,7 @@ fn kernels(c: &mut Criterion) {
                     black_box(&query),
                     0.01,
                     black_box(&code),
+                    0.9,
                     &mut bits,
                 ));
             });

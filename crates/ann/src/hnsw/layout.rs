@@ -37,7 +37,7 @@ pub const MAX_M: u16 = 100;
 
 const MAGIC: u32 = 0x4857_5349; // "ISWH"
 /// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// What the vertices of an index hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,25 +3,28 @@
 //! Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical
 //! Error Bound for Approximate Nearest Neighbor Search", SIGMOD 2024
 //! (arXiv:2405.12497). All vectors are rotated. Of a point o and a centre c, let
-//! r = o − c, xᵢ = [rᵢ > 0] and x̄ = x − ½. The code is x. With the direction of
+//! r = o − μc, xᵢ = [rᵢ > 0] and x̄ = x − ½. The code is x. With the direction of
 //! x̄ for that of r, ⟨r, q⟩ is estimated by ‖r‖²·⟨x̄, q⟩ / ⟨r, x̄⟩, which is
 //! unbiased over the rotation and off by about ‖r‖·‖q‖/√D. From that follow, for
 //! a query q:
 //!
-//! * squared L2: ‖q − o‖² = ‖q − c‖² + ‖r‖² − 2⟨r, q − c⟩,
-//! * negative inner product: −⟨q, o⟩ = −⟨q, c⟩ − λ⟨r, c⟩ − ⟨r, q − λc⟩,
+//! * squared L2, with μ = 1: ‖q − o‖² = ‖q − c‖² + ‖r‖² − 2⟨r, q − c⟩,
+//! * negative inner product: −⟨q, o⟩ = −μ⟨q, c⟩ − λ⟨r, c⟩ − ⟨r, q − λc⟩,
 //!
-//! where the last product is estimated and the others are known. Both have the form
-//! key(q, c) + λ·add + rescale·⟨x̄, q⟩, with λ = 1 for L2. For inner products, any λ
-//! will do, and the error is least where ‖q − λc‖ is ([`projection`]). With λ = 1, as
-//! for L2, it would grow with the norms of o and c both; where norms differ much,
-//! estimates would tell nothing.
+//! where the last product is estimated and the others are known. Of inner products,
+//! that is true of any μ and λ. The error, about ‖o − μc‖·‖q − λc‖/√D, is least where
+//! μc and λc are the projections of o and q on c: then, only what is at right angles
+//! to c is estimated. With μ = λ = 1, as for L2, the error would grow with the norm of
+//! c, and estimates tell nothing where norms differ much.
+//!
+//! Because λ‖c‖² = ⟨q, c⟩, both have the form key(q, c) + λ·add + rescale·⟨x̄, q⟩, with
+//! λ = 1 for L2.
 //!
 //! A code may leave the last dimensions out: there, x̄ is zero. All rotated
 //! dimensions are alike, so all of the above still holds, and the error grows as
 //! if the vectors had so many dimensions less.
 
-use super::scalar8::View;
+use super::scalar8::{self, View};
 use crate::simd;
 
 /// What is estimated.
@@ -42,22 +45,42 @@ pub struct Factors {
     pub rescale: f32,
 }
 
-/// Encodes a point relative to a centre. `bits` takes x, eight to a byte, of as
-/// many dimensions as it has room for.
-pub fn encode(form: Form, centre: &[f32], point: View<'_>, bits: &mut [u8]) -> Factors {
+/// Encodes a point relative to a centre, of which `centre` are the components that its
+/// code stands for. `bits` takes x, eight to a byte, of as many dimensions as it has
+/// room for.
+pub fn encode(
+    form: Form,
+    (code, centre): (View<'_>, &[f32]),
+    point: View<'_>,
+    bits: &mut [u8],
+) -> Factors {
     let (centre, centre_rest) = centre.split_at(bits.len() * 8);
     let (values, values_rest) = point.values.split_at(bits.len() * 8);
-    let sums = (simd::kernels().sign_code)(centre, point.scale, values, bits);
+    // The same on every processor, so that bits are.
+    let times = match form {
+        Form::L2 => 1.0,
+        Form::InnerProduct => quotient(scalar8::dot_codes(code, point), code.norm_squared),
+    };
+    let sums = (simd::kernels().sign_code)(centre, point.scale, values, times, bits);
     let [mut norm_squared, mut along, absolute, centre_code] = sums.map(f64::from);
     for (&c, &value) in centre_rest.iter().zip(values_rest) {
-        let r = point.scale * f32::from(value) - c;
+        let r = point.scale * f32::from(value) - times * c;
         norm_squared += f64::from(r * r);
         along += f64::from(r * c);
+    }
+    if times != 1.0 {
+        along += f64::from(times - 1.0) * f64::from(code.norm_squared);
     }
     factors(form, [norm_squared, along, absolute, centre_code])
 }
 
-/// The numbers that go with a code, of Σ rᵢ² and Σ rᵢ·cᵢ over all dimensions, and
+/// a / b, or 1 if there is none.
+fn quotient(a: f32, b: f32) -> f32 {
+    let quotient = a / b;
+    if quotient.is_finite() { quotient } else { 1.0 }
+}
+
+/// The numbers that go with a code, of Σ rᵢ² and ⟨o − c, c⟩ over all dimensions, and
 /// Σ |rᵢ| and Σ cᵢ·x̄ᵢ over those that the code has a bit for.
 pub fn factors(form: Form, sums: [f64; 4]) -> Factors {
     let [norm_squared, along, absolute, centre_code] = sums;
@@ -88,21 +111,11 @@ pub fn factors(form: Form, sums: [f64; 4]) -> Factors {
     }
 }
 
-/// λ of the estimates for a query, given the key and ‖c‖² of the centre: under inner
-/// product, λ·c is the query's projection on c.
+/// λ of the estimates for a query, given the key and ‖c‖² of the centre.
 pub fn projection(form: Form, key: f32, centre_norm_squared: f32) -> f32 {
-    /// A shorter centre, beside the query, is no centre at all.
-    const MOST: f32 = 1e6;
     match form {
         Form::L2 => 1.0,
-        Form::InnerProduct => {
-            let projection = -key / centre_norm_squared;
-            if projection.abs() <= MOST {
-                projection
-            } else {
-                1.0
-            }
-        }
+        Form::InnerProduct => quotient(-key, centre_norm_squared),
     }
 }
 
@@ -151,7 +164,6 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::super::rotation::Rotation;
-    use super::super::scalar8;
     use super::*;
 
     fn key(form: Form, a: &[f32], b: &[f32]) -> f64 {
@@ -192,32 +204,35 @@ mod tests {
         };
         let point = add(&centre, random(0.5));
         let query = add(&centre, random(0.7));
-        let of_centre = |form| {
-            let key = key(form, &query, &centre) as f32;
-            projection(form, key, norm_squared(&centre))
-        };
-        let cases = [
-            (Form::L2, 192, of_centre(Form::L2)),
-            (Form::L2, 128, of_centre(Form::L2)),
-            (Form::InnerProduct, 192, of_centre(Form::InnerProduct)),
-            (Form::InnerProduct, 192, 1.0),
-            (Form::InnerProduct, 192, 0.0),
-        ];
-        for (form, coded, projection) in cases {
+        let cases = [(Form::L2, 192), (Form::InnerProduct, 192), (Form::L2, 128)];
+        for (form, coded) in cases {
+            let on_centre = |vector: &[f32]| {
+                let key = key(form, vector, &centre) as f32;
+                projection(form, key, norm_squared(&centre))
+            };
+            let (of_point, of_query) = (on_centre(&point), on_centre(&query));
+            let less = |vector: &[f32], times: f32| {
+                let known: Vec<f32> = centre.iter().map(|c| times * c).collect();
+                key(Form::L2, vector, &known).sqrt()
+            };
             let rounds = 2000;
             let mut foretold = 0.0;
             let errors: Vec<f64> = (0..rounds)
                 .map(|seed| {
                     let rotation = Rotation::new(dimension, seed);
-                    let (_, c) = rotated_code(&rotation, &centre);
+                    let (centre_code, c) = rotated_code(&rotation, &centre);
                     let (code, o) = rotated_code(&rotation, &point);
                     let mut q = vec![0.0; rotation.padded()];
                     rotation.rotate(&query, &mut q);
                     let mut bits = vec![0; coded / 8];
                     let view = View::new(bytemuck::cast_slice(&code));
-                    let factors = encode(form, &c, view, &mut bits);
-                    let residual: Vec<f64> =
-                        o.iter().zip(&c).map(|(o, c)| f64::from(o - c)).collect();
+                    let centre_view = View::new(bytemuck::cast_slice(&centre_code));
+                    let factors = encode(form, (centre_view, &c), view, &mut bits);
+                    let residual: Vec<f64> = o
+                        .iter()
+                        .zip(&c)
+                        .map(|(o, c)| f64::from(o - of_point * c))
+                        .collect();
                     let norm_squared = residual.iter().map(|r| r * r).sum();
                     let absolute = residual[..coded].iter().map(|r| r.abs()).sum();
                     let foretold_here = deviation(form, norm_squared, absolute, coded, dimension);
@@ -227,7 +242,7 @@ mod tests {
                         .sum();
                     let mut estimate = [0.0; 32];
                     let add_and_rescale = (&[factors.add][..], &[factors.rescale][..]);
-                    let own = (key(form, &q, &c) as f32, projection);
+                    let own = (key(form, &q, &c) as f32, of_query);
                     estimates(add_and_rescale, own, &[sum; 32], &mut estimate);
                     f64::from(estimate[0]) - key(form, &q, &o)
                 })
@@ -241,9 +256,8 @@ mod tests {
                 "{form:?}: {mean}"
             );
             // √(π/2 − 1) = 0.756 is the limit of the paper's factor.
-            let known: Vec<f32> = centre.iter().map(|c| projection * c).collect();
-            let apart = key(Form::L2, &query, &known).sqrt();
-            let size = key(Form::L2, &point, &centre).sqrt() * apart;
+            let apart = less(&query, of_query);
+            let size = less(&point, of_point) * apart;
             let factor = if form == Form::L2 { 2.0 } else { 1.0 };
             let expected = factor * 0.756 * size / (coded as f64).sqrt();
             assert!(
@@ -254,7 +268,7 @@ mod tests {
             let foretold = foretold * apart;
             assert!(
                 (0.93..1.07).contains(&(deviation / foretold)),
-                "{form:?}, {coded}, {projection}: {deviation} {foretold}"
+                "{form:?}, {coded}: {deviation} {foretold}"
             );
         }
     }
@@ -272,7 +286,7 @@ mod tests {
         for other in [0.0, 1.0, -1.0, best * 1.01, best * 0.99] {
             assert!(apart(best) < apart(other), "{best} {other}");
         }
-        for (key, norm_squared) in [(0.0, 0.0), (1.0, 0.0), (-1.0, 1e-40), (f32::INFINITY, 1.0)] {
+        for (key, norm_squared) in [(0.0, 0.0), (1.0, 0.0), (f32::INFINITY, 1.0)] {
             assert_eq!(projection(form, key, norm_squared), 1.0);
         }
         assert_eq!(projection(Form::L2, 5.0, 2.0), 1.0);
@@ -289,7 +303,7 @@ mod tests {
                 let mut decoded = vec![0.0; 64];
                 scalar8::decode(view, &mut decoded);
                 let mut bits = [0; 8];
-                let factors = encode(form, &decoded, view, &mut bits);
+                let factors = encode(form, (view, &decoded), view, &mut bits);
                 assert_eq!((factors.add, factors.rescale), (0.0, 0.0), "{scale}");
             }
         }
@@ -303,9 +317,9 @@ mod tests {
         let mut first: Option<(Vec<u8>, [f32; 4])> = None;
         for kernels in simd::available() {
             let mut bits = vec![0; 24];
-            let sums = (kernels.sign_code)(&centre, 0.01, &point, &mut bits);
+            let sums = (kernels.sign_code)(&centre, 0.01, &point, 0.7, &mut bits);
             for (i, (&c, &p)) in centre.iter().zip(&point).enumerate() {
-                let positive = 0.01 * f32::from(p) - c > 0.0;
+                let positive = 0.01 * f32::from(p) - 0.7 * c > 0.0;
                 assert_eq!(
                     bits[i / 8] >> (i % 8) & 1 != 0,
                     positive,

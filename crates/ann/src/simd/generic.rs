@@ -251,6 +251,7 @@ pub(super) unsafe fn sign_code<V: Lanes>(
     centre: &[f32],
     scale: f32,
     point: &[i8],
+    times: f32,
     bits: &mut [u8],
 ) -> [f32; 4] {
     assert!(centre.len() == point.len() && centre.len().is_multiple_of(64));
@@ -258,7 +259,7 @@ pub(super) unsafe fn sign_code<V: Lanes>(
     // SAFETY: every load reads `LANES` values, a divisor of 16, inside of both
     // slices.
     unsafe {
-        let scale = V::splat(scale);
+        let (scale, times) = (V::splat(scale), V::splat(times));
         let mut sums = [V::zero(); 4];
         for (word, bytes) in bits.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             let mut packed = 0;
@@ -266,7 +267,8 @@ pub(super) unsafe fn sign_code<V: Lanes>(
                 let at = word * 32 + k * V::LANES;
                 let c = V::load(centre.as_ptr().add(at));
                 // Rounded the same everywhere, so that signs are: not fused.
-                let r = V::load_i8(point.as_ptr().add(at)).mul(scale).sub(c);
+                let point = V::load_i8(point.as_ptr().add(at)).mul(scale);
+                let r = point.sub(c.mul(times));
                 packed |= r.positive_bits() << (k * V::LANES);
                 sums[0] = r.mul_add(r, sums[0]);
                 sums[1] = r.mul_add(c, sums[1]);
@@ -569,8 +571,9 @@ macro_rules! kernels {
             inner_product_bytes: kernel!(
                 (a: &[i8], b: &[i8]) -> i32, generic::inner_product_bytes(a, b)),
             sign_code: kernel!(
-                (centre: &[f32], scale: f32, point: &[i8], bits: &mut [u8]) -> [f32; 4],
-                generic::sign_code::<$lanes>(centre, scale, point, bits)),
+                (centre: &[f32], scale: f32, point: &[i8], times: f32, bits: &mut [u8])
+                    -> [f32; 4],
+                generic::sign_code::<$lanes>(centre, scale, point, times, bits)),
             encode_grid: kernel!(
                 (bits: extended::Bits, residual: &[f32], values: &mut [i8]) -> extended::Grid,
                 extended::encode_inline(bits, residual, values)),

@@ -65,7 +65,7 @@ pub struct SparseDistances {
 }
 
 /// A kernel that packs signs and returns four sums, see [`Kernels::sign_code`].
-pub type SignKernel = fn(&[f32], f32, &[i8], &mut [u8]) -> [f32; 4];
+pub type SignKernel = fn(&[f32], f32, &[i8], f32, &mut [u8]) -> [f32; 4];
 
 /// Terms and factors of 32 keys, see [`Kernels::bounds`].
 pub struct Terms<'a> {
@@ -116,9 +116,10 @@ pub struct Kernels {
     pub inner_product_i8: fn(&[f32], &[i8]) -> f32,
     /// Σ aᵢ·bᵢ of bytes from −127 on, of a length that 64 divides, at most 2¹⁷ of them.
     pub inner_product_bytes: fn(&[i8], &[i8]) -> i32,
-    /// Of a centre c and a point p = scale·bytes, with r = p − c and the bits
+    /// Of a centre c and a point p = scale·bytes, with r = p − times·c and the bits
     /// xᵢ = [rᵢ > 0], which it packs eight to a byte: Σ rᵢ², Σ rᵢ·cᵢ, Σ |rᵢ| and
-    /// Σ cᵢ·(xᵢ − ½). The length is a multiple of 64.
+    /// Σ cᵢ·(xᵢ − ½). Takes c, scale, bytes, times and the place for the bits. The
+    /// length is a multiple of 64.
     pub sign_code: SignKernel,
     /// See [`crate::quantize::extended::encode`].
     pub encode_grid: fn(Bits, &[f32], &mut [i8]) -> Grid,

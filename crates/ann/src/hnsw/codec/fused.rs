@@ -122,7 +122,7 @@ impl Fused {
     }
 
     /// The neighbour's code relative to the vertex, into `bits`.
-    fn relative(&self, centre: &[f32], neighbour: &[u8], bits: &mut [u8]) -> Factors {
+    fn relative(&self, centre: (View<'_>, &[f32]), neighbour: &[u8], bits: &mut [u8]) -> Factors {
         rabitq::encode(self.form, centre, View::new(neighbour), bits)
     }
 
@@ -263,7 +263,7 @@ impl Codec for Fused {
             }
             let mut rows = fastscan::unpack(block);
             for &(position, neighbour) in here {
-                let relative = self.relative(&centre, neighbour, &mut bits);
+                let relative = self.relative((View::new(own), &centre), neighbour, &mut bits);
                 add[position] = relative.add;
                 rescale[position] = relative.rescale;
                 fastscan::set_column(&mut rows, position % BLOCK, &bits);
@@ -276,7 +276,7 @@ impl Codec for Fused {
         let centre = self.decode(own);
         let (position, neighbour) = neighbour;
         let mut bits = vec![0; self.coded / 8];
-        let expected = self.relative(&centre, neighbour, &mut bits);
+        let expected = self.relative((View::new(own), &centre), neighbour, &mut bits);
         let (add, rescale, blocks) = self.parts(links);
         let from = position / BLOCK * self.block_len();
         let block = &blocks[from..from + self.block_len()];

@@ -63,7 +63,7 @@ fn built_index_finds_the_nearest() {
 /// query have to tell as much as those of what is near.
 #[test]
 fn vectors_of_very_different_lengths_are_found_by_inner_product() {
-    let vectors = of_different_lengths(3000, 96, 4);
+    let vectors = of_different_lengths(8000, 96, 4);
     let queries = of_different_lengths(50, 96, 5);
     let options = options((Metric::InnerProduct, Storage::Fused), 96);
     let built = build_all(&options, &vectors, 1);
