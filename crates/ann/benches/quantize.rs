@@ -10,7 +10,9 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 fn kernels(c: &mut Criterion) {
     for dimension in [128_usize, 384, 1536] {
         let query: Vec<f32> = (0..dimension).map(|i| (i as f32).sin()).collect();
-        let code: Vec<i8> = (0..dimension).map(|i| (i * 37 % 255) as u8 as i8).collect();
+        let code: Vec<i8> = (0..dimension)
+            .map(|i| ((i * 37 % 255) as i16 - 127) as i8)
+            .collect();
         let block: Vec<u8> = (0..dimension * 4).map(|i| (i * 101 % 256) as u8).collect();
         let mut group = c.benchmark_group(format!("dimension {dimension}"));
         for set in simd::available() {

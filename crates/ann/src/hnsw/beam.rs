@@ -36,8 +36,8 @@ pub struct Visit {
     pub key: f32,
     /// A lower bound of its distance, when rows are asked for.
     pub bound: f64,
-    /// The square of its distance from the query, which tells how good its estimates
-    /// are; 1 if they are exact.
+    /// How good its estimates are, see [`super::codec::Codec::spread`]; 1 if they are
+    /// exact.
     pub spread: f32,
     /// By how much the keys of vertices farther than all that are sought may be larger
     /// for them to be worth a visit: 0 if estimates are exact.

@@ -4,9 +4,10 @@
 //! codes relative to itself. So the errors of two estimates of the same vertex
 //! have little to do with each other, and their mean has a smaller one. The error
 //! grows with the distances of the visited vertex from the query and from its
-//! neighbour ([`crate::quantize::rabitq`]); of a neighbour that is near the query,
-//! these are about equal. So the variance goes with the fourth power of the
-//! distance, and estimates are weighted by its inverse.
+//! neighbour, under inner product with the sines of the angles to them
+//! ([`crate::quantize::rabitq`]); of a neighbour that is near the query, these are
+//! about equal. So the variance goes with the fourth power of the distance, and
+//! estimates are weighted by its inverse.
 //!
 //! This is a cache: each vertex has one place in a table, and loses it to another
 //! that wants the same. What is forgotten begins anew.
@@ -56,7 +57,7 @@ impl Means {
     }
 
     /// Takes estimates of vertices, and makes each the mean of all so far. `spread`
-    /// is the square of the distance between the query and the vertex that tells.
+    /// is the [`super::codec::Codec::spread`] of the vertex that tells.
     pub fn average(&mut self, vertices: &[Vertex], estimates: &mut [f32], spread: f32) {
         /// Sums of weights, and their quotients, are numbers.
         const WEIGHTS: (f32, f32) = (1e-30, 1e30);

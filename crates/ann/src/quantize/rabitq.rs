@@ -18,7 +18,8 @@
 //! c, and estimates tell nothing where norms differ much.
 //!
 //! Because λ‖c‖² = ⟨q, c⟩, both have the form key(q, c) + λ·add + rescale·⟨x̄, q⟩, with
-//! λ = 1 for L2.
+//! λ = 1 for L2. Lists ([`crate::ivf`]) take 1 for both μ and λ under inner product too,
+//! which gives the same form: their centroids are the middle of what is coded.
 //!
 //! A code may leave the last dimensions out: there, x̄ is zero. All rotated
 //! dimensions are alike, so all of the above still holds, and the error grows as
@@ -74,10 +75,14 @@ pub fn encode(
     factors(form, [norm_squared, along, absolute, centre_code])
 }
 
-/// a / b, or 1 if there is none.
+/// a / b, or 1 if there is none, or b is too large for numbers.
 fn quotient(a: f32, b: f32) -> f32 {
     let quotient = a / b;
-    if quotient.is_finite() { quotient } else { 1.0 }
+    if quotient.is_finite() && b.is_finite() {
+        quotient
+    } else {
+        1.0
+    }
 }
 
 /// The numbers that go with a code, of Σ rᵢ² and ⟨o − c, c⟩ over all dimensions, and
@@ -99,7 +104,7 @@ pub fn factors(form: Form, sums: [f64; 4]) -> Factors {
     if factors.add.is_finite() && factors.rescale.is_finite() {
         return factors;
     }
-    // The point is the centre, or too far for numbers.
+    // The point is on the line through the centre, or too far for numbers.
     let add = match form {
         Form::L2 => norm_squared,
         Form::InnerProduct => -along,
@@ -204,7 +209,12 @@ mod tests {
         };
         let point = add(&centre, random(0.5));
         let query = add(&centre, random(0.7));
-        let cases = [(Form::L2, 192), (Form::InnerProduct, 192), (Form::L2, 128)];
+        let cases = [
+            (Form::L2, 192),
+            (Form::L2, 128),
+            (Form::InnerProduct, 192),
+            (Form::InnerProduct, 128),
+        ];
         for (form, coded) in cases {
             let on_centre = |vector: &[f32]| {
                 let key = key(form, vector, &centre) as f32;
@@ -286,7 +296,12 @@ mod tests {
         for other in [0.0, 1.0, -1.0, best * 1.01, best * 0.99] {
             assert!(apart(best) < apart(other), "{best} {other}");
         }
-        for (key, norm_squared) in [(0.0, 0.0), (1.0, 0.0), (f32::INFINITY, 1.0)] {
+        for (key, norm_squared) in [
+            (0.0, 0.0),
+            (1.0, 0.0),
+            (f32::INFINITY, 1.0),
+            (1.0, f32::INFINITY),
+        ] {
             assert_eq!(projection(form, key, norm_squared), 1.0);
         }
         assert_eq!(projection(Form::L2, 5.0, 2.0), 1.0);
@@ -305,6 +320,22 @@ mod tests {
                 let mut bits = [0; 8];
                 let factors = encode(form, (view, &decoded), view, &mut bits);
                 assert_eq!((factors.add, factors.rescale), (0.0, 0.0), "{scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_is_as_far_as_itself() {
+        let mut rng = SmallRng::seed_from_u64(9);
+        for _ in 0..100 {
+            let vector: Vec<f32> = (0..128).map(|_| rng.random_range(-1.0..1.0)).collect();
+            let (code, decoded) = rotated_code(&Rotation::new(128, 3), &vector);
+            let view = View::new(bytemuck::cast_slice(&code));
+            for form in [Form::L2, Form::InnerProduct] {
+                let factors = encode(form, (view, &decoded), view, &mut [0; 16]);
+                let largest = decoded.iter().fold(0.0_f32, |m, c| m.max(c.abs()));
+                assert!(factors.add.abs() < 1e-5 * view.norm_squared, "{factors:?}");
+                assert!(factors.rescale.abs() < 1e-5 * largest, "{factors:?}");
             }
         }
     }

@@ -179,6 +179,10 @@ mod tests {
         let values = vec![-1.0_f32; 16_064];
         let code = encoded(&values);
         let view = View::new(bytemuck::cast_slice(&code));
+        for kernels in simd::available() {
+            let product = (kernels.inner_product_bytes)(view.values, view.values);
+            assert_eq!(product, 16_064 * 127 * 127, "{}", kernels.name);
+        }
         assert!((dot_codes(view, view) - 16_064.0).abs() < 1.0);
         assert!((view.norm_squared - 16_064.0).abs() < 1.0);
     }

@@ -234,7 +234,7 @@ pub(super) unsafe fn inner_product_i8<V: Lanes>(a: &[f32], b: &[i8]) -> f32 {
 /// Σ aᵢ·bᵢ of bytes.
 #[inline(always)]
 pub(super) fn inner_product_bytes(a: &[i8], b: &[i8]) -> i32 {
-    assert_eq!(a.len(), b.len(), "codes of different lengths");
+    assert!(a.len() == b.len() && a.len().is_multiple_of(64));
     a.iter()
         .zip(b)
         .map(|(&a, &b)| i32::from(a) * i32::from(b))

@@ -111,7 +111,7 @@ unsafe fn fold_bits<T>(a: &[u8], b: &[u8], start: T, step: impl Fn(T, __m512i, _
 /// The processor has AVX-512F, AVX-512BW and AVX-512 VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn inner_product_bytes_avx512(a: &[i8], b: &[i8]) -> i32 {
-    assert_eq!(a.len(), b.len(), "codes of different lengths");
+    assert!(a.len() == b.len() && a.len().is_multiple_of(64));
     let offset = _mm512_set1_epi8(-128);
     let add = |[with, of]: [__m512i; 2], a: __m512i, b: __m512i| {
         [

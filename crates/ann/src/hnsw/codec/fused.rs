@@ -225,8 +225,10 @@ impl Codec for Fused {
     fn spread(&self, query: &FusedQuery, code: &[u8], key: f32) -> f32 {
         match self.form {
             Form::L2 => key,
+            // What λ‖c‖² = ⟨q, c⟩ leaves of ‖q − λc‖².
             Form::InnerProduct => {
-                (query.norm_squared + View::new(code).norm_squared + 2.0 * key).max(0.0)
+                let projection = rabitq::projection(self.form, key, View::new(code).norm_squared);
+                (query.norm_squared + projection * key).max(0.0)
             }
         }
     }
@@ -239,7 +241,7 @@ impl Codec for Fused {
             // ‖q‖·‖o‖ − ⟨q, o⟩ of unit vectors is half of that square. Of others, it grows
             // with both as the key does.
             Form::InnerProduct => {
-                let norms = (query.norm_squared * View::new(code).norm_squared).sqrt();
+                let norms = query.norm_squared.sqrt() * View::new(code).norm_squared.sqrt();
                 SLACK * (norms + key).max(0.0)
             }
         }
@@ -335,7 +337,14 @@ mod tests {
     fn slack_grows_with_vectors_as_inner_products_do() {
         let codec = Fused::new(Metric::InnerProduct, 64, 32, 7).unwrap();
         let (_, slack) = key_at(&codec, &query_of_length(&codec, 1.0), 1.0, 1.0);
-        for (of_query, of_vector) in [(100.0, 1.0), (1.0, 100.0), (0.01, 10.0)] {
+        let lengths = [
+            (100.0, 1.0),
+            (1.0, 100.0),
+            (0.01, 10.0),
+            (1e-12, 1e-12),
+            (1e10, 1e10),
+        ];
+        for (of_query, of_vector) in lengths {
             let query = query_of_length(&codec, of_query);
             let (_, longer) = key_at(&codec, &query, 1.0, of_vector);
             let expected = of_query * of_vector * slack;

@@ -100,8 +100,9 @@ pub trait Codec: Sync {
     ) {
     }
 
-    /// The square of the distance between a query and a code, whose key is given. It
-    /// tells how good the code's [`Codec::estimates`] are.
+    /// The square of the distance between a query and a code, whose key is given, or
+    /// under inner product between the query and its projection on the code. It tells
+    /// how good the code's [`Codec::estimates`] are.
     fn spread(&self, _query: &Self::Query, _code: &[u8], _key: f32) -> f32 {
         1.0
     }
