@@ -280,7 +280,7 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
             }
             let links = slot.links(&self.layout);
             self.codec
-                .estimates(query, (code, key), links, neighbours.estimates);
+                .estimates(query, code, key, links, neighbours.estimates);
             neighbours.numbers.extend_from_slice(slot.places());
             Visit {
                 live,

@@ -218,7 +218,7 @@ impl<Q> Neighbourhood<Q> {
         let mut keys = Vec::with_capacity(self.heuristic.capacity().next_multiple_of(32));
         match &self.beside {
             Beside::Links(links) => {
-                codec.estimates(query, (self.own.bytes(), key), links.bytes(), &mut keys);
+                codec.estimates(query, self.own.bytes(), key, links.bytes(), &mut keys);
             }
             Beside::Neighbours(codes) => keys.extend(codes.iter().map(|code| {
                 code.as_ref()

@@ -98,10 +98,8 @@ impl<Q> Scan<Q> {
         Ok(found)
     }
 
-    /// All that was found and no round returned, nearest first, for a caller that will
-    /// not go on.
+    /// All that was found and no round returned, nearest first.
     pub fn rest(&mut self) -> Vec<Found> {
-        self.stage = Stage::Exhausted;
         self.beam.take(usize::MAX)
     }
 

@@ -69,6 +69,7 @@ pub fn encode(
         norm_squared += f64::from(r * r);
         along += f64::from(r * c);
     }
+    // Not 0·∞ of a centre that is too long for numbers.
     if times != 1.0 {
         along += f64::from(times - 1.0) * f64::from(code.norm_squared);
     }

@@ -505,10 +505,11 @@ pub(super) fn bounds(
 
 /// Declares the kernels of an instruction set: safe functions over the generic
 /// ones, for a set that the dispatcher has found on this processor. `$scan` is
-/// the set's own [`super::Kernels::scan_block`].
+/// the set's own [`super::Kernels::scan_block`], `$bytes` its
+/// [`super::Kernels::inner_product_bytes`].
 macro_rules! kernels {
     // `$d` is a dollar sign, for the macro inside.
-    ($d:tt $name:literal, $lanes:ty, $scan:path $(, $feature:literal)?) => {{
+    ($d:tt $name:literal, $lanes:ty, $scan:path, $bytes:path $(, $feature:literal)?) => {{
         use crate::quantize::extended;
         use crate::SparseVector;
         use crate::simd::generic::Lanes;
@@ -569,7 +570,7 @@ macro_rules! kernels {
             inner_product_i8: kernel!(
                 (a: &[f32], b: &[i8]) -> f32, generic::inner_product_i8::<$lanes>(a, b)),
             inner_product_bytes: kernel!(
-                (a: &[i8], b: &[i8]) -> i32, generic::inner_product_bytes(a, b)),
+                (a: &[i8], b: &[i8]) -> i32, $bytes(a, b)),
             sign_code: kernel!(
                 (centre: &[f32], scale: f32, point: &[i8], times: f32, bits: &mut [u8])
                     -> [f32; 4],

@@ -8,7 +8,8 @@
 //! generic code is right; `tests/distances.rs` holds the naive oracle.
 //!
 //! The kernels of [`crate::quantize`] are here for the same reason; the one
-//! that scans blocks of codes is written for each set by hand.
+//! that scans blocks of codes is written for each set by hand, and for x86 the one
+//! that multiplies bytes.
 //!
 //! Sums are kept in `f32`, as pgvector does; the order of additions differs
 //! between instruction sets, so results agree to rounding, not to the bit.

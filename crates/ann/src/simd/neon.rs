@@ -9,14 +9,15 @@ use std::arch::aarch64::*;
 use half::f16;
 
 use super::Kernels;
-use super::generic::{Lanes, kernels};
+use super::generic::{Lanes, inner_product_bytes, kernels};
 
 /// NEON is always there on AArch64.
 pub(super) fn available() -> Vec<Kernels> {
     vec![NEON]
 }
 
-const NEON: Kernels = kernels!($ "neon", float32x4_t, scan_block, "neon");
+const NEON: Kernels = kernels!(
+    $ "neon", float32x4_t, scan_block, inner_product_bytes, "neon");
 
 /// See [`Kernels::scan_block`]. Sums of 1024 dimensions fit into 16 bits; those
 /// of the even codes are told from the odd ones' as in `x86.rs`.

@@ -4,7 +4,7 @@
 use half::f16;
 
 use super::Kernels;
-use super::generic::{Lanes, kernels};
+use super::generic::{Lanes, inner_product_bytes, kernels};
 
 /// A register of one lane.
 #[derive(Clone, Copy)]
@@ -97,4 +97,4 @@ fn scan_block(table: &[u8], block: &[u8], sums: &mut [u32; 32]) {
     }
 }
 
-pub(super) const KERNELS: Kernels = kernels!($ "scalar", One, scan_block);
+pub(super) const KERNELS: Kernels = kernels!($ "scalar", One, scan_block, inner_product_bytes);

@@ -19,8 +19,6 @@ pub(super) fn available() -> Vec<Kernels> {
         && is_x86_feature_detected!("popcnt")
     {
         let mut set = AVX512;
-        // SAFETY: a processor with AVX-512 has AVX2.
-        set.inner_product_bytes = |a, b| unsafe { inner_product_bytes_avx2(a, b) };
         if is_x86_feature_detected!("avx512vpopcntdq") {
             // SAFETY: this processor has the instruction.
             set.hamming = |a, b| unsafe { hamming_avx512(a, b) };
@@ -38,17 +36,15 @@ pub(super) fn available() -> Vec<Kernels> {
         && is_x86_feature_detected!("f16c")
         && is_x86_feature_detected!("popcnt")
     {
-        let mut set = AVX2;
-        // SAFETY: this processor has the instruction set.
-        set.inner_product_bytes = |a, b| unsafe { inner_product_bytes_avx2(a, b) };
-        sets.push(set);
+        sets.push(AVX2);
     }
     sets
 }
 
 const AVX512: Kernels = kernels!(
-    $ "avx512", __m512, scan_block_avx512, "avx512f,avx512bw,popcnt");
-const AVX2: Kernels = kernels!($ "avx2", __m256, scan_block_avx2, "avx2,fma,f16c,popcnt");
+    $ "avx512", __m512, scan_block_avx512, inner_product_bytes_avx2, "avx512f,avx512bw,popcnt");
+const AVX2: Kernels = kernels!(
+    $ "avx2", __m256, scan_block_avx2, inner_product_bytes_avx2, "avx2,fma,f16c,popcnt");
 
 /// See [`Kernels::hamming`].
 ///
@@ -128,10 +124,10 @@ unsafe fn inner_product_bytes_avx512(a: &[i8], b: &[i8]) -> i32 {
             *sums = add(*sums, load(a), load(b));
         }
     }
-    for (a, b) in last_a.chunks(64).zip(last_b.chunks(64)) {
-        let there = u64::MAX >> (64 - a.len());
-        let load = |bytes: &[i8]| _mm512_maskz_loadu_epi8(there, bytes.as_ptr());
-        sums[0] = add(sums[0], load(a), load(b));
+    if !last_a.is_empty() {
+        // 64 of them.
+        let load = |bytes: &[i8]| _mm512_loadu_si512(bytes.as_ptr().cast());
+        sums[0] = add(sums[0], load(last_a), load(last_b));
     }
     let [with, of] = [0, 1].map(|i| _mm512_add_epi32(sums[0][i], sums[1][i]));
     _mm512_reduce_add_epi32(_mm512_sub_epi32(with, of))
@@ -146,6 +142,7 @@ unsafe fn inner_product_bytes_avx512(a: &[i8], b: &[i8]) -> i32 {
 /// # Safety
 ///
 /// The processor has AVX2.
+#[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn inner_product_bytes_avx2(a: &[i8], b: &[i8]) -> i32 {
     assert!(a.len() == b.len() && a.len().is_multiple_of(64));

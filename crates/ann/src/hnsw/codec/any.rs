@@ -144,8 +144,8 @@ impl Codec for AnyCodec {
         each_query!(self, query, (codec, query) => codec.bound(query, code, key))
     }
 
-    fn estimates(&self, query: &AnyQuery, own: (&[u8], f32), links: &[u8], out: &mut Vec<f32>) {
-        each_query!(self, query, (codec, query) => codec.estimates(query, own, links, out));
+    fn estimates(&self, query: &AnyQuery, code: &[u8], key: f32, links: &[u8], out: &mut Vec<f32>) {
+        each_query!(self, query, (codec, query) => codec.estimates(query, code, key, links, out));
     }
 
     fn spread(&self, query: &AnyQuery, code: &[u8], key: f32) -> f32 {

@@ -121,9 +121,16 @@ impl Fused {
         (add, rescale, blocks)
     }
 
-    /// The neighbour's code relative to the vertex, into `bits`.
-    fn relative(&self, centre: (View<'_>, &[f32]), neighbour: &[u8], bits: &mut [u8]) -> Factors {
+    /// The neighbour's code relative to the vertex, of which the code and what it stands
+    /// for are given, into `bits`.
+    fn relative(&self, own: &[u8], centre: &[f32], neighbour: &[u8], bits: &mut [u8]) -> Factors {
+        let centre = (View::new(own), centre);
         rabitq::encode(self.form, centre, View::new(neighbour), bits)
+    }
+
+    /// λ of [`rabitq`] for a query that the code has this key for.
+    fn projection(&self, code: &[u8], key: f32) -> f32 {
+        rabitq::projection(self.form, key, View::new(code).norm_squared)
     }
 
     fn decode(&self, code: &[u8]) -> Vec<f32> {
@@ -205,11 +212,12 @@ impl Codec for Fused {
     fn estimates(
         &self,
         query: &FusedQuery,
-        (code, key): (&[u8], f32),
+        code: &[u8],
+        key: f32,
         links: &[u8],
         out: &mut Vec<f32>,
     ) {
-        let projection = rabitq::projection(self.form, key, View::new(code).norm_squared);
+        let projection = self.projection(code, key);
         let (add, rescale, blocks) = self.parts(links);
         let blocks = blocks.chunks_exact(self.block_len());
         let factors = add.chunks(BLOCK).zip(rescale.chunks(BLOCK));
@@ -226,10 +234,7 @@ impl Codec for Fused {
         match self.form {
             Form::L2 => key,
             // What λ‖c‖² = ⟨q, c⟩ leaves of ‖q − λc‖².
-            Form::InnerProduct => {
-                let projection = rabitq::projection(self.form, key, View::new(code).norm_squared);
-                (query.norm_squared + projection * key).max(0.0)
-            }
+            Form::InnerProduct => (query.norm_squared + self.projection(code, key) * key).max(0.0),
         }
     }
 
@@ -265,7 +270,7 @@ impl Codec for Fused {
             }
             let mut rows = fastscan::unpack(block);
             for &(position, neighbour) in here {
-                let relative = self.relative((View::new(own), &centre), neighbour, &mut bits);
+                let relative = self.relative(own, &centre, neighbour, &mut bits);
                 add[position] = relative.add;
                 rescale[position] = relative.rescale;
                 fastscan::set_column(&mut rows, position % BLOCK, &bits);
@@ -278,7 +283,7 @@ impl Codec for Fused {
         let centre = self.decode(own);
         let (position, neighbour) = neighbour;
         let mut bits = vec![0; self.coded / 8];
-        let expected = self.relative((View::new(own), &centre), neighbour, &mut bits);
+        let expected = self.relative(own, &centre, neighbour, &mut bits);
         let (add, rescale, blocks) = self.parts(links);
         let from = position / BLOCK * self.block_len();
         let block = &blocks[from..from + self.block_len()];

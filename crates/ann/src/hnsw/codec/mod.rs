@@ -89,12 +89,13 @@ pub trait Codec: Sync {
     fn bound(&self, query: &Self::Query, code: &[u8], key: f32) -> f64;
 
     /// The estimated keys of the neighbours at all positions of a vertex, in
-    /// the multiple of 32 that [`Codec::links_len`] has room for. `own` is the
-    /// vertex's code and its key; `links` are the bytes beside the numbers.
+    /// the multiple of 32 that [`Codec::links_len`] has room for. `code` and
+    /// `key` are the vertex's own; `links` are the bytes beside the numbers.
     fn estimates(
         &self,
         _query: &Self::Query,
-        _own: (&[u8], f32),
+        _code: &[u8],
+        _key: f32,
         _links: &[u8],
         _out: &mut Vec<f32>,
     ) {
