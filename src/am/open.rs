@@ -198,11 +198,11 @@ impl Reader {
     ///
     /// `index` is an open index of this extension's.
     pub unsafe fn new(index: pg_sys::Relation, dimension: u32) -> Self {
-        // SAFETY: the index has one column; the server tells the name of its
-        // type, perhaps with a schema.
+        // SAFETY: the index has one column, so one operator class; the server tells the
+        // name of its type, perhaps with a schema. The column's own type may be a domain
+        // over that.
         let name = unsafe {
-            let column = (*(*index).rd_att).attrs.as_slice(1).as_ptr();
-            match (*column).atttypid {
+            match *(*index).rd_opcintype {
                 pg_sys::BITOID => "bit".into(),
                 other => CStr::from_ptr(pg_sys::format_type_be(other)).to_string_lossy(),
             }
