@@ -184,6 +184,24 @@ impl Value<'_> {
     }
 }
 
+/// The type of what is indexed.
+unsafe fn column_type(index: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: the caller gives an open index, which has one column at least. From
+    // PostgreSQL 18 on its attributes lie behind their compact forms (tupdesc.h).
+    unsafe {
+        let columns = (*index).rd_att;
+        #[cfg(not(feature = "pg18"))]
+        let first = (*columns).attrs.as_ptr();
+        #[cfg(feature = "pg18")]
+        let first = (*columns)
+            .compact_attrs
+            .as_ptr()
+            .add((*columns).natts as usize)
+            .cast::<pg_sys::FormData_pg_attribute>();
+        (*first).atttypid
+    }
+}
+
 /// Reads what is indexed: vectors of one type and dimension.
 #[derive(Clone, Copy)]
 pub struct Reader {
@@ -198,11 +216,9 @@ impl Reader {
     ///
     /// `index` is an open index of this extension's.
     pub unsafe fn new(index: pg_sys::Relation, dimension: u32) -> Self {
-        // SAFETY: the index has one column, so one operator class; the server tells the
-        // name of its type, perhaps with a schema. The column's own type may be a domain
-        // over that.
+        // SAFETY: the server tells the name of a type, perhaps with a schema.
         let name = unsafe {
-            match *(*index).rd_opcintype {
+            match column_type(index) {
                 pg_sys::BITOID => "bit".into(),
                 other => CStr::from_ptr(pg_sys::format_type_be(other)).to_string_lossy(),
             }
