@@ -29,6 +29,17 @@ pub fn raise_with_hint(
     raise_report(code, message.into(), None, Some(hint.into()))
 }
 
+/// Raises an ERROR with a DETAIL and a HINT.
+#[track_caller]
+pub fn raise_with_detail_and_hint(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: impl Into<String>,
+) -> ! {
+    raise_report(code, message.into(), Some(detail.into()), Some(hint.into()))
+}
+
 #[track_caller]
 fn raise_report(
     code: PgSqlErrorCode,
@@ -45,6 +56,13 @@ pub fn notice(message: impl Into<String>, detail: Option<String>, hint: Option<&
     let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
     let hint = hint.map(str::to_owned);
     report(code, message.into(), detail, hint).report(PgLogLevel::NOTICE);
+}
+
+/// Sends a WARNING, with a DETAIL and a HINT where there is one.
+pub fn warning(message: impl Into<String>, detail: Option<String>, hint: Option<&str>) {
+    let code = PgSqlErrorCode::ERRCODE_WARNING;
+    let hint = hint.map(str::to_owned);
+    report(code, message.into(), detail, hint).report(PgLogLevel::WARNING);
 }
 
 #[track_caller]

@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 compile_error!("insitu needs panic = \"unwind\": PostgreSQL's errors unwind through it");
 
 mod am;
+mod embedding;
 mod errors;
 mod model;
 mod operators;
@@ -106,6 +107,6 @@ extension_sql_file!(
 extension_sql_file!(
     "../sql/embedding.sql",
     name = "embedding",
-    requires = ["models", embed, embed_all]
+    requires = ["models", embed, embed_all, embedded_columns, embed_jobs]
 );
 extension_sql_file!("../sql/operators.sql", name = "operators", finalize);

@@ -8,24 +8,31 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 };
 use pgrx::prelude::*;
 
+use super::analyze;
 use super::session::{self, Role};
 use crate::errors::raise;
 use crate::types::OwnedVector;
 use crate::types::dense::sql_type;
 
-/// The embedding of a text.
+/// The embedding of a text. In ANALYZE, NULL.
 #[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
-fn embed(model: &str, input: &str) -> OwnedVector {
+fn embed(model: &str, input: &str) -> Option<OwnedVector> {
+    if analyze::is_running() {
+        return None;
+    }
     let mut vectors = session::embed(model, &[input], Role::Passage);
-    OwnedVector::checked(vectors.pop().unwrap_or_default())
+    Some(OwnedVector::checked(vectors.pop().unwrap_or_default()))
 }
 
 /// The embedding of a query. It is that of the text, unless the model wants other
 /// prefixes before queries than before passages.
 #[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
-fn embed_query(model: &str, input: &str) -> OwnedVector {
+fn embed_query(model: &str, input: &str) -> Option<OwnedVector> {
+    if analyze::is_running() {
+        return None;
+    }
     let mut vectors = session::embed(model, &[input], Role::Query);
-    OwnedVector::checked(vectors.pop().unwrap_or_default())
+    Some(OwnedVector::checked(vectors.pop().unwrap_or_default()))
 }
 
 /// The embeddings of several texts, which is faster than one by one; the
@@ -40,7 +47,10 @@ fn embed_query(model: &str, input: &str) -> OwnedVector {
     requires = ["types"]
 )]
 fn embed_all(model: &str, inputs: pgrx::Array<'_, &str>) -> VectorArray {
-    let inputs: Vec<Option<&str>> = inputs.iter().collect();
+    let mut inputs: Vec<Option<&str>> = inputs.iter().collect();
+    if analyze::is_running() {
+        inputs.fill(None);
+    }
     let texts: Vec<&str> = inputs.iter().copied().flatten().collect();
     let mut vectors = session::embed(model, &texts, Role::Passage).into_iter();
     VectorArray(

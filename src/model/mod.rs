@@ -4,9 +4,11 @@
 //! may use a model, `session` keeps the encoders of this backend, and `embed`
 //! is what queries call. `quantize` makes smaller models of loaded ones, and
 //! `evaluate` tells what they keep. `memory` gives back what loading a model
-//! and long calls leave behind; `transaction` says when one ends.
+//! and long calls leave behind; `transaction` says when one ends, and `analyze` where
+//! no model is to run.
 
 mod access;
+mod analyze;
 mod catalog;
 mod embed;
 mod evaluate;

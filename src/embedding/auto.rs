@@ -1,0 +1,438 @@
+//! `insitu.auto_embed` and `insitu.drop_auto_embed`: a trigger for each column of
+//! vectors. A dump writes it as any other trigger of the table.
+//!
+//! Triggers are called in the order of their names, and the embedding has to be the
+//! last, so its trigger has a name behind all others: `~insitu_embed`, and where that is
+//! not enough, the last other name before it.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char};
+
+use pgrx::fcinfo::pg_getarg_datum;
+use pgrx::prelude::*;
+
+use super::columns::{
+    Column, Columns, check_right, function, literal, owned, qualified, quoted, shown,
+    with_descendants,
+};
+use super::statement::{Connection, fill};
+use super::trigger::{columns_of, is_before_row, triggers};
+use crate::errors::{notice, raise, raise_with_hint};
+
+const NAME: &CStr = c"~insitu_embed";
+const EVENTS: u32 = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
+
+/// A trigger of `insitu.auto_embed`.
+pub struct Embedded {
+    name: CString,
+    pub text: i16,
+    pub vector: i16,
+    pub model: CString,
+}
+
+/// The triggers of `insitu.auto_embed` on a table that is open.
+///
+/// # Safety
+///
+/// The relation is open.
+unsafe fn embedded(relation: pg_sys::Relation, this: pg_sys::Oid) -> Vec<Embedded> {
+    // SAFETY: the triggers' strings are copied while the relation is open.
+    unsafe {
+        let ours = triggers(relation)
+            .iter()
+            .filter(|t| t.tgfoid == this && t.tgnargs == 1);
+        ours.filter_map(|trigger| {
+            let (text, vector) = columns_of(trigger.tgqual)?;
+            Some(Embedded {
+                name: owned(trigger.tgname),
+                text,
+                vector,
+                model: owned(*trigger.tgargs),
+            })
+        })
+        .collect()
+    }
+}
+
+/// By which model `insitu.auto_embed` keeps a column of a table embedded.
+pub fn model_of(table: pg_sys::Oid, vector: i16) -> Option<CString> {
+    let this = function(c"embed_row", &[]);
+    // SAFETY: the table is open while its triggers are looked at.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as i32;
+        let relation = pg_sys::relation_open(table, lock);
+        let found = embedded(relation, this);
+        pg_sys::relation_close(relation, lock);
+        found
+            .into_iter()
+            .find(|e| e.vector == vector)
+            .map(|e| e.model)
+    }
+}
+
+/// What others' triggers of a table are called that could change a row after a trigger
+/// of this name; the last of them.
+unsafe fn last_after(name: &CStr, table: pg_sys::Oid, this: pg_sys::Oid) -> Option<CString> {
+    // SAFETY: the table is open while its triggers are looked at.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as i32;
+        let relation = pg_sys::relation_open(table, lock);
+        let others = triggers(relation)
+            .iter()
+            .filter(|t| t.tgfoid != this && is_before_row(t, EVENTS));
+        let last = others
+            .map(|t| owned(t.tgname))
+            .filter(|other| &**other > name)
+            .max();
+        pg_sys::relation_close(relation, lock);
+        last
+    }
+}
+
+/// Has rows embedded when they are inserted without a vector, and when their text
+/// changes.
+#[pg_extern(sql = false)]
+fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: the function is STRICT; its arguments are a regclass, two names, and a
+    // text, which last as long as the call.
+    let (table, text, vector, model) = unsafe {
+        (
+            table_argument(fcinfo),
+            name_argument(fcinfo, 1),
+            name_argument(fcinfo, 2),
+            text_argument(fcinfo, 3),
+        )
+    };
+    let table_name = qualified(table).unwrap_or_default();
+    check_table(table, &table_name);
+    check_right(table, pg_sys::ACL_TRIGGER);
+    let this = function(c"embed_row", &[]);
+    // SAFETY: the lock that CREATE TRIGGER takes; it is kept until the end of the
+    // transaction.
+    let existing = unsafe {
+        let relation = pg_sys::relation_open(table, pg_sys::ShareRowExclusiveLock as i32);
+        let existing = embedded(relation, this);
+        pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+        existing
+    };
+    let columns = Columns::checked(table, (text, vector), &model);
+    if columns.text.is_generated {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!(
+                "column \"{}\" of {} is generated, and has no value yet when rows are embedded",
+                shown(text),
+                shown(&table_name)
+            ),
+            "Name the column that it is generated from, or use insitu.embed_table.",
+        );
+    }
+    let mut existing = existing
+        .into_iter()
+        .filter(|e| e.vector == columns.vector.number);
+    let existing = existing.next();
+    if let Some(before) = &existing
+        && (before.model != model || before.text != columns.text.number)
+    {
+        refuse_another(table, vector, before);
+    }
+
+    let connection = Connection::open(false);
+    let descendants = with_descendants(&connection, table);
+    let is_partitioned = descendants.contains(&(table, pg_sys::RELKIND_PARTITIONED_TABLE));
+    let others = descendants
+        .iter()
+        .filter(|(oid, _)| is_partitioned && *oid != table);
+    let tables: Vec<pg_sys::Oid> = std::iter::once(table)
+        .chain(others.map(|(oid, _)| *oid))
+        .collect();
+    // SAFETY: the tables exist: this one is locked, and so none of its partitions goes.
+    let last_after = |name: &CStr| {
+        tables
+            .iter()
+            .filter_map(|&table| unsafe { last_after(name, table, this) })
+            .max()
+    };
+    let name = match existing {
+        // The same call again changes nothing, unless another trigger has come behind.
+        Some(existing) if last_after(&existing.name).is_none() => existing.name,
+        existing => {
+            let name = free_name(last_after(NAME), &tables);
+            if let Some(existing) = existing {
+                connection.run(&drop_statement(&existing.name, &table_name));
+            }
+            connection.run(&fill(
+                "CREATE TRIGGER {name} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW \
+                 WHEN (NEW.{text} IS NOT NULL OR NEW.{vector} IS NOT NULL) \
+                 EXECUTE FUNCTION insitu.embed_row({model})",
+                &[
+                    ("name", &quoted(&name)),
+                    ("table", &table_name),
+                    ("text", &quoted(text)),
+                    ("vector", &quoted(vector)),
+                    ("model", &literal(&model)),
+                ],
+            ));
+            name
+        }
+    };
+    connection.close();
+    // SAFETY: the trigger is there.
+    unsafe { go_with_columns(table, &name, &columns) };
+    if !is_partitioned && descendants.len() > 1 {
+        notice(
+            format!(
+                "tables that inherit from {} are not embedded with it",
+                shown(&table_name)
+            ),
+            None,
+            Some("Call insitu.auto_embed for each of them."),
+        );
+    }
+}
+
+/// Lets a trigger go with either of its columns when that is dropped, as an index does.
+/// The server, which writes down what its condition refers to, would rather keep the
+/// columns; a trigger out of a dump does that.
+unsafe fn go_with_columns(table: pg_sys::Oid, name: &CStr, columns: &Columns) {
+    let address = |class, object, column: i16| pg_sys::ObjectAddress {
+        classId: class,
+        objectId: object,
+        objectSubId: i32::from(column),
+    };
+    // SAFETY: changes what the catalog says of a trigger of the table, which the caller
+    // may have: the table is locked.
+    unsafe {
+        let trigger = pg_sys::get_trigger_oid(table, name.as_ptr(), false);
+        pg_sys::deleteDependencyRecordsForClass(
+            pg_sys::TriggerRelationId,
+            trigger,
+            pg_sys::RelationRelationId,
+            pg_sys::DependencyType::DEPENDENCY_NORMAL as c_char,
+        );
+        let depender = address(pg_sys::TriggerRelationId, trigger, 0);
+        for column in [&columns.text, &columns.vector] {
+            let column = address(pg_sys::RelationRelationId, table, column.number);
+            let auto = pg_sys::DependencyType::DEPENDENCY_AUTO;
+            pg_sys::recordDependencyOn(&depender, &column, auto);
+        }
+        pg_sys::CommandCounterIncrement();
+    }
+}
+
+/// A name for a trigger that none of the tables has, behind `last`.
+fn free_name(last: Option<CString>, tables: &[pg_sys::Oid]) -> CString {
+    for number in 1_u32.. {
+        let mut name = last.clone().unwrap_or_default().into_bytes();
+        name.extend_from_slice(NAME.to_bytes());
+        if number > 1 {
+            name.extend_from_slice(format!("_{number}").as_bytes());
+        }
+        if name.len() >= pg_sys::NAMEDATALEN as usize {
+            break;
+        }
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: reads the catalog.
+        let is_taken = |&table: &pg_sys::Oid| unsafe {
+            pg_sys::get_trigger_oid(table, name.as_ptr(), true) != pg_sys::InvalidOid
+        };
+        if !tables.iter().any(is_taken) {
+            return name;
+        }
+    }
+    raise_with_hint(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "trigger \"{}\" would be called after the one that embeds",
+            shown(&last.unwrap_or_default())
+        ),
+        "Triggers are called in the order of their names: give it a shorter one.",
+    )
+}
+
+fn refuse_another(table: pg_sys::Oid, vector: &CStr, before: &Embedded) -> ! {
+    // SAFETY: reads the catalog.
+    let text = unsafe { owned(pg_sys::get_attname(table, before.text, true)) };
+    let table = qualified(table).unwrap_or_default();
+    raise_with_hint(
+        PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        format!(
+            "column \"{}\" of {} is embedded already, from column \"{}\" by model \"{}\"",
+            shown(vector),
+            shown(&table),
+            shown(&text),
+            shown(&before.model)
+        ),
+        format!(
+            "End that with SELECT insitu.drop_auto_embed({}, {}). \
+             Rows keep their vectors: to embed them anew, set the column to NULL and use insitu.embed_table.",
+            shown(&literal(&table)),
+            shown(&literal(vector))
+        ),
+    )
+}
+
+/// Undoes `auto_embed`.
+#[pg_extern(sql = false)]
+fn drop_auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
+    // SAFETY: the function is STRICT; its arguments are a regclass and a name.
+    let (table, vector) = unsafe { (table_argument(fcinfo), name_argument(fcinfo, 1)) };
+    let table_name = qualified(table).unwrap_or_default();
+    check_table(table, &table_name);
+    let column = Column::named(table, vector);
+    let this = function(c"embed_row", &[]);
+    // SAFETY: the table is open while its triggers are looked at.
+    let found = unsafe {
+        let lock = pg_sys::AccessShareLock as i32;
+        let relation = pg_sys::relation_open(table, lock);
+        let found = embedded(relation, this);
+        pg_sys::relation_close(relation, lock);
+        found.into_iter().find(|e| e.vector == column.number)
+    };
+    let Some(found) = found else {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!(
+                "insitu.auto_embed was not called for column \"{}\" of {}",
+                shown(vector),
+                shown(&table_name)
+            ),
+            "The view insitu.auto_embeds lists what is embedded.",
+        )
+    };
+    check_owner(table);
+    let connection = Connection::open(false);
+    connection.run(&drop_statement(&found.name, &table_name));
+    connection.close();
+}
+
+fn drop_statement(trigger: &CStr, table: &CStr) -> CString {
+    let parts = [("trigger", &*quoted(trigger)), ("table", table)];
+    fill("DROP TRIGGER {trigger} ON {table}", &parts)
+}
+
+/// The columns that a trigger of `insitu.auto_embed` refers to, of texts and of vectors;
+/// NULL of any other trigger.
+#[pg_extern(schema = "insitu", stable, parallel_safe, strict)]
+fn embedded_columns(trigger: pg_sys::Oid) -> Option<Vec<i16>> {
+    let this = function(c"embed_row", &[]);
+    // SAFETY: a scan of the catalog by the index of its OIDs.
+    let columns = unsafe {
+        let lock = pg_sys::AccessShareLock as i32;
+        let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut key,
+            pg_sys::Anum_pg_trigger_oid as i16,
+            pg_sys::BTEqualStrategyNumber as u16,
+            pg_sys::F_OIDEQ.into(),
+            pg_sys::Datum::from(trigger),
+        );
+        let index = pg_sys::Oid::from(pg_sys::TriggerOidIndexId);
+        let scan =
+            pg_sys::systable_beginscan(catalog, index, true, std::ptr::null_mut(), 1, &mut key);
+        let tuple = pg_sys::systable_getnext(scan);
+        let mut columns = None;
+        if !tuple.is_null()
+            && (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>()).tgfoid == this
+        {
+            let mut is_null = false;
+            let condition = pg_sys::heap_getattr(
+                tuple,
+                pg_sys::Anum_pg_trigger_tgqual as i32,
+                (*catalog).rd_att,
+                &mut is_null,
+            );
+            if !is_null {
+                columns = columns_of(pg_sys::text_to_cstring(condition.cast_mut_ptr()));
+            }
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, lock);
+        columns
+    };
+    columns.map(|(text, vector)| vec![text, vector])
+}
+
+/// Raises an ERROR unless the relation is one whose rows can be embedded.
+pub fn check_table(table: pg_sys::Oid, name: &CStr) {
+    // SAFETY: reads the catalog.
+    let kind = unsafe { pg_sys::get_rel_relkind(table) } as u8;
+    if kind == 0 {
+        raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("there is no relation with OID {}", table.to_u32()),
+        );
+    }
+    if ![
+        pg_sys::RELKIND_RELATION,
+        pg_sys::RELKIND_PARTITIONED_TABLE,
+        pg_sys::RELKIND_FOREIGN_TABLE,
+    ]
+    .contains(&kind)
+    {
+        raise(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is not a table", shown(name)),
+        );
+    }
+}
+
+/// Raises the server's ERROR unless the current role owns the table.
+fn check_owner(table: pg_sys::Oid) {
+    // SAFETY: reads the catalog.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        #[cfg(feature = "pg15")]
+        let owns = pg_sys::pg_class_ownercheck(table, user);
+        #[cfg(not(feature = "pg15"))]
+        let owns = pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, user);
+        if !owns {
+            let name = pg_sys::get_rel_name(table);
+            let result = pg_sys::AclResult::ACLCHECK_NOT_OWNER;
+            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_TABLE, name);
+        }
+    }
+}
+
+/// The argument `target`.
+///
+/// # Safety
+///
+/// The first argument of the call is a regclass that is not null.
+pub unsafe fn table_argument(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Oid {
+    // SAFETY: see above.
+    let value = unsafe { pg_getarg_datum(fcinfo, 0) };
+    pg_sys::Oid::from(value.map_or(0, |value| value.value() as u32))
+}
+
+/// An argument of type `name`.
+///
+/// # Safety
+///
+/// The argument is of this type and not null.
+pub unsafe fn name_argument<'a>(fcinfo: pg_sys::FunctionCallInfo, number: usize) -> &'a CStr {
+    // SAFETY: see above; a name has a closing zero.
+    unsafe {
+        match pg_getarg_datum(fcinfo, number) {
+            Some(name) => CStr::from_ptr(name.cast_mut_ptr::<c_char>()),
+            None => c"",
+        }
+    }
+}
+
+/// An argument of type `text`.
+///
+/// # Safety
+///
+/// The argument is of this type and not null.
+pub unsafe fn text_argument(fcinfo: pg_sys::FunctionCallInfo, number: usize) -> CString {
+    // SAFETY: see above; the server returns a new string.
+    unsafe {
+        match pg_getarg_datum(fcinfo, number) {
+            Some(text) => owned(pg_sys::text_to_cstring(text.cast_mut_ptr())),
+            None => CString::default(),
+        }
+    }
+}
