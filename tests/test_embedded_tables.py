@@ -140,7 +140,7 @@ def test_a_trigger_that_takes_vectors_away_does_not_hold_up_a_run_for_ever(admin
     admin.execute("UPDATE docs SET emb = NULL")
     notices.clear()
     admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 2)")
-    assert notices[0] == "rows of public.docs keep coming without a vector"
+    assert notices[0] == "rows of public.docs keep coming without a vector" and len(notices) == 2
     assert admin.execute("SELECT count(emb), count(*) FROM docs").fetchone() == (20, 25)
     admin.execute("DROP TRIGGER meddle ON docs")
 
@@ -179,6 +179,151 @@ def test_partitions(admin):
     admin.execute("UPDATE parts SET emb = NULL")
     admin.execute("CALL insitu.embed_table('parts', 'body', 'emb', 'tiny', 64)")
     assert wrong(admin, "parts") == []
+
+
+def test_children_by_inheritance(database, admin):
+    """The rows that a SELECT shows, each table's columns where it has them."""
+    admin.execute("DROP TABLE IF EXISTS family CASCADE; CREATE TABLE family (id int, body text, emb vector(8));"
+                  " CREATE TABLE child (note text) INHERITS (family); CREATE TABLE grandchild () INHERITS (child);"
+                  " CREATE TABLE other (emb vector(8), id int, more text, body text); ALTER TABLE other INHERIT family;"
+                  " ALTER TABLE family RENAME body TO words")
+    for table in ("family", "child", "grandchild", "other"):
+        admin.execute(f"INSERT INTO {table} (id, words) SELECT n, 'river ' || n FROM generate_series(1, 20) n")
+    with database.connect() as session:
+        session.execute("CREATE TEMP TABLE passing () INHERITS (family); INSERT INTO passing VALUES (1, 'house')")
+        told = []
+        admin.add_notice_handler(lambda notice: told.append(notice.message_primary))
+        # A SELECT of another session doesn't see the temporary child either.
+        admin.execute("CALL insitu.embed_table('family', 'words', 'emb', 'tiny', 7)")
+        assert told == ["embedded 80 rows of public.family"]
+        assert session.execute("SELECT count(*), count(emb) FROM family").fetchone() == (81, 80)
+        session.execute("CALL insitu.embed_table('family', 'words', 'emb', 'tiny')")
+        assert session.execute("SELECT count(*) FROM family WHERE emb = insitu.embed('tiny', words)").fetchone() == (81,)
+    admin.execute("UPDATE family SET emb = NULL")
+    admin.execute("CALL insitu.embed_table('child', 'words', 'emb', 'tiny')")
+    assert admin.execute("SELECT count(emb) FROM family").fetchone() == (40,)
+    admin.execute("DROP TABLE family CASCADE")
+
+
+def test_foreign_partitions_are_left_out(admin):
+    admin.execute("CREATE EXTENSION IF NOT EXISTS file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+                  " DROP TABLE IF EXISTS parts; CREATE TABLE parts (id int, body text, emb vector(8)) PARTITION BY LIST (id);"
+                  " CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);"
+                  " CREATE FOREIGN TABLE parts_2 PARTITION OF parts FOR VALUES IN (2) SERVER files"
+                  "  OPTIONS (program 'echo 2,house,', format 'csv')")
+    admin.execute("INSERT INTO parts VALUES (1, 'river')")
+    told = []
+    admin.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    admin.execute("CALL insitu.embed_table('parts', 'body', 'emb', 'tiny')")
+    assert told == ["rows of public.parts_2 are not embedded: it is a foreign table", "embedded 1 rows of public.parts"]
+    admin.execute("DROP TABLE parts; DROP SERVER files")
+
+
+def test_where_it_cannot_commit_it_does_not_begin(database, admin, docs):
+    admin.execute("INSERT INTO docs (body) VALUES ('river')")
+    call = "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')"
+    admin.execute("CREATE OR REPLACE FUNCTION bulk() RETURNS void LANGUAGE plpgsql AS $$ BEGIN " + call + "; END $$")
+    outside = "cannot run inside a transaction block or a function"
+    caught = "cannot run inside a subtransaction, as a block with an EXCEPTION clause is"
+    for statement, message in (("SELECT bulk()", outside),
+                               (f"DO $$ BEGIN {call}; EXCEPTION WHEN data_exception THEN NULL; END $$", caught),
+                               (f"BEGIN; {call}", outside), (f"BEGIN; DO $$ BEGIN {call}; END $$", outside)):
+        error = refused(admin, "25001", statement, match=message)
+        assert "autocommit" in error.diag.message_hint
+        admin.execute("ROLLBACK")
+    # As psycopg has it where nobody asks for something else. Nothing of it needs the model, which can't be loaded here.
+    with database.connect(autocommit=False) as session:
+        session.execute("SET insitu.onnxruntime_path = '/nowhere'")
+        refused(session, "25001", call, match=outside)
+        session.rollback()
+    admin.execute("SET default_transaction_read_only = on")
+    refused(admin, "25006", call, match="read-only")
+    admin.execute("RESET default_transaction_read_only")
+    assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (0,)
+
+
+def test_settings_of_the_caller_stay(database, admin, docs):
+    fill = "TRUNCATE docs; INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 20) n"
+    call = "CALL insitu.embed_table('public.docs', 'body', 'emb', 'tiny', 6)"
+    admin.execute("DROP SCHEMA IF EXISTS mine CASCADE; CREATE SCHEMA mine; CREATE TABLE mine.noted (id int);"
+                  " CREATE OR REPLACE PROCEDURE mine.bulk() LANGUAGE plpgsql AS"
+                  f" $$ DECLARE t regclass; BEGIN FOR t IN SELECT 'public.docs'::regclass LOOP {call}; END LOOP;"
+                  " PERFORM 1 FROM noted; END $$")
+    admin.execute("SET search_path = mine, public; SET work_mem = '5MB'")
+    for statement in (call, f"DO $$ BEGIN {call}; PERFORM 1 FROM noted; PERFORM 1 FROM docs; END $$", "CALL bulk()"):
+        admin.execute(fill)
+        admin.execute(statement)
+        assert admin.execute("SHOW search_path").fetchone() == ("mine, public",)
+        assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (20,)
+    # A path that holds for the transaction ends with it, as at any COMMIT.
+    admin.execute(fill)
+    admin.execute("DO $$ BEGIN SET LOCAL search_path = public; COMMIT; " + call + "; END $$")
+    # After an error, and where it is cancelled by a trigger in the second batch.
+    admin.execute("CREATE FUNCTION mine.stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                  " PERFORM pg_cancel_backend(pg_backend_pid()) WHERE TG_ARGV[0] = 'cancel'; PERFORM pg_sleep(1) WHERE TG_ARGV[0] = 'cancel';"
+                  " RAISE 'stop'; END $$")
+    for what, code in (("fail", "P0001"), ("cancel", "57014")):
+        admin.execute(fill + "; UPDATE docs SET id = -id")
+        admin.execute(f"CREATE TRIGGER stop BEFORE UPDATE ON docs FOR EACH ROW WHEN (OLD.body = 'river 9') EXECUTE FUNCTION mine.stop('{what}')")
+        refused(admin, code, f"DO $$ BEGIN {call}; END $$")
+        assert admin.execute("SHOW search_path").fetchone() == ("mine, public",)
+        assert admin.execute("SHOW work_mem").fetchone() == ("5MB",)
+        assert admin.execute("SELECT count(emb) FROM docs").fetchone() == (6,)
+        assert admin.execute("SELECT count(*) FROM insitu.embed_progress").fetchone() == (0,)
+        admin.execute("DROP TRIGGER stop ON docs")
+    admin.execute("RESET search_path; RESET work_mem; DROP SCHEMA mine CASCADE")
+
+
+def test_progress_is_seen_as_activity_is(database, admin, docs):
+    """Others see that a session embeds, not what; nobody can say so of others, or hold anybody up."""
+    admin.execute("INSERT INTO docs (body) SELECT 'river ' || n FROM generate_series(1, 200) n")
+    admin.execute("CREATE ROLE mallory LOGIN; CREATE ROLE watcher LOGIN IN ROLE pg_read_all_stats")
+    # Each batch waits until the test lets it go.
+    admin.execute("CREATE OR REPLACE FUNCTION pause() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                  " PERFORM pg_advisory_xact_lock_shared(42); RETURN NEW; END $$;"
+                  " CREATE TRIGGER pause BEFORE UPDATE ON docs FOR EACH ROW WHEN (OLD.id = 150) EXECUTE FUNCTION pause()")
+    seen = "SELECT pid, relation::text, model, rows_done, rows_total, started_at < clock_timestamp() FROM insitu.embed_progress"
+    try:
+        with database.connect(user="mallory") as mallory, database.connect(user="watcher") as watcher, \
+                database.connect() as session, background() as pool:
+            pid = session.info.backend_pid
+            # Whatever mallory may call or read, in a transaction that stays open.
+            mallory.execute("BEGIN")
+            assert mallory.execute(seen).fetchall() == []
+            own = mallory.execute(
+                "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE pronamespace = 'insitu'::regnamespace AND prosecdef"
+                " UNION ALL SELECT c.oid::regclass::text FROM pg_class c WHERE relnamespace = 'insitu'::regnamespace"
+                "  AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER') AND relkind <> 'i'").fetchall()
+            assert own == []
+            admin.execute("SELECT pg_advisory_lock(42)")
+            running = pool.submit(session.execute, "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny', 100)")
+            try:
+                whole = [(pid, "docs", "tiny", 100, 200, True)]
+                wait_for(lambda: admin.execute(seen).fetchall() == whole, "progress")
+                assert watcher.execute(seen).fetchall() == whole
+                mallory.execute("COMMIT; BEGIN")
+                assert mallory.execute(seen).fetchall() == [(pid, None, None, None, None, None)]
+            finally:
+                admin.execute("SELECT pg_advisory_unlock(42)")
+            running.result(timeout=60)
+            assert admin.execute(seen).fetchall() == [] and wrong(admin) == []
+    finally:
+        admin.execute("DROP ROLE mallory, watcher")
+
+
+def test_a_long_name_of_a_model_is_cut_off_between_characters(admin, docs):
+    """The server keeps 128 bytes of it while a call is at work."""
+    name = "ä" + "日本" * 40
+    admin.execute("SELECT insitu.quantize_model('tiny', %s, 'fp16')", [name])
+    admin.execute("CREATE TABLE seen (model text); CREATE OR REPLACE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
+                  " $$ BEGIN INSERT INTO seen SELECT model FROM insitu.embed_progress; RETURN NULL; END $$;"
+                  " CREATE TRIGGER see AFTER UPDATE ON docs FOR EACH ROW EXECUTE FUNCTION see()")
+    admin.execute("INSERT INTO docs (body) VALUES ('river')")
+    admin.execute("CALL insitu.embed_table('docs', 'body', 'emb', %s)", [name])
+    (seen,), = admin.execute("SELECT model FROM seen").fetchall()
+    assert name.startswith(seen) and 125 < len(seen.encode()) <= 128
+    admin.execute("DROP TABLE seen")
+    admin.execute("SELECT insitu.drop_model(%s)", [name])
 
 
 def finish_run(admin):

@@ -83,6 +83,7 @@ def contents(database):
             "SELECT id, body, encode(vector_send(emb), 'hex') FROM notes ORDER BY id",
             "SELECT id, body, encode(vector_send(emb), 'hex') FROM kept ORDER BY id",
             "SELECT name, sha256, dimension, max_tokens, owner FROM insitu.models",
+            "SELECT relation::text, text_column, vector_column, model, trigger FROM insitu.auto_embeds",
             "SELECT encode(vector_send(insitu.embed('tiny', 'a new text')), 'hex')",
             "SELECT id FROM near_river",
             "SELECT * FROM lengths ORDER BY id",
@@ -110,6 +111,9 @@ def test_dump_and_restore(filled, empty_database, form):
     with copy.connect() as conn:
         assert conn.execute("INSERT INTO kept (id, body) VALUES (-1, 'river')"
                             " RETURNING emb = insitu.embed('tiny', 'river')").fetchone() == (True,)
+        conn.execute("ALTER TABLE kept RENAME emb TO place")
+        conn.execute("UPDATE kept SET body = 'house' WHERE id = -1")
+        assert conn.execute("SELECT place = insitu.embed('tiny', 'house') FROM kept WHERE id = -1").fetchone() == (True,)
         conn.execute("DELETE FROM kept WHERE id = -1")
         conn.execute("SET enable_seqscan = off; SET hnsw.ef_search = 100")
         assert recall(conn, "items", "cosine", DATA[2000:], index="items_emb") >= 0.95

@@ -147,12 +147,10 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     let tables: Vec<pg_sys::Oid> = std::iter::once(table)
         .chain(others.map(|(oid, _)| *oid))
         .collect();
-    // SAFETY: the tables exist: this one is locked, and so none of its partitions goes.
     let last_after = |name: &CStr| {
-        tables
-            .iter()
-            .filter_map(|&table| unsafe { last_after(name, table, this) })
-            .max()
+        // SAFETY: the tables exist: this one is locked, and so none of its partitions goes.
+        let of = |&table: &pg_sys::Oid| unsafe { last_after(name, table, this) };
+        tables.iter().filter_map(of).max()
     };
     let name = match existing {
         // The same call again changes nothing, unless another trigger has come behind.

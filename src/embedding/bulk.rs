@@ -186,18 +186,22 @@ fn embed_table(fcinfo: pg_sys::FunctionCallInfo) {
 }
 
 /// Raises an ERROR where the procedure can't commit.
+///
+/// # Safety
+///
+/// `context` is that of the call.
 unsafe fn check_may_commit(context: *mut pg_sys::Node) {
     // SAFETY: a node says of what type it is before it is read as such.
-    let (may_commit, is_caught) = unsafe {
+    let (may_commit, is_nested) = unsafe {
         let is_call = !context.is_null() && is_a(context, pg_sys::NodeTag::T_CallContext);
         (
             is_call && !(*context.cast::<pg_sys::CallContext>()).atomic,
             pg_sys::IsSubTransaction(),
         )
     };
-    if !may_commit || is_caught {
-        let place = match may_commit {
-            true => "a block with an EXCEPTION clause",
+    if !may_commit || is_nested {
+        let place = match is_nested {
+            true => "a subtransaction, as a block with an EXCEPTION clause is",
             false => "a transaction block or a function",
         };
         raise_with_hint(

@@ -47,9 +47,9 @@ fn embed_query(model: &str, input: &str) -> Option<OwnedVector> {
     requires = ["types"]
 )]
 fn embed_all(model: &str, inputs: pgrx::Array<'_, &str>) -> VectorArray {
-    let mut inputs: Vec<Option<&str>> = inputs.iter().collect();
+    let inputs: Vec<Option<&str>> = inputs.iter().collect();
     if analyze::is_running() {
-        inputs.fill(None);
+        return VectorArray(inputs.iter().map(|_| None).collect());
     }
     let texts: Vec<&str> = inputs.iter().copied().flatten().collect();
     let mut vectors = session::embed(model, &texts, Role::Passage).into_iter();
