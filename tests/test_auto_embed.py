@@ -151,6 +151,24 @@ def test_one_column_has_one_model(admin, docs):
     assert admin.execute(VIEW).fetchall() == [("docs", "body", "emb", "tiny16")]
 
 
+def test_a_partition_with_a_model_of_its_own(admin):
+    admin.execute("SELECT insitu.quantize_model('tiny', 'tiny16', 'fp16') WHERE NOT EXISTS"
+                  " (SELECT FROM insitu.models WHERE name = 'tiny16')")
+    admin.execute("DROP TABLE IF EXISTS parts; CREATE TABLE parts (id int, body text, emb vector(8)) PARTITION BY LIST (id);"
+                  " CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)")
+    auto_embed(admin, "parts_1", model="tiny16")
+    refused(admin, "42710", "SELECT insitu.auto_embed('parts', 'body', 'emb', 'tiny')",
+            match='column "emb" of public.parts_1 is embedded already, from column "body" by model "tiny16"')
+    admin.execute("SELECT insitu.drop_auto_embed('parts_1', 'emb')")
+    auto_embed(admin, "parts")
+    # The partition's trigger is that of its table.
+    auto_embed(admin, "parts_1")
+    refused(admin, "42710", "SELECT insitu.auto_embed('parts_1', 'body', 'emb', 'tiny16')")
+    refused(admin, "2BP01", "SELECT insitu.drop_auto_embed('parts_1', 'emb')")
+    assert ("parts", "body", "emb", "tiny") in admin.execute(VIEW).fetchall() and own_triggers(admin, "parts_1") != []
+    admin.execute("ALTER TABLE parts DROP COLUMN emb; INSERT INTO parts VALUES (1, 'river'); DROP TABLE parts")
+
+
 def test_types_of_texts_and_vectors(admin):
     admin.execute("DROP TABLE IF EXISTS kinds; DROP DOMAIN IF EXISTS words, space; CREATE EXTENSION IF NOT EXISTS citext;"
                   " CREATE DOMAIN words AS varchar(200) CHECK (value <> 'forbidden');"

@@ -24,11 +24,13 @@ const NAME: &CStr = c"~insitu_embed";
 const EVENTS: u32 = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
 
 /// A trigger of `insitu.auto_embed`.
-pub struct Embedded {
+struct Embedded {
     name: CString,
-    pub text: i16,
-    pub vector: i16,
-    pub model: CString,
+    text: i16,
+    vector: i16,
+    model: CString,
+    /// Whether it belongs to the trigger of a partitioned table.
+    is_clone: bool,
 }
 
 /// The triggers of `insitu.auto_embed` on a table that is open.
@@ -49,26 +51,30 @@ unsafe fn embedded(relation: pg_sys::Relation, this: pg_sys::Oid) -> Vec<Embedde
                 text,
                 vector,
                 model: owned(*trigger.tgargs),
+                is_clone: trigger.tgisclone,
             })
         })
         .collect()
     }
 }
 
+/// The triggers of a table, which is opened for that.
+fn embedded_in(table: pg_sys::Oid, lock: u32) -> Vec<Embedded> {
+    let this = function(c"embed_row", &[]);
+    // SAFETY: the table is open while its triggers are looked at; the lock stays until
+    // the end of the transaction.
+    unsafe {
+        let relation = pg_sys::relation_open(table, lock as i32);
+        let found = embedded(relation, this);
+        pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+        found
+    }
+}
+
 /// By which model `insitu.auto_embed` keeps a column of a table embedded.
 pub fn model_of(table: pg_sys::Oid, vector: i16) -> Option<CString> {
-    let this = function(c"embed_row", &[]);
-    // SAFETY: the table is open while its triggers are looked at.
-    unsafe {
-        let lock = pg_sys::AccessShareLock as i32;
-        let relation = pg_sys::relation_open(table, lock);
-        let found = embedded(relation, this);
-        pg_sys::relation_close(relation, lock);
-        found
-            .into_iter()
-            .find(|e| e.vector == vector)
-            .map(|e| e.model)
-    }
+    let mut found = embedded_in(table, pg_sys::AccessShareLock).into_iter();
+    found.find(|e| e.vector == vector).map(|e| e.model)
 }
 
 /// What others' triggers of a table are called that could change a row after a trigger
@@ -107,15 +113,8 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     let table_name = qualified(table).unwrap_or_default();
     check_table(table, &table_name);
     check_right(table, pg_sys::ACL_TRIGGER);
-    let this = function(c"embed_row", &[]);
-    // SAFETY: the lock that CREATE TRIGGER takes; it is kept until the end of the
-    // transaction.
-    let existing = unsafe {
-        let relation = pg_sys::relation_open(table, pg_sys::ShareRowExclusiveLock as i32);
-        let existing = embedded(relation, this);
-        pg_sys::relation_close(relation, pg_sys::NoLock as i32);
-        existing
-    };
+    // The lock that CREATE TRIGGER takes.
+    let existing = embedded_in(table, pg_sys::ShareRowExclusiveLock);
     let columns = Columns::checked(table, (text, vector), &model);
     if columns.text.is_generated {
         raise_with_hint(
@@ -147,6 +146,10 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     let tables: Vec<pg_sys::Oid> = std::iter::once(table)
         .chain(others.map(|(oid, _)| *oid))
         .collect();
+    for &partition in &tables[1..] {
+        refuse_own(partition, (text, vector), &model);
+    }
+    let this = function(c"embed_row", &[]);
     let last_after = |name: &CStr| {
         // SAFETY: the tables exist: this one is locked, and so none of its partitions goes.
         let of = |&table: &pg_sys::Oid| unsafe { last_after(name, table, this) };
@@ -154,7 +157,13 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     };
     let name = match existing {
         // The same call again changes nothing, unless another trigger has come behind.
-        Some(existing) if last_after(&existing.name).is_none() => existing.name,
+        Some(existing) if last_after(&existing.name).is_none() => {
+            if existing.is_clone {
+                connection.close();
+                return;
+            }
+            existing.name
+        }
         existing => {
             let name = free_name(last_after(NAME), &tables);
             if let Some(existing) = existing {
@@ -249,6 +258,21 @@ fn free_name(last: Option<CString>, tables: &[pg_sys::Oid]) -> CString {
     )
 }
 
+/// Raises an ERROR where a partition has a trigger of its own that embeds the column
+/// otherwise.
+fn refuse_own(partition: pg_sys::Oid, (text, vector): (&CStr, &CStr), model: &CStr) {
+    let number = |name: &CStr| {
+        // SAFETY: reads the catalog.
+        unsafe { pg_sys::get_attnum(partition, name.as_ptr()) }
+    };
+    let found = embedded_in(partition, pg_sys::AccessShareLock);
+    for own in found.iter().filter(|e| e.vector == number(vector)) {
+        if !own.is_clone && (*own.model != *model || own.text != number(text)) {
+            refuse_another(partition, vector, own);
+        }
+    }
+}
+
 fn refuse_another(table: pg_sys::Oid, vector: &CStr, before: &Embedded) -> ! {
     // SAFETY: reads the catalog.
     let text = unsafe { owned(pg_sys::get_attname(table, before.text, true)) };
@@ -279,15 +303,8 @@ fn drop_auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     let table_name = qualified(table).unwrap_or_default();
     check_table(table, &table_name);
     let column = Column::named(table, vector);
-    let this = function(c"embed_row", &[]);
-    // SAFETY: the table is open while its triggers are looked at.
-    let found = unsafe {
-        let lock = pg_sys::AccessShareLock as i32;
-        let relation = pg_sys::relation_open(table, lock);
-        let found = embedded(relation, this);
-        pg_sys::relation_close(relation, lock);
-        found.into_iter().find(|e| e.vector == column.number)
-    };
+    let found = embedded_in(table, pg_sys::AccessShareLock);
+    let found = found.into_iter().find(|e| e.vector == column.number);
     let Some(found) = found else {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
