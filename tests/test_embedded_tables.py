@@ -414,9 +414,15 @@ def test_who_may(database, admin, docs):
         with database.connect(user="dora") as dora:
             call = "CALL insitu.embed_table('docs', 'body', 'emb', 'tiny')"
             refused(dora, "42501", call, match="permission denied for model tiny")
+            admin.execute("CREATE TABLE heirs () INHERITS (docs); INSERT INTO heirs (body) VALUES ('house')")
             admin.execute("SELECT insitu.grant_model('tiny', 'dora')")
+            # Rights on every table whose rows are written, or nothing is.
+            error = refused(dora, "42501", call, match="permission denied for table heirs")
+            assert error.diag.context is None and dora.execute("SELECT count(emb) FROM docs").fetchone() == (0,)
+            admin.execute("GRANT SELECT, UPDATE (emb) ON heirs TO dora")
             dora.execute(call)
             assert wrong(dora) == []
+            admin.execute("DROP TABLE heirs")
             refused(dora, "42501", "SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
             admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'tiny')")
             # Operators of somebody else's in front of the server's are not used.

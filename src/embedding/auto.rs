@@ -113,9 +113,12 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     let table_name = qualified(table).unwrap_or_default();
     check_table(table, &table_name);
     check_right(table, pg_sys::ACL_TRIGGER);
-    // The lock that CREATE TRIGGER takes.
+    // Before the lock that CREATE TRIGGER takes, because it may load the model, and behind
+    // it, because only then columns stay as they are.
+    let check = || Columns::checked(table, (text, vector), &model);
+    check();
     let existing = embedded_in(table, pg_sys::ShareRowExclusiveLock);
-    let columns = Columns::checked(table, (text, vector), &model);
+    let columns = check();
     if columns.text.is_generated {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

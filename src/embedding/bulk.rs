@@ -13,7 +13,9 @@ use pgrx::fcinfo::{pg_arg_is_null, pg_getarg};
 use pgrx::{is_a, prelude::*};
 
 use super::auto::{check_table, model_of, name_argument, table_argument, text_argument};
-use super::columns::{Columns, check_right, qualified, quoted, shown, with_descendants};
+use super::columns::{
+    Columns, check_may_fill, check_right, qualified, quoted, shown, with_descendants,
+};
 use super::progress::Progress;
 use super::statement::{Argument, Connection, fill};
 use crate::errors::{notice, raise, raise_with_hint, warning};
@@ -120,6 +122,10 @@ fn embed_table(fcinfo: pg_sys::FunctionCallInfo) {
     warn_of_another(table, columns.vector.number, &vector, &model);
 
     let connection = Connection::open(true);
+    let tables = with_descendants(&connection, table);
+    for &(table, _) in &tables {
+        check_may_fill(table, &vector);
+    }
     let count = fill(
         "SELECT pg_catalog.count(*) FROM {table} WHERE {vector} IS NULL AND {text} IS NOT NULL",
         &[
@@ -133,7 +139,6 @@ fn embed_table(fcinfo: pg_sys::FunctionCallInfo) {
         .first()
         .copied()
         .unwrap_or(0);
-    let tables = with_descendants(&connection, table);
     let mut job = Job {
         connection,
         table: table_name,

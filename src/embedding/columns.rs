@@ -272,15 +272,37 @@ SELECT c.oid, c.relkind FROM tree t, pg_catalog.pg_class c
         .collect()
 }
 
-/// Raises the server's ERROR unless the current role has a right on the table.
-pub fn check_right(table: pg_sys::Oid, right: u32) {
+/// Whether the current role has a right on a table.
+fn right(table: pg_sys::Oid, right: u32) -> pg_sys::AclResult::Type {
     // SAFETY: reads the catalog.
+    unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), right as pg_sys::AclMode) }
+}
+
+fn refuse_right(table: pg_sys::Oid, result: pg_sys::AclResult::Type) {
+    // SAFETY: raises the server's ERROR, or returns if there is nothing to refuse.
     unsafe {
-        let user = pg_sys::GetUserId();
-        let result = pg_sys::pg_class_aclcheck(table, user, right as pg_sys::AclMode);
-        if result != pg_sys::AclResult::ACLCHECK_OK {
-            let name = pg_sys::get_rel_name(table);
-            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_TABLE, name);
-        }
+        let name = pg_sys::get_rel_name(table);
+        pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_TABLE, name);
+    }
+}
+
+/// Raises the server's ERROR unless the current role has a right on the table.
+pub fn check_right(table: pg_sys::Oid, wanted: u32) {
+    refuse_right(table, right(table, wanted));
+}
+
+/// Raises the server's ERROR unless the current role may read the rows of a table, places
+/// among them, and change a column.
+pub fn check_may_fill(table: pg_sys::Oid, column: &CStr) {
+    check_right(table, pg_sys::ACL_SELECT);
+    let of_table = right(table, pg_sys::ACL_UPDATE);
+    // SAFETY: reads the catalog.
+    let of_column = unsafe {
+        let number = pg_sys::get_attnum(table, column.as_ptr());
+        let update = pg_sys::ACL_UPDATE as pg_sys::AclMode;
+        pg_sys::pg_attribute_aclcheck(table, number, pg_sys::GetUserId(), update)
+    };
+    if of_column != pg_sys::AclResult::ACLCHECK_OK {
+        refuse_right(table, of_table);
     }
 }
