@@ -151,6 +151,24 @@ def test_one_column_has_one_model(admin, docs):
     assert admin.execute(VIEW).fetchall() == [("docs", "body", "emb", "tiny16")]
 
 
+def test_vectors_of_another_model_are_told(admin):
+    admin.execute("DROP TABLE IF EXISTS mixed; CREATE TABLE mixed (body text, emb halfvec(8));"
+                  " INSERT INTO mixed SELECT 'river ' || n FROM generate_series(1, 20) n")
+    told = []
+    admin.add_notice_handler(lambda notice: told.append((notice.message_primary, notice.message_hint)))
+    auto_embed(admin, "mixed")
+    admin.execute("UPDATE mixed SET body = body || ' house'; SELECT insitu.drop_auto_embed('mixed', 'emb')")
+    auto_embed(admin, "mixed")
+    assert told == []  # all of one model
+    admin.execute(f"SELECT insitu.drop_auto_embed('mixed', 'emb'); UPDATE mixed SET emb = {GIVEN}")
+    auto_embed(admin, "mixed")
+    (message, hint), = told
+    assert message == 'a row of public.mixed has a vector that model "tiny" does not give' and "insitu.embed_table" in hint
+    auto_embed(admin, "mixed")  # nothing new
+    assert len(told) == 1
+    admin.execute("DROP TABLE mixed")
+
+
 def test_a_partition_with_a_model_of_its_own(admin):
     admin.execute("SELECT insitu.quantize_model('tiny', 'tiny16', 'fp16') WHERE NOT EXISTS"
                   " (SELECT FROM insitu.models WHERE name = 'tiny16')")

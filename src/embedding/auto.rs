@@ -16,6 +16,7 @@ use super::columns::{
     Column, Columns, check_right, function, literal, owned, qualified, quoted, shown,
     with_descendants,
 };
+use super::present::tell_of_others;
 use super::statement::{Connection, fill};
 use super::trigger::{columns_of, is_before_row, triggers};
 use crate::errors::{notice, raise, raise_with_hint};
@@ -168,6 +169,14 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
             existing.name
         }
         existing => {
+            // Rows of a foreign table have no places.
+            let has_places = descendants
+                .iter()
+                .all(|&(_, kind)| kind != pg_sys::RELKIND_FOREIGN_TABLE);
+            if existing.is_none() && has_places {
+                let named = (table, &*table_name);
+                tell_of_others(&connection, named, (text, vector), &columns, &model);
+            }
             let name = free_name(last_after(NAME), &tables);
             if let Some(existing) = existing {
                 connection.run(&drop_statement(&existing.name, &table_name));

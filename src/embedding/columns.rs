@@ -174,6 +174,8 @@ fn type_name_and_schema(kind: pg_sys::Oid) -> (CString, pg_sys::Oid) {
 pub struct Columns {
     pub text: Column,
     pub vector: Column,
+    /// Whether vectors are of the type `halfvec`.
+    pub is_half: bool,
 }
 
 impl Columns {
@@ -181,10 +183,12 @@ impl Columns {
     /// use; else an ERROR.
     pub fn checked(table: pg_sys::Oid, (text, vector): (&CStr, &CStr), model: &CStr) -> Self {
         // Also says whether there is such a model, and whether one may use it.
-        let (dimension, vector_type) = dimension(model);
-        let columns = Columns {
+        let dimension = embed(model, c"").len() as i32;
+        let (_, vector_type) = embed_function();
+        let mut columns = Columns {
             text: Column::named(table, text),
             vector: Column::named(table, vector),
+            is_half: false,
         };
         let of = |name: &CStr| {
             let table = qualified(table).unwrap_or_default();
@@ -210,6 +214,7 @@ impl Columns {
                 ),
             )
         };
+        columns.is_half = kind == "halfvec";
         if columns.vector.is_generated {
             raise(
                 PgSqlErrorCode::ERRCODE_GENERATED_ALWAYS,
@@ -232,18 +237,16 @@ impl Columns {
     }
 }
 
-/// How many dimensions a model's vectors have, and their type. An ERROR if the current
-/// role can't use the model.
-fn dimension(model: &CStr) -> (i32, pg_sys::Oid) {
-    let (embed, vector) = embed_function();
+/// The vector of a text. An ERROR if the current role can't use the model.
+pub fn embed(model: &CStr, text: &CStr) -> Vec<f32> {
+    let (embed, _) = embed_function();
     // SAFETY: the function takes two texts and returns a vector.
-    let dimension = unsafe {
-        let text = |text: &CStr| pg_sys::Datum::from(pg_sys::cstring_to_text(text.as_ptr()));
-        let result =
-            pg_sys::OidFunctionCall2Coll(embed, pg_sys::InvalidOid, text(model), text(c""));
-        Vector::from_datum(result).values().len()
-    };
-    (dimension as i32, vector)
+    unsafe {
+        let datum = |text: &CStr| pg_sys::Datum::from(pg_sys::cstring_to_text(text.as_ptr()));
+        let none = pg_sys::InvalidOid;
+        let result = pg_sys::OidFunctionCall2Coll(embed, none, datum(model), datum(text));
+        Vector::from_datum(result).values().to_vec()
+    }
 }
 
 /// A table, and those whose rows a SELECT from it shows: partitions, and children by
@@ -284,6 +287,11 @@ fn refuse_right(table: pg_sys::Oid, result: pg_sys::AclResult::Type) {
         let name = pg_sys::get_rel_name(table);
         pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_TABLE, name);
     }
+}
+
+/// Whether the current role may read a table.
+pub fn may_read(table: pg_sys::Oid) -> bool {
+    right(table, pg_sys::ACL_SELECT) == pg_sys::AclResult::ACLCHECK_OK
 }
 
 /// Raises the server's ERROR unless the current role has a right on the table.
