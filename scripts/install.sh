@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the extension, ONNX Runtime's library and its licences into PG_CONFIG's PostgreSQL; with the argument
-# `compat`, the compatibility extension `vector` instead. Asks sudo where the caller may not write there.
+# Installs the extension, ONNX Runtime's library and its licences into PG_CONFIG's PostgreSQL, and beside them the
+# extension `vector` that stands for insitu, unless pgvector's is there; with the argument `compat`, the latter alone.
+# Asks sudo where the caller may not write there.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 . "$(dirname "$0")/env.sh"
@@ -12,14 +13,25 @@ docdir=$("$PG_CONFIG" --docdir)/insitu
 sudo=()
 [ -w "$libdir" ] && [ -w "$extensiondir" ] || sudo=(sudo)
 
-if [ "${1:-}" = compat ]; then
-    control=$extensiondir/vector.control
-    if [ -e "$control" ] && ! grep -q "requires = 'insitu'" "$control"; then
-        echo "pgvector is installed in this PostgreSQL ($control): its extension 'vector' stays as it is." >&2
-        exit 1
+# Installs the extension `vector`, unless pgvector's is there.
+install_vector() {
+    local control=$extensiondir/vector.control version
+    if [ -e "$control" ] && ! grep -q 'stands for insitu' "$control"; then
+        return 1
     fi
     "${sudo[@]}" install -m 644 compat/vector.control compat/vector--*.sql "$extensiondir"
-    echo "installed the compatibility extension 'vector' into $extensiondir"
+    # Where insitu has taken pgvector's place, the extension keeps its version.
+    for version in 0.8.0 0.8.1 0.8.2 0.8.3 0.8.4 0.8.5; do
+        "${sudo[@]}" install -m 644 /dev/null "$extensiondir/vector--$version--0.8.6.sql"
+    done
+}
+
+if [ "${1:-}" = compat ]; then
+    if ! install_vector; then
+        echo "pgvector is installed in this PostgreSQL ($extensiondir/vector.control): its extension 'vector' stays as it is." >&2
+        exit 1
+    fi
+    echo "installed the extension 'vector' that stands for insitu into $extensiondir"
     exit
 fi
 
@@ -39,3 +51,11 @@ sed -i -E 's/^CREATE +FUNCTION /CREATE OR REPLACE FUNCTION /' "$package$extensio
 "${sudo[@]}" install -m 644 LICENSE "$docdir/LICENSE"
 "${sudo[@]}" install -m 644 target/runtime/LICENSE "$docdir/LICENSE.onnxruntime"
 "${sudo[@]}" install -m 644 target/runtime/ThirdPartyNotices.txt "$docdir/ThirdPartyNotices.onnxruntime"
+
+if install_vector; then
+    echo "installed insitu, and an extension 'vector' that stands for it, for clients that create pgvector's"
+else
+    echo "installed insitu; pgvector's extension 'vector' is there and stays as it is"
+fi
+echo "For settings such as hnsw.ef_search and insitu.threads to be known from a session's beginning:"
+echo "  ALTER DATABASE name SET session_preload_libraries = 'insitu'"

@@ -1,14 +1,18 @@
--- Creates an object, unless it was pgvector's and is this extension's by now.
-CREATE FUNCTION insitu.make(statement text) RETURNS void LANGUAGE plpgsql AS $make$
+-- Creates an object, unless it was pgvector's and is this extension's by now. Statements that create operators, casts
+-- and the like look functions, operators and types up by their exact arguments, so they may name ours without a schema:
+-- in the schema of the extension, and before it in the server's.
+CREATE FUNCTION insitu.make(statement text) RETURNS void
+    LANGUAGE plpgsql SET search_path = @extschema@, pg_temp AS $make$
 BEGIN
     EXECUTE statement;
 EXCEPTION WHEN duplicate_object OR duplicate_function THEN
-    IF pg_catalog.current_setting('insitu.replace_pgvector', true) <> 'on' THEN
+    IF pg_catalog.current_setting('insitu.replace_pgvector') OPERATOR(pg_catalog.<>) 'on' THEN
         RAISE;
     END IF;
 END
 $make$;
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 -- What the types have alike: aggregates, casts, operators and classes.
 DO $$
 DECLARE
@@ -166,14 +170,14 @@ DO $$
 DECLARE
     item record;
 BEGIN
-    IF pg_catalog.current_setting('insitu.replace_pgvector', true) <> 'on' THEN
+    IF current_setting('insitu.replace_pgvector') <> 'on' THEN
         RETURN;
     END IF;
     FOR item IN
-        SELECT p.oid::pg_catalog.regprocedure AS function, pg_catalog.format_type(p.prorettype, NULL) AS result
-          FROM pg_catalog.pg_proc p
-          JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
-          JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+        SELECT p.oid::regprocedure AS function, format_type(p.prorettype, NULL) AS result
+          FROM pg_proc p
+          JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+          JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass
                AND d.refobjid = e.oid AND e.extname = 'insitu'
          WHERE p.probin IS NOT NULL AND p.probin <> 'MODULE_PATHNAME'
     LOOP
@@ -181,8 +185,8 @@ BEGIN
             item.function, item.result, 'MODULE_PATHNAME', 'replaced_wrapper');
     END LOOP;
     FOR item IN
-        SELECT c.oid::pg_catalog.regclass AS name
-          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_am a ON a.oid = c.relam
+        SELECT c.oid::regclass AS name
+          FROM pg_class c JOIN pg_am a ON a.oid = c.relam
          WHERE a.amname IN ('hnsw', 'ivfflat') AND c.relkind = 'i'
          ORDER BY c.oid
     LOOP
@@ -191,3 +195,30 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- The extension `vector`, which clients of pgvector create when they start, stands for this one. Where it is there, it
+-- depends on this one from now on. Where it is not, the server's files say what becomes of such a client: our own make
+-- it when the client asks, pgvector's would fail because its types are there already, so it is made now.
+CREATE FUNCTION insitu.leave_vector(schema oid, version text) RETURNS void
+    LANGUAGE c AS 'MODULE_PATHNAME', 'leave_vector_wrapper';
+DO $$
+DECLARE
+    pgvector text;
+    description text := 'stands for insitu, for clients that create the extension vector';
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector') THEN
+        SELECT default_version INTO pgvector FROM pg_available_extensions()
+         WHERE name = 'vector' AND comment IS DISTINCT FROM description;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+        PERFORM insitu.leave_vector('@extschema@'::regnamespace,
+                                    CASE WHEN pgvector LIKE '0.8.%' THEN pgvector ELSE '0.8.6' END);
+    ELSE
+        PERFORM insitu.tie_vector();
+    END IF;
+    EXECUTE format('COMMENT ON EXTENSION vector IS %L', description);
+END
+$$;
+DROP FUNCTION insitu.leave_vector(oid, text);
+SET LOCAL search_path = @extschema@, pg_temp;

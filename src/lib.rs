@@ -22,6 +22,7 @@ mod settings;
 mod storage;
 mod threads;
 mod types;
+mod vector_extension;
 
 pgrx::pg_module_magic!(name, version);
 

@@ -77,6 +77,33 @@ def install(cluster):
     return Database(cluster)
 
 
+def stands_for_insitu(cluster):
+    """Whether the server's extension `vector` is the one that insitu comes with, not pgvector's."""
+    with cluster.connect() as conn:
+        found = conn.execute("SELECT comment FROM pg_available_extensions WHERE name = 'vector'").fetchone()
+    return found is not None and found[0].startswith("stands for insitu")
+
+
+def pretend_pgvector(conn, owner="postgres", version="0.8.6"):
+    """Makes insitu look like pgvector: an extension `vector` has its types, operators and functions, and insitu is gone."""
+    with conn.transaction():
+        conn.execute("SET LOCAL search_path = pg_catalog, pg_temp; DROP EXTENSION IF EXISTS vector;"
+                     " SET LOCAL allow_system_table_mods = on")
+        conn.execute("INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)"
+                     " SELECT 99999, 'vector', %s::regrole, extnamespace, true, %s FROM pg_extension WHERE extname = 'insitu'",
+                     [owner, version])
+        conn.execute("INSERT INTO pg_depend (classid, objid, objsubid, refclassid, refobjid, refobjsubid, deptype)"
+                     " SELECT 'pg_extension'::regclass, 99999, 0, 'pg_namespace'::regclass, extnamespace, 0, 'n'"
+                     " FROM pg_extension WHERE extname = 'vector'")
+        for kind, identity in conn.execute(
+                "SELECT o.type, o.identity FROM pg_depend d, pg_identify_object(d.classid, d.objid, 0) o"
+                " WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'"
+                " AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'insitu')"
+                " AND o.identity !~ '^insitu|^ivf$|ivfhandler| USING ivf$'").fetchall():
+            conn.execute(f"ALTER EXTENSION insitu DROP {kind} {identity}; ALTER EXTENSION vector ADD {kind} {identity}")
+        conn.execute("DROP EXTENSION insitu")
+
+
 def clustered(rows, dims, seed, clusters=40):
     """Float32 vectors in overlapping clouds: harder than uniform noise for a graph, closer to real text.
 

@@ -101,6 +101,23 @@ def model_database(cluster, template_minilm, request):
 
 
 @pytest.fixture
+def empty_database(cluster):
+    """Makes databases without the extension, and drops them after the test."""
+    names = []
+
+    def make(name):
+        with cluster.connect() as conn:
+            conn.execute(f"CREATE DATABASE {name}")
+        names.append(name)
+        return Database(cluster, name)
+
+    yield make
+    with cluster.connect() as conn:
+        for name in names:
+            conn.execute(f"DROP DATABASE {name} (FORCE)")
+
+
+@pytest.fixture
 def conn(database):
     """A connection to the test file's database; the planner prefers indexes, as the tests' tables are small."""
     with database.connect() as conn:

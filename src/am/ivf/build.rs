@@ -461,8 +461,9 @@ unsafe fn given_centroids(
         let result = Spi::connect(|client| {
             let columns = client.select(
                 "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute
-                  WHERE attrelid = $1::pg_catalog.regclass AND atttypid = $2
-                    AND attnum > 0 AND NOT attisdropped",
+                  WHERE attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.regclass::pg_catalog.oid
+                    AND atttypid OPERATOR(pg_catalog.=) $2
+                    AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
                 None,
                 &[table.into(), kind.into()],
             )?;

@@ -1,0 +1,240 @@
+"""The extension `vector`, which stands for insitu: clients of pgvector create it, and dumps have it."""
+
+import subprocess
+
+import psycopg
+import pytest
+
+from checks import pretend_pgvector, refused, stands_for_insitu, verify
+from cluster import pg_config
+
+# What is written down between the two extensions: the name of the kind of dependency.
+DEPENDENCY = ("SELECT d.deptype FROM pg_depend d JOIN pg_extension v ON v.oid = d.objid JOIN pg_extension i ON i.oid = d.refobjid"
+              " WHERE v.extname = 'vector' AND i.extname = 'insitu' AND d.classid = 'pg_extension'::regclass"
+              " AND d.refclassid = 'pg_extension'::regclass")
+MEMBERS = ("SELECT count(*) FROM pg_depend WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'"
+           " AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'vector')")
+TABLE = ("CREATE TABLE items (id int PRIMARY KEY, emb vector(3));"
+         " INSERT INTO items SELECT n, ARRAY[n, n % 7, 1]::vector FROM generate_series(1, 100) n;"
+         " CREATE INDEX items_emb ON items USING hnsw (emb vector_l2_ops);"
+         " CREATE INDEX items_lists ON items USING ivfflat (emb vector_cosine_ops) WITH (lists = 2)")
+
+
+@pytest.fixture
+def stand_in(cluster):
+    """Where pgvector is installed, the extension `vector` of the server is pgvector's."""
+    if not stands_for_insitu(cluster):
+        pytest.skip("pgvector is installed in this server")
+
+
+@pytest.fixture
+def user(cluster):
+    """A role that is no superuser."""
+    with cluster.connect() as conn:
+        conn.execute("CREATE ROLE app LOGIN")
+        yield "app"
+        conn.execute("DROP ROLE app")
+
+
+def extensions(conn):
+    return {name for name, in conn.execute("SELECT extname FROM pg_extension")} - {"plpgsql"}
+
+
+def restore(database, sql):
+    done = subprocess.run([f"{pg_config('--bindir')}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", database.dsn()],
+                          input=sql, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def dump(database, *options):
+    return subprocess.run([f"{pg_config('--bindir')}/pg_dump", "-d", database.dsn(), *options], check=True,
+                          capture_output=True, text=True).stdout
+
+
+def assert_works(database):
+    """The table of TABLE is there with its indexes; a client that creates the extension goes on."""
+    with database.cluster.connect(dbname=database.name) as conn:
+        assert extensions(conn) == {"insitu", "vector"}
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        assert conn.execute(MEMBERS).fetchone() == (0,)
+        assert len(conn.execute(DEPENDENCY).fetchall()) == 1
+        assert verify(conn, "items_emb").heap_tids == verify(conn, "items_lists").heap_tids == 100
+
+
+def test_creating_vector_creates_insitu(stand_in, empty_database):
+    database = empty_database("fresh")
+    with database.cluster.connect(dbname="fresh") as conn:
+        conn.execute("CREATE EXTENSION vector")
+        conn.execute(TABLE)
+        assert conn.execute("SELECT extversion LIKE '0.8.%' FROM pg_extension WHERE extname = 'vector'").fetchone() == (True,)
+        assert conn.execute(DEPENDENCY).fetchall() == [("n",)]
+        conn.execute("ALTER EXTENSION vector UPDATE")
+    assert_works(database)
+    with database.cluster.connect(dbname="fresh") as conn:
+        conn.execute("DROP EXTENSION vector")
+        assert extensions(conn) == {"insitu"}
+        # In another session, and after insitu.
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        refused(conn, "2BP01", "DROP EXTENSION insitu")
+        conn.execute("DROP EXTENSION insitu CASCADE")
+        assert extensions(conn) == set()
+
+
+def test_it_goes_where_the_user_says(stand_in, empty_database):
+    with empty_database("elsewhere_vector").cluster.connect(dbname="elsewhere_vector") as conn:
+        conn.execute('CREATE SCHEMA "an ext"; CREATE EXTENSION vector SCHEMA "an ext"')
+        assert conn.execute("""SELECT '[1,2]'::"an ext".vector OPERATOR("an ext".<->) '[1,4]'""").fetchone() == (2,)
+        conn.execute("DROP EXTENSION vector")
+        # Who asks for another schema is told where the types are.
+        warnings = []
+        conn.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+        conn.execute("CREATE EXTENSION vector SCHEMA public")
+        assert warnings == ['the type vector is in schema "an ext", where extension "insitu" was created']
+
+
+def test_a_role_that_may_not_is_told_what_to_do(stand_in, empty_database, user):
+    database = empty_database("of_an_app")
+    with database.cluster.connect() as conn:
+        conn.execute(f"GRANT CREATE ON DATABASE of_an_app TO {user}")
+    with database.cluster.connect(dbname="of_an_app", user=user) as conn:
+        error = refused(conn, "42501", "CREATE EXTENSION IF NOT EXISTS vector", match='permission denied to create extension "vector"')
+        assert "CREATE EXTENSION insitu" in error.diag.message_hint and "insitu" in error.diag.message_detail
+    with database.cluster.connect(dbname="of_an_app") as conn:
+        conn.execute("CREATE EXTENSION insitu")
+    with database.cluster.connect(dbname="of_an_app", user=user) as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        conn.execute("CREATE TEMP TABLE mine (emb vector(2))")
+        assert conn.execute(DEPENDENCY).fetchall() == [("n",)]
+        assert conn.execute("SELECT extowner::regrole::text FROM pg_extension WHERE extname = 'vector'").fetchone() == (user,)
+    with database.cluster.connect(dbname="of_an_app") as conn:
+        conn.execute(f"DROP OWNED BY {user}")
+    # Another one's extension is not theirs to tie.
+    with database.cluster.connect(dbname="of_an_app") as conn:
+        conn.execute("CREATE EXTENSION vector")
+    with database.cluster.connect(dbname="of_an_app", user=user) as conn:
+        refused(conn, "42501", "SELECT insitu.tie_vector()", match="must be owner of extension vector")
+    with database.cluster.connect(dbname="of_an_app") as conn:
+        conn.execute(f"DROP OWNED BY {user}; REVOKE ALL ON DATABASE of_an_app FROM {user}")
+
+
+def test_an_error_leaves_everything_as_it_was(stand_in, empty_database):
+    with empty_database("has_a_type").cluster.connect(dbname="has_a_type") as conn:
+        conn.execute("CREATE DOMAIN vector AS real[]")
+        for sql in ["CREATE EXTENSION vector", "CREATE EXTENSION insitu"]:
+            refused(conn, "42710", sql, match='type "vector" already exists')
+            assert extensions(conn) == set()
+        # Caught within the same transaction, too.
+        conn.execute("DO $$ BEGIN CREATE EXTENSION vector; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+                     " CREATE TABLE is_no_member (); DROP DOMAIN vector; CREATE EXTENSION vector; DROP TABLE is_no_member")
+        assert extensions(conn) == {"insitu", "vector"}
+        # What the script of `vector` does is not for others.
+        conn.execute("CREATE FUNCTION again() RETURNS void LANGUAGE c AS '$libdir/insitu', 'create_insitu_wrapper'")
+        refused(conn, "55000", "SELECT again()")
+
+
+@pytest.mark.parametrize("format", ["plain", "custom"])
+def test_dump_and_restore(empty_database, format):
+    original, copy = empty_database("with_vector"), empty_database("with_vector_restored")
+    with original.cluster.connect(dbname="with_vector") as conn:
+        conn.execute("CREATE EXTENSION insitu; CREATE EXTENSION IF NOT EXISTS vector")
+        conn.execute(TABLE)
+    if format == "plain":
+        restore(copy, dump(original))
+    else:
+        data = subprocess.run([f"{pg_config('--bindir')}/pg_dump", "-Fc", "-d", original.dsn()], check=True, capture_output=True)
+        subprocess.run([f"{pg_config('--bindir')}/pg_restore", "--exit-on-error", "-d", copy.dsn()], input=data.stdout, check=True)
+    assert_works(copy)
+
+
+def test_a_dump_with_vector_before_insitu_is_restored(stand_in, empty_database):
+    original, copy = empty_database("vector_first"), empty_database("vector_first_restored")
+    with original.cluster.connect(dbname="vector_first") as conn:
+        conn.execute("CREATE EXTENSION vector")
+        conn.execute(TABLE)
+    text = dump(original)
+    line = "CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public;\n"
+    assert text.count(line) == 1
+    restore(copy, text.replace(line, "").replace("CREATE EXTENSION IF NOT EXISTS insitu", f"{line}CREATE EXTENSION IF NOT EXISTS insitu"))
+    assert_works(copy)
+
+
+def test_a_dump_for_pgvector_has_nothing_of_insitu(empty_database):
+    """The way back: the same options and the real pgvector are in the README."""
+    database = empty_database("goes_back")
+    with database.cluster.connect(dbname="goes_back") as conn:
+        conn.execute("CREATE EXTENSION insitu; CREATE EXTENSION IF NOT EXISTS vector")
+        conn.execute(TABLE)
+    text = dump(database, "--extension=vector", "--exclude-schema=insitu")
+    assert "CREATE EXTENSION IF NOT EXISTS vector" in text
+    assert [line for line in text.splitlines() if "insitu" in line] == \
+        ["COMMENT ON EXTENSION vector IS 'stands for insitu, for clients that create the extension vector';"]
+    with database.cluster.connect() as conn:
+        conn.execute("CREATE DATABASE went_back TEMPLATE template0")
+    database = type(database)(database.cluster, "went_back")
+    try:
+        restore(database, text)
+        with database.cluster.connect(dbname="went_back") as conn:
+            assert conn.execute("SELECT count(*) FROM items").fetchone() == (100,)
+            assert stands_for_insitu(database.cluster) == ("insitu" in extensions(conn))
+    finally:
+        with database.cluster.connect() as conn:
+            conn.execute("DROP DATABASE went_back")
+
+
+def test_models_can_be_left_out_of_a_dump(model_database):
+    text = dump(model_database, "--exclude-table-data=insitu.model*")
+    assert "CREATE EXTENSION IF NOT EXISTS insitu" in text and "COPY insitu.model" not in text
+    assert len(text) < 10_000
+
+
+@pytest.fixture
+def had_pgvector(empty_database, user):
+    """A database that looks as if it had pgvector 0.8.2, which the role app has created; the name of the database."""
+    database = empty_database("had_pgvector")
+    with database.cluster.connect(dbname="had_pgvector") as conn:
+        conn.execute("CREATE EXTENSION insitu")
+        conn.execute(TABLE)
+        pretend_pgvector(conn, owner=user, version="0.8.2")
+        assert extensions(conn) == {"vector"}
+    yield database
+    with database.cluster.connect(dbname="had_pgvector") as conn:
+        conn.execute(f"DROP OWNED BY {user} CASCADE")
+
+
+def replace(database):
+    with database.cluster.connect(dbname=database.name) as conn:
+        conn.execute("SET insitu.replace_pgvector = on; CREATE EXTENSION insitu")
+
+
+def test_the_extension_stays_when_pgvector_is_replaced(had_pgvector, empty_database, user):
+    row = "SELECT oid, extowner::regrole::text, extversion, extnamespace FROM pg_extension WHERE extname = 'vector'"
+    with had_pgvector.cluster.connect(dbname=had_pgvector.name) as conn:
+        before = conn.execute(row).fetchone()
+        assert before[1:3] == (user, "0.8.2")
+        refused(conn, "42710", "CREATE EXTENSION insitu", match="cannot be created beside")
+    replace(had_pgvector)
+    assert_works(had_pgvector)
+    with had_pgvector.cluster.connect(dbname=had_pgvector.name) as conn:
+        assert conn.execute(row).fetchone() == before
+        assert conn.execute(DEPENDENCY).fetchall() == [("n",)]
+    copy = empty_database("had_pgvector_restored")
+    restore(copy, dump(had_pgvector))
+    assert_works(copy)
+    if stands_for_insitu(had_pgvector.cluster):
+        with had_pgvector.cluster.connect(dbname=had_pgvector.name, user=user) as conn:
+            conn.execute("ALTER EXTENSION vector UPDATE")
+
+
+def test_an_object_that_somebody_else_put_into_pgvector_is_refused(had_pgvector, user):
+    """Its owner could change what everybody's queries call."""
+    with had_pgvector.cluster.connect(dbname=had_pgvector.name) as conn:
+        conn.execute(f"CREATE FUNCTION foreign_one(bit) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+                     f" ALTER FUNCTION foreign_one OWNER TO {user}")
+    with had_pgvector.cluster.connect(dbname=had_pgvector.name, user=user) as conn:
+        conn.execute("ALTER EXTENSION vector ADD FUNCTION foreign_one(bit)")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=f'belongs to role "{user}", which is no superuser'):
+        replace(had_pgvector)
+    with had_pgvector.cluster.connect(dbname=had_pgvector.name) as conn:
+        conn.execute("ALTER EXTENSION vector DROP FUNCTION foreign_one(bit)")
+    replace(had_pgvector)
+    assert_works(had_pgvector)
