@@ -20,8 +20,9 @@ install_vector() {
         return 1
     fi
     "${sudo[@]}" install -m 644 compat/vector.control compat/vector--*.sql "$extensiondir"
-    # Where insitu has taken pgvector's place, the extension keeps its version.
+    # Clients may ask for another version of 0.8; and where insitu has taken pgvector's place, its version stays.
     for version in 0.8.0 0.8.1 0.8.2 0.8.3 0.8.4 0.8.5; do
+        "${sudo[@]}" install -m 644 compat/vector--0.8.6.sql "$extensiondir/vector--$version.sql"
         "${sudo[@]}" install -m 644 /dev/null "$extensiondir/vector--$version--0.8.6.sql"
     done
 }

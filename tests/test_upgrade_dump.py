@@ -8,7 +8,7 @@ import pytest
 
 import tiny_models
 from checks import (assert_index_scan, clustered, create_items, install, nearest_sql, pretend_pgvector, recall,
-                    stands_for_insitu, verify)
+                    refused, stands_for_insitu, verify)
 from cluster import pg_config
 
 DATA = clustered(2020, 32, seed=100)
@@ -137,6 +137,25 @@ def test_restore_with_models_first(empty_database, lookup_model, server_dir):
             assert after.execute(sql).fetchall() == before.execute(sql).fetchall()
 
 
+def test_restore_with_models_left_out(empty_database, lookup_model, server_dir):
+    """They are loaded again before the rows that need them."""
+    original, copy = empty_database("with_models"), empty_database("without_models")
+    with original.cluster.connect(dbname="with_models") as conn:
+        conn.execute("CREATE EXTENSION insitu")
+    fill(original, lookup_model)
+    file = server_dir / "without_models.dump"
+    file.write_bytes(dump(original, "--format=custom", "--exclude-table-data=insitu.model*"))
+    for section in ("pre-data", "data", "post-data"):
+        done = subprocess.run([f"{pg_config('--bindir')}/pg_restore", "--exit-on-error", "-d", copy.dsn(), f"--section={section}", file],
+                              capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        if section == "pre-data":
+            with copy.connect() as conn:
+                assert conn.execute("SELECT count(*) FROM insitu.models").fetchone() == (0,)
+                conn.execute("SELECT insitu.load_model('tiny', %s)", [str(lookup_model)])
+    assert contents(copy) == contents(original)
+
+
 def test_dump_of_the_schema_alone(filled, empty_database):
     copy = empty_database("schema_alone")
     done = subprocess.run([f"{pg_config('--bindir')}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", copy.dsn()],
@@ -203,6 +222,8 @@ def test_extension_goes_where_the_user_says_and_goes_away(empty_database):
         before = objects(conn)
         conn.execute("CREATE SCHEMA ext; CREATE EXTENSION insitu SCHEMA ext")
         assert conn.execute("SELECT '[1,2]'::ext.vector OPERATOR(ext.<->) '[1,4]'").fetchone() == (2,)
+        # It stays there, because the schema insitu is its own too.
+        refused(conn, "0A000", "ALTER EXTENSION insitu SET SCHEMA public", match="does not support SET SCHEMA")
         conn.execute("CREATE TABLE t (emb ext.vector(2))")
         conn.execute("CREATE INDEX t_emb ON t USING hnsw (emb ext.vector_l2_ops)")
         conn.execute("INSERT INTO t SELECT format('[%s,1]', n)::ext.vector FROM generate_series(1, 100) n")

@@ -5,7 +5,8 @@ import subprocess
 import psycopg
 import pytest
 
-from checks import pretend_pgvector, refused, stands_for_insitu, verify
+import tiny_models
+from checks import Database, pretend_pgvector, refused, stands_for_insitu, verify
 from cluster import pg_config
 
 # What is written down between the two extensions: the name of the kind of dependency.
@@ -78,6 +79,10 @@ def test_creating_vector_creates_insitu(stand_in, empty_database):
         refused(conn, "2BP01", "DROP EXTENSION insitu")
         conn.execute("DROP EXTENSION insitu CASCADE")
         assert extensions(conn) == set()
+        # Another version of pgvector 0.8 will do.
+        conn.execute("CREATE EXTENSION vector VERSION '0.8.1'")
+        conn.execute("ALTER EXTENSION vector UPDATE")
+        assert conn.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone() == ("0.8.6",)
 
 
 def test_it_goes_where_the_user_says(stand_in, empty_database):
@@ -158,27 +163,77 @@ def test_a_dump_with_vector_before_insitu_is_restored(stand_in, empty_database):
     assert_works(copy)
 
 
-def test_a_dump_for_pgvector_has_nothing_of_insitu(empty_database):
-    """The way back: the same options and the real pgvector are in the README."""
+@pytest.fixture
+def with_models(empty_database, minilm, server_dir):
+    """A database with vectors of each type, a generated column and a table that embeds itself."""
+    model = tiny_models.write_lookup(minilm, server_dir / "tiny", tiny_models.lookup_table(minilm))
     database = empty_database("goes_back")
     with database.cluster.connect(dbname="goes_back") as conn:
-        conn.execute("CREATE EXTENSION insitu; CREATE EXTENSION IF NOT EXISTS vector")
-        conn.execute(TABLE)
-    text = dump(database, "--extension=vector", "--exclude-schema=insitu")
-    assert "CREATE EXTENSION IF NOT EXISTS vector" in text
+        conn.execute("CREATE EXTENSION insitu")
+        conn.execute("SELECT insitu.load_model('tiny', %s)", [str(model)])
+        conn.execute("CREATE TABLE docs (id int PRIMARY KEY, body text, half halfvec(8), sparse sparsevec(8),"
+                     " emb vector(8) GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED);"
+                     " CREATE TABLE kept (id int PRIMARY KEY, body text, emb vector(8));"
+                     " SELECT insitu.auto_embed('kept', 'body', 'emb', 'tiny');"
+                     " INSERT INTO docs (id, body) VALUES (1, 'river'), (2, 'house'); UPDATE docs SET half = emb, sparse = emb;"
+                     " INSERT INTO kept (id, body) VALUES (1, 'river'), (2, 'house');"
+                     " CREATE INDEX docs_emb ON docs USING hnsw (emb vector_l2_ops);"
+                     " CREATE INDEX docs_half ON docs USING ivf (half halfvec_l2_ops)")
+    return database
+
+
+def values(conn, *columns):
+    return conn.execute(f"SELECT {', '.join(columns)} FROM docs JOIN kept USING (id) ORDER BY id").fetchall()
+
+
+def test_the_way_back_to_pgvector(with_models):
+    """As the README has it."""
+    with with_models.cluster.connect(dbname=with_models.name) as conn:
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector; ALTER TABLE docs ALTER emb DROP EXPRESSION;"
+                     " SELECT insitu.drop_auto_embed('kept', 'emb'); DROP INDEX docs_half")
+        before = values(conn, "docs.emb::text", "half::text", "sparse::text", "kept.emb::text")
+    text = dump(with_models, "--extension=vector", "--exclude-schema=insitu")
     assert [line for line in text.splitlines() if "insitu" in line] == \
         ["COMMENT ON EXTENSION vector IS 'stands for insitu, for clients that create the extension vector';"]
-    with database.cluster.connect() as conn:
-        conn.execute("CREATE DATABASE went_back TEMPLATE template0")
-    database = type(database)(database.cluster, "went_back")
+    with with_models.cluster.connect() as conn:
+        conn.execute("CREATE DATABASE went_back")
     try:
-        restore(database, text)
-        with database.cluster.connect(dbname="went_back") as conn:
-            assert conn.execute("SELECT count(*) FROM items").fetchone() == (100,)
-            assert stands_for_insitu(database.cluster) == ("insitu" in extensions(conn))
+        restore(Database(with_models.cluster, "went_back"), text)
+        with with_models.cluster.connect(dbname="went_back") as conn:
+            assert values(conn, "docs.emb::text", "half::text", "sparse::text", "kept.emb::text") == before
+            # Where pgvector is installed, it is that.
+            assert stands_for_insitu(with_models.cluster) == ("insitu" in extensions(conn))
     finally:
-        with database.cluster.connect() as conn:
+        with with_models.cluster.connect() as conn:
             conn.execute("DROP DATABASE went_back")
+
+
+def test_the_way_back_to_arrays(with_models):
+    """As the README has it; then the extension goes, and nothing else with it."""
+    with with_models.cluster.connect(dbname=with_models.name) as conn:
+        before = values(conn, "docs.emb::real[]", "half::real[]", "sparse::vector::real[]", "kept.emb::real[]")
+        conn.execute("ALTER TABLE docs ALTER emb DROP EXPRESSION; SELECT insitu.drop_auto_embed('kept', 'emb');"
+                     " DROP INDEX docs_emb, docs_half;"
+                     " ALTER TABLE docs ALTER emb TYPE real[], ALTER half TYPE real[] USING half::real[],"
+                     " ALTER sparse TYPE real[] USING sparse::vector::real[]; ALTER TABLE kept ALTER emb TYPE real[]")
+        conn.execute("DROP EXTENSION insitu")
+        assert extensions(conn) == set()
+        assert values(conn, "docs.emb", "half", "sparse", "kept.emb") == before
+
+
+def test_cascade_takes_columns_along(with_models):
+    with with_models.cluster.connect(dbname=with_models.name) as conn:
+        assert conn.execute(
+            "SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE atttypid = ANY ('{vector,vector[],halfvec,halfvec[],sparsevec,sparsevec[]}'::regtype[]) AND attnum > 0"
+            " AND NOT attisdropped AND attrelid IN (SELECT oid FROM pg_class WHERE relkind = 'r') ORDER BY attrelid, attnum"
+        ).fetchall() == [("docs", "half", "halfvec(8)"), ("docs", "sparse", "sparsevec(8)"), ("docs", "emb", "vector(8)"),
+                         ("kept", "emb", "vector(8)")]
+        refused(conn, "2BP01", "DROP EXTENSION insitu")
+        conn.execute("DROP EXTENSION insitu CASCADE")
+        assert conn.execute("SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
+                            " WHERE attrelid = 'docs'::regclass AND attnum > 0 AND NOT attisdropped").fetchone() == (["id", "body"],)
+        conn.execute("INSERT INTO kept VALUES (3, 'garden')")
 
 
 def test_models_can_be_left_out_of_a_dump(model_database):
