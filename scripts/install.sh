@@ -42,9 +42,10 @@ rm -rf "$package"
 cargo pgrx package --no-default-features --features "$PG_FEATURE" --pg-config "$PG_CONFIG"
 # Functions of a pgvector that is taken over keep their identity (see sql/bootstrap.sql).
 sed -i -E 's/^CREATE +FUNCTION /CREATE OR REPLACE FUNCTION /' "$package$extensiondir"/insitu--*.sql
-# Overwriting the library in place would crash a server that has it loaded; a removed file stays as it is for that.
-"${sudo[@]}" rm -f "$libdir/insitu.so"
-"${sudo[@]}" install -m 755 "$package$libdir/insitu.so" "$libdir"
+# Overwriting the library in place would crash a server that has it loaded; a file that another takes the place of stays as
+# it is for that. And there is no moment without one, in which sessions that load it when they begin would fail.
+"${sudo[@]}" install -m 755 "$package$libdir/insitu.so" "$libdir/insitu.so.new"
+"${sudo[@]}" mv -f "$libdir/insitu.so.new" "$libdir/insitu.so"
 "${sudo[@]}" install -m 644 "$package$extensiondir"/insitu.control "$package$extensiondir"/insitu--*.sql "$extensiondir"
 # Under the project's own name: another program's ONNX Runtime may be of another version.
 "${sudo[@]}" install -m 755 "$INSITU_ONNXRUNTIME" "$libdir/insitu-onnxruntime.so"
