@@ -156,6 +156,7 @@ def test_calling_functions_procedures_and_triggers(cluster, traps, trapped, dire
         ("UPDATE public.docs SET emb = NULL", []),
         ("CALL insitu.embed_table('public.docs', 'body', 'emb', 'tiny', 30)", []),
         ("TABLE insitu.embed_progress", []),
+        ("TABLE insitu.auto_embeds", []),
         ("INSERT INTO public.marks SELECT emb FROM public.docs LIMIT 4", []),
         (f"CREATE INDEX docs_hnsw ON public.docs USING hnsw (emb {schema}.vector_cosine_ops)", []),
         (f"CREATE INDEX docs_ivf ON public.docs USING ivf (emb {schema}.vector_l2_ops) WITH (centroids = 'public.marks')", []),
