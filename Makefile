@@ -23,7 +23,7 @@ build: setup ## build the extension, optimized
 install: setup ## build, and install into PG_CONFIG's PostgreSQL
 	@scripts/install.sh
 
-install-compat: ## install the extension "vector" that stands for insitu alone (part of install)
+install-compat: ## install only the extension "vector" that stands for insitu (part of install)
 	@scripts/install.sh compat
 
 demo: install ## ask questions about Debian's packages (ROWS=3000, or all)

@@ -216,6 +216,7 @@ def test_the_way_back_to_arrays(with_models):
                      " DROP INDEX docs_emb, docs_half;"
                      " ALTER TABLE docs ALTER emb TYPE real[], ALTER half TYPE real[] USING half::real[],"
                      " ALTER sparse TYPE real[] USING sparse::vector::real[]; ALTER TABLE kept ALTER emb TYPE real[]")
+        conn.execute("DROP EXTENSION IF EXISTS vector")
         conn.execute("DROP EXTENSION insitu")
         assert extensions(conn) == set()
         assert values(conn, "docs.emb", "half", "sparse", "kept.emb") == before
