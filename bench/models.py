@@ -137,7 +137,8 @@ def python_models(conn, folder):
     if not all(importlib.util.find_spec(module) for module in ("onnxruntime", "tokenizers")):
         say("ONNX Runtime from Python is left out: onnxruntime and tokenizers can't be imported.")
         return {}
-    parts = conn.execute("SELECT data FROM insitu.model_part WHERE model = 'minilm' AND file = 'graph' ORDER BY part")
+    parts = conn.execute("SELECT data FROM insitu.model m JOIN insitu.model_part p ON p.file = m.graph"
+                         " WHERE m.name = 'minilm' ORDER BY part")
     (folder / "fp32.onnx").write_bytes(b"".join(data for data, in parts))
     models = {"Python, fp32": PythonModel(folder / "fp32.onnx")}
     if importlib.util.find_spec("onnx"):
@@ -153,8 +154,8 @@ def python_models(conn, folder):
 def quality(conn, sample, peers, texts):
     say(f"accuracy on {sample:,} descriptions")
     results = {}
-    graph_bytes = dict(conn.execute("SELECT model, sum(length(data)) FROM insitu.model_part WHERE file = 'graph'"
-                                    " GROUP BY model").fetchall())
+    graph_bytes = dict(conn.execute("SELECT name, sum(length(data)) FROM insitu.model m"
+                                    " JOIN insitu.model_part p ON p.file = m.graph GROUP BY name").fetchall())
     for name in MODELS:
         row = conn.execute("SELECT cosine_mean, cosine_p1, recall FROM insitu.evaluate_model(%s, 'minilm', %s)",
                            [name, f"SELECT body FROM docs ORDER BY id LIMIT {sample}"]).fetchone()

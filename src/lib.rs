@@ -101,6 +101,7 @@ extension_sql_file!(
         load_model,
         load_model_files,
         drop_model,
+        drop_model_by_force,
         quantize_model,
         model_changed
     ]

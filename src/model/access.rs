@@ -8,6 +8,7 @@ use std::ffi::CString;
 use pgrx::prelude::*;
 
 use super::catalog::{self, Model};
+use super::role;
 use crate::errors::{raise, raise_with_hint};
 
 /// The role that the present code runs as.
@@ -22,8 +23,12 @@ fn has_privileges_of(user: pg_sys::Oid, role: pg_sys::Oid) -> bool {
 }
 
 fn owns(user: pg_sys::Oid, model: &Model) -> bool {
-    // SAFETY: reads the catalog. An owner that was dropped is nobody.
-    unsafe { pg_sys::superuser_arg(user) || has_privileges_of(user, model.owner) }
+    // SAFETY: reads the catalog. Nobody has the privileges of an owner that is gone.
+    let is_superuser = unsafe { pg_sys::superuser_arg(user) };
+    is_superuser
+        || model
+            .owner
+            .is_some_and(|owner| has_privileges_of(user, owner))
 }
 
 /// Raises an ERROR unless the role may use the model.
@@ -58,9 +63,26 @@ pub fn existing(name: &str) -> Model {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("model \"{name}\" does not exist"),
-            "The view insitu.models lists the models; insitu.load_model loads one.",
+            if is_restore() {
+                RESTORE_FIRST
+            } else {
+                "The view insitu.models lists the models; insitu.load_model loads one."
+            },
         )
     })
+}
+
+/// What helps a restore that embeds before it has brought the models.
+pub const RESTORE_FIRST: &str = "A restore has to bring the models before what embeds: \
+     pg_restore --data-only --schema=insitu.";
+
+/// Whether a restore seems to be at work: every dump empties the search_path first.
+fn is_restore() -> bool {
+    // SAFETY: the setting is there, a string with a closing zero.
+    unsafe {
+        let path = pg_sys::GetConfigOption(c"search_path".as_ptr(), true, false);
+        !path.is_null() && core::ffi::CStr::from_ptr(path).is_empty()
+    }
 }
 
 /// Raises an ERROR unless the current role may read files of the server.
@@ -80,21 +102,41 @@ fn role(name: &str) -> pg_sys::Oid {
     if name == "public" {
         return pg_sys::InvalidOid;
     }
-    let role = CString::new(name).unwrap_or_default();
-    // SAFETY: reads the catalog; a missing role is an ERROR.
-    unsafe { pg_sys::get_role_oid(role.as_ptr(), false) }
+    find_role(name).unwrap_or_else(|| {
+        raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("role \"{name}\" does not exist"),
+        )
+    })
+}
+
+fn find_role(name: &str) -> Option<pg_sys::Oid> {
+    let role = role::by_name(&CString::new(name).unwrap_or_default());
+    (role != pg_sys::InvalidOid).then_some(role)
 }
 
 /// Lets a role use a model.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
 fn grant_model(name: &str, role: &str) {
+    catalog::check_writable(c"insitu.grant_model()");
+    catalog::lock_name(name, true);
     owned(name);
     catalog::add_grant(name, self::role(role));
 }
 
-/// Takes a grant back.
+/// Takes a grant back. A role that was dropped is named by its number.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
 fn revoke_model(name: &str, role: &str) {
-    owned(name);
-    catalog::remove_grant(name, self::role(role));
+    catalog::check_writable(c"insitu.revoke_model()");
+    catalog::lock_name(name, true);
+    let model = owned(name);
+    let by_number = || {
+        let role = pg_sys::Oid::from(role.parse::<u32>().ok()?);
+        model.grantees.contains(&role).then_some(role)
+    };
+    let grantee = match find_role(role) {
+        None => by_number(),
+        known => known,
+    };
+    catalog::remove_grant(name, grantee.unwrap_or_else(|| self::role(role)));
 }

@@ -6,13 +6,14 @@ use std::path::Path;
 use encoder::{CompileOptions, CompiledModel, ModelFiles, compile_with};
 use pgrx::prelude::*;
 
-use super::{access, catalog, session, unwrap_model};
+use super::{access, catalog, dependents, session, unwrap_model};
 use crate::errors::{raise, raise_with_hint};
 
 /// Loads a model from a directory of the server; of its vectors, the first
 /// `dimensions` (0 means all).
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
 fn load_model(name: &str, path: &str, dimensions: default!(i32, 0)) {
+    catalog::check_writable(c"insitu.load_model()");
     access::check_server_files();
     check_name(name);
     if !Path::new(path).is_absolute() {
@@ -42,6 +43,7 @@ fn load_model_files(
     files: pgrx::Array<'_, &[u8]>,
     dimensions: default!(i32, 0),
 ) {
+    catalog::check_writable(c"insitu.load_model()");
     check_name(name);
     if file_names.len() != files.len() {
         raise(
@@ -71,11 +73,32 @@ fn load_model_files(
     load(name, &unwrap_model(ModelFiles::new(by_name)), dimensions);
 }
 
-/// Removes a model.
+/// Removes a model that nothing in the database needs.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
 fn drop_model(name: &str) {
-    access::owned(name);
-    catalog::remove(name);
+    remove(name, false);
+}
+
+/// Removes a model, whatever needs it if `force` is true.
+#[pg_extern(
+    schema = "insitu",
+    name = "drop_model",
+    volatile,
+    parallel_unsafe,
+    strict
+)]
+fn drop_model_by_force(name: &str, force: bool) {
+    remove(name, force);
+}
+
+fn remove(name: &str, force: bool) {
+    catalog::check_writable(c"insitu.drop_model()");
+    catalog::lock_name(name, false);
+    let model = access::owned(name);
+    if !force {
+        dependents::check_none(name);
+    }
+    catalog::remove(name, &model);
 }
 
 /// Raises an ERROR unless the name is free.
@@ -116,5 +139,8 @@ fn load(name: &str, files: &ModelFiles, dimensions: i32) {
 pub fn store(name: &str, model: &CompiledModel) {
     session::try_out(model);
     pgrx::check_for_interrupts!();
+    // Another session may have taken the name meanwhile.
+    catalog::lock_name(name, false);
+    check_name(name);
     catalog::store(name, model, access::current_user());
 }

@@ -1,7 +1,8 @@
 //! Models: kept in tables of the schema `insitu`, run by `crates/encoder`.
 //!
-//! `catalog` reads and writes the tables, `load` fills them, `access` says who
-//! may use a model, `session` keeps the encoders of this backend, and `embed`
+//! `catalog` reads (with `scan`) and writes the tables, `load` fills them, `access` says who
+//! may use a model (its roles are of the type in `role`), `dependents` finds what
+//! would fail without one, `session` keeps the encoders of this backend, and `embed`
 //! is what queries call. `quantize` makes smaller models of loaded ones, and
 //! `evaluate` tells what they keep. `memory` gives back what loading a model
 //! and long calls leave behind; `transaction` says when one ends, and `analyze` where
@@ -10,11 +11,14 @@
 mod access;
 mod analyze;
 mod catalog;
+mod dependents;
 mod embed;
 mod evaluate;
 mod load;
 mod memory;
 mod quantize;
+mod role;
+mod scan;
 mod session;
 mod transaction;
 

@@ -6,7 +6,7 @@ use encoder::{Precision, QuantizeOptions};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
-use super::{load, session, unwrap_model};
+use super::{catalog, load, session, unwrap_model};
 use crate::errors::raise_with_hint;
 
 /// How long it may be silent about its progress.
@@ -16,6 +16,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// the keys of `options` are `scheme` (linear, affine, kmeans) and `block`.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
 fn quantize_model(source: &str, target: &str, precision: &str, options: default!(JsonB, "'{}'")) {
+    catalog::check_writable(c"insitu.quantize_model()");
     load::check_name(target);
     let Some(precision) = Precision::from_name(precision).filter(|&p| p != Precision::Fp32) else {
         raise_with_hint(

@@ -12,15 +12,16 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use encoder::{CompiledModel, Encoder, Error, Options, Provider, Settings};
 use lru::LruCache;
 use pgrx::prelude::*;
 
+use super::catalog::StoredFile;
 use super::{access, catalog, memory, transaction, unwrap_model};
-use crate::errors::{notice, raise_with_hint};
+use crate::errors::{notice, raise_with_detail_and_hint, raise_with_hint};
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 
 /// The most tokens in one run of a model, on a GPU; on a processor there are fewer.
@@ -48,9 +49,16 @@ struct Session {
     models_changed: bool,
 }
 
-struct Known {
+/// What decides the vectors of a model, and where it is stored.
+struct Content {
     sha256: String,
     settings: Settings,
+    graph: StoredFile,
+    tokenizer: StoredFile,
+}
+
+struct Known {
+    content: Arc<Content>,
     /// Roles that were found to be allowed to use it.
     users: HashSet<u32>,
 }
@@ -138,7 +146,7 @@ fn watch_catalog() {
 
 /// Tells all sessions that the tables of models have changed: the trigger
 /// function of these tables. It returns a null pointer, not SQL's NULL, as a
-/// trigger after a statement must.
+/// trigger after a statement or a row must.
 #[pg_extern(
     schema = "insitu",
     sql = "
@@ -147,8 +155,7 @@ CREATE FUNCTION insitu.model_changed() RETURNS trigger
 "
 )]
 fn model_changed(_fcinfo: pg_sys::FunctionCallInfo) -> i64 {
-    // SAFETY: the message is sent when the transaction commits.
-    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(catalog::model_table()) };
+    catalog::announce_change();
     0
 }
 
@@ -241,15 +248,14 @@ fn keep(sha256: String, encoder: Encoder) {
     with_session(|session| session.loaded.insert(sha256, loaded));
 }
 
-/// The SHA-256 and settings of the model that a name means, if the current
-/// role may use it; else an ERROR.
-fn resolve(name: &str) -> (String, Settings) {
+/// The model that a name means, if the current role may use it; else an ERROR.
+fn resolve(name: &str) -> Arc<Content> {
     watch_catalog();
     let user = access::current_user();
     let known = with_session(|session| {
         let known = session.names.get(name)?;
         let allowed = known.users.contains(&user.to_u32());
-        allowed.then(|| (known.sha256.clone(), known.settings.clone()))
+        allowed.then(|| known.content.clone())
     });
     if let Some(known) = known {
         return known;
@@ -257,16 +263,20 @@ fn resolve(name: &str) -> (String, Settings) {
     drop_unknown_encoders();
     let model = access::existing(name);
     access::check_use(user, name, &model);
-    let result = (model.sha256.clone(), model.settings.clone());
+    let content = Arc::new(Content {
+        settings: model.settings(name),
+        sha256: model.sha256,
+        graph: model.graph,
+        tokenizer: model.tokenizer,
+    });
     with_session(|session| {
         let known = session.names.entry(name.to_owned()).or_insert(Known {
-            sha256: model.sha256,
-            settings: model.settings,
+            content: content.clone(),
             users: HashSet::new(),
         });
         known.users.insert(user.to_u32());
     });
-    result
+    content
 }
 
 /// What a text is to its model, which may want another prefix before it.
@@ -280,39 +290,66 @@ pub enum Role {
 
 /// A model as it is stored. The current role must be allowed to use it.
 pub fn stored(name: &str) -> CompiledModel {
-    read(name, resolve(name))
+    read(name, &resolve(name))
 }
 
 /// The bytes of a model that was resolved.
-fn read(name: &str, (sha256, settings): (String, Settings)) -> CompiledModel {
-    let model = CompiledModel {
-        graph: catalog::read_file(name, "graph"),
-        tokenizer: catalog::read_file(name, "tokenizer"),
-        settings,
+fn read(name: &str, content: &Content) -> CompiledModel {
+    let file = |what: &str, file: &StoredFile| match catalog::read_file(file) {
+        Ok(bytes) => bytes,
+        Err(part) => raise_missing(name, content, &format!("Part {part} of its {what}")),
     };
-    if model.sha256() != sha256 {
+    let model = CompiledModel {
+        graph: file("graph", &content.graph),
+        tokenizer: file("tokenizer", &content.tokenizer),
+        settings: content.settings.clone(),
+    };
+    if model.sha256() != content.sha256 {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             format!("the stored bytes of model \"{name}\" are not those that were loaded"),
-            "If another session has just loaded it anew, try again; else drop the model and load it again.",
+            catalog::LOAD_AGAIN,
         );
     }
     model
+}
+
+/// Raises the ERROR of a model whose bytes are not there.
+fn raise_missing(name: &str, content: &Content, what: &str) -> ! {
+    // Another session may have dropped it since it was looked up.
+    forget_names();
+    if resolve(name).sha256 != content.sha256 {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            format!("model \"{name}\" was replaced while it was read"),
+            "Try again.",
+        );
+    }
+    raise_with_detail_and_hint(
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("the bytes of model \"{name}\" are not there, or not yet"),
+        format!("{what} is missing in insitu.model_part."),
+        format!(
+            "{} If no restore is at work: {}",
+            access::RESTORE_FIRST,
+            catalog::LOAD_AGAIN
+        ),
+    );
 }
 
 /// Works with the encoder of a model that was resolved, which is made now if this
 /// session has none.
 fn with_encoder<T>(
     name: &str,
-    (sha256, settings): (String, Settings),
+    content: &Content,
     mut work: impl FnMut(&mut Loaded) -> Result<T, Error>,
 ) -> T {
-    if !with_session(|session| session.loaded.contains_key(&sha256)) {
-        let model = read(name, (sha256.clone(), settings));
-        keep(sha256.clone(), new_encoder(&model));
+    if !with_session(|session| session.loaded.contains_key(&content.sha256)) {
+        let model = read(name, content);
+        keep(content.sha256.clone(), new_encoder(&model));
     }
     uninterrupted(|| {
-        with_session(|session| match session.loaded.get_mut(&sha256) {
+        with_session(|session| match session.loaded.get_mut(&content.sha256) {
             Some(loaded) => work(loaded),
             None => Err(Error::RuntimeNotLoaded),
         })
@@ -322,10 +359,10 @@ fn with_encoder<T>(
 /// The vectors of texts, in their order: rows of as many components as the
 /// model has dimensions.
 pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
-    let (sha256, settings) = resolve(name);
+    let content = resolve(name);
     let prefix = match role {
-        Role::Passage => &settings.passage_prefix,
-        Role::Query => &settings.query_prefix,
+        Role::Passage => &content.settings.passage_prefix,
+        Role::Query => &content.settings.query_prefix,
     };
     let prefixed: Vec<String> = match prefix.as_str() {
         "" => Vec::new(),
@@ -339,7 +376,7 @@ pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
     if texts.iter().map(|text| text.len()).sum::<usize>() > LARGE_CALL {
         memory::give_back_at_end();
     }
-    with_encoder(name, (sha256, settings), |loaded| loaded.embed(&texts))
+    with_encoder(name, &content, |loaded| loaded.embed(&texts))
 }
 
 /// The pieces of a text: characters before each, its characters, and itself.
@@ -349,7 +386,7 @@ pub fn chunk(
     max_tokens: usize,
     overlap: usize,
 ) -> Vec<(usize, usize, String)> {
-    with_encoder(name, resolve(name), |loaded| {
+    with_encoder(name, &resolve(name), |loaded| {
         let chunks = loaded.encoder.chunk(text, max_tokens, overlap)?;
         let owned = chunks
             .iter()
@@ -360,7 +397,7 @@ pub fn chunk(
 
 /// How many tokens of texts count.
 pub fn count_tokens(name: &str, texts: &[&str]) -> usize {
-    with_encoder(name, resolve(name), |loaded| {
+    with_encoder(name, &resolve(name), |loaded| {
         let most = loaded.encoder.settings().max_tokens;
         let counts = texts.iter().map(|text| loaded.encoder.count_tokens(text));
         counts.map(|count| count.map(|count| count.min(most))).sum()

@@ -48,13 +48,22 @@ impl CompiledModel {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        let mut hex = String::with_capacity(64);
-        for byte in hasher.finalize() {
-            // Writing to a string does not fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        hex
+        hex(hasher)
     }
+}
+
+/// Names a file by its content: hexadecimal SHA-256.
+pub fn file_sha256(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes))
+}
+
+fn hex(hasher: Sha256) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in hasher.finalize() {
+        // Writing to a string does not fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
 }
 
 /// Turns a model's files into what is stored.

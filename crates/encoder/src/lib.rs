@@ -78,7 +78,7 @@ mod watchdog;
 mod weights;
 
 pub use chunk::Chunk;
-pub use compile::{CompileOptions, CompiledModel, compile, compile_with};
+pub use compile::{CompileOptions, CompiledModel, compile, compile_with, file_sha256};
 pub use encoder::{Encoder, Options, Provider};
 pub use error::{Error, ErrorKind};
 pub use evaluation::{Comparison, compare};

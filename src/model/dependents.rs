@@ -1,0 +1,298 @@
+//! What would fail without a model: generated columns, defaults, indexes,
+//! constraints, views, policies, functions and triggers that name it.
+//!
+//! The name is an argument, so the server's own records of dependencies end at
+//! `insitu.embed`. They say which expressions call our functions; these are read as
+//! trees, in which a call with the name as its constant argument is exact. Functions
+//! whose body is text are searched for a call with the name in the same statement.
+//! What is put together while a statement runs, and what is sent by clients, is not
+//! found.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_void};
+
+use pgrx::prelude::*;
+
+use super::catalog;
+use crate::errors::{raise, raise_with_detail_and_hint};
+
+/// So many are named; the server does alike.
+const MOST_NAMED: usize = 100;
+
+/// Our functions that take the name of a model, and the numbers of the arguments that
+/// are one.
+const FUNCTIONS: &str = "
+SELECT p.oid, ARRAY(SELECT a.number::pg_catalog.int4 - 1
+                      FROM pg_catalog.unnest(p.proargnames) WITH ORDINALITY a (name, number)
+                     WHERE a.name IN ('model', 'reference', 'source') AND a.number <= p.pronargs)
+  FROM pg_catalog.pg_proc p
+ WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace
+   AND p.proargnames && '{model,reference,source}'::pg_catalog.text[]";
+
+/// Every expression that calls one of these functions: what it belongs to, and the tree.
+const EXPRESSIONS: &str = "
+WITH d AS MATERIALIZED (
+    SELECT DISTINCT classid, objid, objsubid FROM pg_catalog.pg_depend
+     WHERE refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND refobjid = ANY ($1)),
+found (classid, objid, objsubid, tree) AS (
+    SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, a.adrelid, a.adnum::pg_catalog.int4,
+           a.adbin::pg_catalog.text
+      FROM pg_catalog.pg_attrdef a
+     WHERE EXISTS (SELECT FROM d WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = a.oid
+                       OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                          AND d.objid = a.adrelid AND d.objsubid = a.adnum)
+    UNION ALL
+    SELECT d.classid, d.objid, 0, t.tree
+      FROM d JOIN pg_catalog.pg_index i ON i.indexrelid = d.objid,
+           LATERAL (VALUES (i.indexprs::pg_catalog.text), (i.indpred::pg_catalog.text)) t (tree)
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, p.partexprs::pg_catalog.text
+      FROM d JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, c.conbin::pg_catalog.text
+      FROM d JOIN pg_catalog.pg_constraint c ON c.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+    UNION ALL
+    -- A view, rather than its rule.
+    SELECT CASE WHEN r.rulename = '_RETURN' THEN 'pg_catalog.pg_class'::pg_catalog.regclass ELSE d.classid END,
+           CASE WHEN r.rulename = '_RETURN' THEN r.ev_class ELSE d.objid END, 0, t.tree
+      FROM d JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid,
+           LATERAL (VALUES (r.ev_action::pg_catalog.text), (r.ev_qual::pg_catalog.text)) t (tree)
+     WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, t.tgqual::pg_catalog.text
+      FROM d JOIN pg_catalog.pg_trigger t ON t.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, t.tree
+      FROM d JOIN pg_catalog.pg_policy p ON p.oid = d.objid,
+           LATERAL (VALUES (p.polqual::pg_catalog.text), (p.polwithcheck::pg_catalog.text)) t (tree)
+     WHERE d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, s.stxexprs::pg_catalog.text
+      FROM d JOIN pg_catalog.pg_statistic_ext s ON s.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, t.tree
+      FROM d JOIN pg_catalog.pg_proc p ON p.oid = d.objid,
+           LATERAL (VALUES (p.prosqlbody::pg_catalog.text), (p.proargdefaults::pg_catalog.text)) t (tree)
+     WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, 0, t.typdefaultbin::pg_catalog.text
+      FROM d JOIN pg_catalog.pg_type t ON t.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass)
+SELECT pg_catalog.pg_describe_object(classid, objid, objsubid),
+       pg_catalog.convert_to(tree, pg_catalog.getdatabaseencoding())
+  FROM found
+ WHERE tree IS NOT NULL AND tree <> '<>' ORDER BY 1";
+
+/// A text as the server has it.
+const BYTES: &str = "SELECT pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding())";
+
+/// Functions whose text has a call of one of ours, and behind it in the same statement
+/// the name; and triggers of `insitu.auto_embed`, whose last argument it is.
+const TEXTS: &str = r"
+SELECT pg_catalog.pg_describe_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0)
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang,
+       LATERAL (SELECT '''' || pg_catalog.replace($1, '''', '''''') || '''') q (literal)
+ WHERE l.lanname NOT IN ('internal', 'c') AND p.prosqlbody IS NULL
+   AND pg_catalog.strpos(p.prosrc, q.literal) > 0
+   AND p.prosrc ~* ('\m(' || (SELECT pg_catalog.string_agg(DISTINCT f.proname::pg_catalog.text, '|')
+                                FROM pg_catalog.pg_proc f WHERE f.oid = ANY ($2)) || ')\s*\([^;]*'
+                    || pg_catalog.regexp_replace(q.literal, '([^[:alnum:]])', '\\\1', 'g'))
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
+                    WHERE e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND e.objid = p.oid AND e.deptype = 'e'
+                      AND e.refobjid = (SELECT x.oid FROM pg_catalog.pg_extension x WHERE x.extname = 'insitu'))
+UNION ALL
+SELECT pg_catalog.pg_describe_object('pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, 0)
+  FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid,
+       LATERAL (SELECT '\x00'::pg_catalog.bytea || $3 || '\x00'::pg_catalog.bytea) a (last)
+ WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace AND p.proname = 'embed_row' AND t.tgparentid = 0
+   AND pg_catalog.substring(t.tgargs, pg_catalog.length(t.tgargs) - pg_catalog.length(a.last) + 1) = a.last
+ORDER BY 1";
+
+/// A function of ours and the numbers of its arguments that name a model.
+struct Taker {
+    function: pg_sys::Oid,
+    arguments: Vec<i32>,
+}
+
+/// What a walk through a tree looks for.
+struct Search<'a> {
+    takers: &'a [Taker],
+    name: &'a [u8],
+}
+
+/// Raises an ERROR if something in the database needs the model.
+pub fn check_none(name: &str) {
+    let found = catalog::as_owner(|| match find(name) {
+        Ok(found) => found,
+        Err(error) => raise(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            format!("could not look for what needs model \"{name}\": {error}"),
+        ),
+    });
+    if found.is_empty() {
+        return;
+    }
+    let mut detail: Vec<String> = found
+        .iter()
+        .take(MOST_NAMED)
+        .map(|object| format!("{object} depends on model {name}"))
+        .collect();
+    if found.len() > MOST_NAMED {
+        detail.push(format!("and {} other objects", found.len() - MOST_NAMED));
+    }
+    raise_with_detail_and_hint(
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        format!("cannot drop model \"{name}\" because other objects depend on it"),
+        detail.join("\n"),
+        format!(
+            "Drop them first, or drop the model all the same: insitu.drop_model('{name}', force => true). \
+             They fail then until a model of this name is loaded."
+        ),
+    );
+}
+
+/// Descriptions of what needs the model, each once.
+fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
+    Spi::connect(|client| {
+        let mut takers = Vec::new();
+        for row in client.select(FUNCTIONS, None, &[])? {
+            if let (Some(function), Some(arguments)) = (row.get(1)?, row.get(2)?) {
+                takers.push(Taker {
+                    function,
+                    arguments,
+                });
+            }
+        }
+        let functions: Vec<pg_sys::Oid> = takers.iter().map(|taker| taker.function).collect();
+        let bytes = client.select(BYTES, None, &[name.into()])?.first();
+        let bytes = bytes.get_one::<Vec<u8>>()?.unwrap_or_default();
+        let search = Search {
+            takers: &takers,
+            name: &bytes,
+        };
+        let mut found: Vec<String> = Vec::new();
+        for row in client.select(EXPRESSIONS, None, &[functions.clone().into()])? {
+            pgrx::check_for_interrupts!();
+            let (object, tree) = (row.get::<String>(1)?, row.get::<Vec<u8>>(2)?);
+            if let (Some(object), Some(tree)) = (object, tree)
+                && found.last() != Some(&object)
+                && search.is_in(tree)
+            {
+                found.push(object);
+            }
+        }
+        for row in client.select(TEXTS, None, &[name.into(), functions.into(), bytes.into()])? {
+            found.extend(row.get::<String>(1)?);
+        }
+        Ok(found)
+    })
+}
+
+impl Search<'_> {
+    /// Whether an expression, or list of expressions or queries, in the form of the
+    /// server's catalogs, has a call with the name.
+    fn is_in(&self, tree: Vec<u8>) -> bool {
+        let tree = CString::new(tree).unwrap_or_default();
+        // SAFETY: the server made the tree, which goes with the memory of the query that
+        // read it.
+        unsafe {
+            let node = pg_sys::stringToNode(tree.as_ptr());
+            let this: *const Self = self;
+            visit(node.cast(), this.cast_mut().cast())
+        }
+    }
+
+    /// Whether a call gives the name to one of our functions.
+    ///
+    /// # Safety
+    ///
+    /// A node of this type.
+    unsafe fn is_call(&self, call: *const pg_sys::FuncExpr) -> bool {
+        // SAFETY: the list's elements are expressions.
+        unsafe {
+            let taker = self.takers.iter().find(|t| t.function == (*call).funcid);
+            let Some(taker) = taker else { return false };
+            let arguments = pgrx::PgList::<pg_sys::Node>::from_pg((*call).args);
+            arguments.iter_ptr().zip(0..).any(|(argument, place)| {
+                // An argument that was given by name has its place in itself.
+                let (argument, place) = match (*argument).type_ {
+                    pg_sys::NodeTag::T_NamedArgExpr => {
+                        let named = argument.cast::<pg_sys::NamedArgExpr>();
+                        ((*named).arg.cast::<pg_sys::Node>(), (*named).argnumber)
+                    }
+                    _ => (argument, place),
+                };
+                taker.arguments.contains(&place) && constant(argument).as_deref() == Some(self.name)
+            })
+        }
+    }
+}
+
+/// The text of a constant, if an expression is one, perhaps of another type that is
+/// cast to text.
+///
+/// # Safety
+///
+/// A node of an expression.
+unsafe fn constant(mut node: *mut pg_sys::Node) -> Option<Vec<u8>> {
+    // SAFETY: each node is looked at as what its tag says it is.
+    unsafe {
+        loop {
+            node = match (*node).type_ {
+                pg_sys::NodeTag::T_RelabelType => {
+                    (*node.cast::<pg_sys::RelabelType>()).arg.cast()
+                }
+                pg_sys::NodeTag::T_CoerceViaIO => {
+                    (*node.cast::<pg_sys::CoerceViaIO>()).arg.cast()
+                }
+                pg_sys::NodeTag::T_CollateExpr => {
+                    (*node.cast::<pg_sys::CollateExpr>()).arg.cast()
+                }
+                pg_sys::NodeTag::T_FuncExpr => {
+                    let call = node.cast::<pg_sys::FuncExpr>();
+                    let is_cast = (*call).funcformat != pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;
+                    let arguments = pgrx::PgList::<pg_sys::Node>::from_pg((*call).args);
+                    match arguments.get_ptr(0) {
+                        Some(argument) if is_cast => argument,
+                        _ => return None,
+                    }
+                }
+                pg_sys::NodeTag::T_Const => break,
+                _ => return None,
+            };
+        }
+        let value = node.cast::<pg_sys::Const>();
+        if (*value).constisnull {
+            return None;
+        }
+        // By its type's own output, whatever the type.
+        let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo((*value).consttype, &mut output, &mut is_varlena);
+        let text = pg_sys::OidOutputFunctionCall(output, (*value).constvalue);
+        Some(CStr::from_ptr(text).to_bytes().to_vec())
+    }
+}
+
+/// Visits a node and everything below it, until a call is found.
+#[pg_guard]
+unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, search: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the server's walkers pass on the search that `is_in` gave them.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Query => {
+                pg_sys::query_tree_walker(node.cast(), Some(visit), search, 0)
+            }
+            pg_sys::NodeTag::T_FuncExpr if (*search.cast::<Search>()).is_call(node.cast()) => true,
+            _ => pg_sys::expression_tree_walker(node, Some(visit), search),
+        }
+    }
+}
