@@ -10,10 +10,11 @@ CREATE FUNCTION insitu.role_out(insitu.role) RETURNS cstring
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'role_out_wrapper';
 CREATE TYPE insitu.role (INPUT = insitu.role_in, OUTPUT = insitu.role_out, LIKE = bigint);
 COMMENT ON TYPE insitu.role IS 'a role, or PUBLIC, that is dumped by its name';
-CREATE FUNCTION insitu.role_to_regrole(insitu.role) RETURNS regrole
-    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'role_to_regrole_wrapper';
 CREATE CAST (insitu.role AS bigint) WITHOUT FUNCTION AS IMPLICIT;
 CREATE CAST (bigint AS insitu.role) WITHOUT FUNCTION;
+CREATE FUNCTION insitu.role_to_regrole(insitu.role) RETURNS regrole
+    IMMUTABLE STRICT PARALLEL SAFE
+    RETURN CASE WHEN $1::bigint OPERATOR(pg_catalog.>=) 0 THEN $1::bigint::oid::regrole END;
 CREATE CAST (insitu.role AS regrole) WITH FUNCTION insitu.role_to_regrole(insitu.role) AS ASSIGNMENT;
 
 -- Models. A dump holds the rows of all three tables, in the order of their references: where a model is, its files are.

@@ -118,9 +118,3 @@ fn role_out(role: i64) -> CString {
     quoted.push(b'"');
     CString::new(quoted).unwrap_or_default()
 }
-
-/// The role for the server's own functions; NULL for one that never was.
-#[pg_extern(sql = false)]
-fn role_to_regrole(role: i64) -> Option<pg_sys::Oid> {
-    oid(role)
-}
