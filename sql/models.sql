@@ -17,7 +17,9 @@ CREATE FUNCTION insitu.role_to_regrole(insitu.role) RETURNS regrole
     RETURN CASE WHEN $1::bigint OPERATOR(pg_catalog.>=) 0 THEN $1::bigint::oid::regrole END;
 CREATE CAST (insitu.role AS regrole) WITH FUNCTION insitu.role_to_regrole(insitu.role) AS ASSIGNMENT;
 
--- Models. A dump holds the rows of all three tables, in the order of their references: where a model is, its files are.
+-- Models. A dump holds the rows of all three tables. They have no foreign keys: a restore with several jobs brings the
+-- tables in any order.
+--
 -- The files of models, a graph or a tokenizer each, in parts that count from 1. Models share those that are equal.
 CREATE TABLE insitu.model_part (
     file text COLLATE "C",
@@ -31,6 +33,8 @@ COMMENT ON TABLE insitu.model_part IS 'the files of models, in parts';
 COMMENT ON COLUMN insitu.model_part.file IS 'SHA-256 of the whole file';
 
 CREATE TABLE insitu.model (
+    -- The name may change.
+    id uuid NOT NULL UNIQUE DEFAULT pg_catalog.gen_random_uuid(),
     name text COLLATE "C" PRIMARY KEY,
     sha256 text NOT NULL,
     settings jsonb NOT NULL,
@@ -40,14 +44,12 @@ CREATE TABLE insitu.model (
     tokenizer_parts integer NOT NULL,
     bytes bigint NOT NULL,
     owner insitu.role NOT NULL,
-    loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    FOREIGN KEY (graph, graph_parts) REFERENCES insitu.model_part (file, part),
-    FOREIGN KEY (tokenizer, tokenizer_parts) REFERENCES insitu.model_part (file, part)
+    loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE insitu.model IS 'embedding models, one row each; see the view insitu.models';
 
 CREATE TABLE insitu.model_grant (
-    model text COLLATE "C" REFERENCES insitu.model ON UPDATE CASCADE ON DELETE CASCADE,
+    model uuid,
     grantee insitu.role,
     PRIMARY KEY (model, grantee)
 );
@@ -99,9 +101,11 @@ COMMENT ON VIEW insitu.models IS 'embedding models that are loaded into this dat
 GRANT SELECT ON insitu.models TO PUBLIC;
 
 CREATE VIEW insitu.model_grants AS
-    SELECT model, grantee::regrole AS grantee FROM insitu.model_grant
-     WHERE grantee::bigint OPERATOR(pg_catalog.>=) 0;
-COMMENT ON VIEW insitu.model_grants IS 'roles that may use a model, beside its owner; "-" is PUBLIC, a number a role that was dropped';
+    SELECT m.name AS model, g.grantee::regrole AS grantee
+      FROM insitu.model_grant g JOIN insitu.model m ON m.id OPERATOR(pg_catalog.=) g.model
+     WHERE g.grantee::bigint OPERATOR(pg_catalog.>=) 0;
+COMMENT ON VIEW insitu.model_grants IS
+    'roles that may use a model, beside its owner: "-" is PUBLIC, and a number a role that was dropped';
 GRANT SELECT ON insitu.model_grants TO PUBLIC;
 
 -- Loading a model runs code on its author's data: the administrator says who may.

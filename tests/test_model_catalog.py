@@ -10,6 +10,11 @@ import tiny_models
 from checks import refused
 
 
+# What writes models, and a call of it.
+WRITES = {"load_model": "'new', 'DIRECTORY'", "drop_model": "'tiny', force => true", "quantize_model": "'tiny', 'new', 'fp16'",
+          "grant_model": "'tiny', 'public'", "revoke_model": "'tiny', 'public'"}
+
+
 @pytest.fixture(scope="module")
 def admin(database):
     """A superuser's connection; roles alice and bob may log in and nothing else."""
@@ -192,6 +197,41 @@ def test_a_snapshot_keeps_its_model(admin, database, model):
             assert embed(reader, model, "river").tobytes() == first
         except psycopg.errors.UndefinedObject:
             pass
+
+
+@pytest.mark.parametrize("broken", ["null", "{}", "[]", '"text"', "7", '{"dimension": "many"}', '{"dimension": 1e400}',
+                                      '{"dimension": 99999999999, "normalize": "perhaps", "max_tokens": -1.5}'])
+def test_a_model_with_broken_settings_can_be_replaced(admin, alice, database, model, directory, broken):
+    admin.execute("SELECT insitu.load_model('whole', %s)", [str(directory)])
+    admin.execute("CREATE TABLE broken (body text, emb vector GENERATED ALWAYS AS (insitu.embed('tiny', body)) STORED)")
+    admin.execute("UPDATE insitu.model SET settings = %s WHERE name = 'tiny'", [broken])
+    error = refused(admin, "XX001", "SELECT insitu.embed('tiny', 'river')", match='settings of model "tiny" cannot be read')
+    assert error.diag.message_hint == "Drop the model, with force => true if something needs it, and load it again."
+    refused(admin, "XX001", "SELECT insitu.quantize_model('tiny', 'smaller', 'fp16')")
+    # It is there all the same, and the others can be seen and used.
+    refused(admin, "42710", "SELECT insitu.load_model('tiny', %s)", str(directory))
+    rows = dict(admin.execute("SELECT name, dimension FROM insitu.models").fetchall())
+    assert rows == {"tiny": None, "whole": 8}
+    admin.execute("SELECT insitu.grant_model('tiny', 'alice'), insitu.revoke_model('tiny', 'alice')")
+    expected = embed(admin, "whole", "river").tobytes()
+    # As the hint says.
+    refused(admin, "2BP01", "SELECT insitu.drop_model('tiny')")
+    admin.execute("SELECT insitu.drop_model('tiny', force => true)")
+    admin.execute("SELECT insitu.load_model('tiny', %s)", [str(directory)])
+    assert embed(admin, "tiny", "river").tobytes() == expected
+    admin.execute("INSERT INTO broken VALUES ('river'); DROP TABLE broken; SELECT insitu.drop_model('whole')")
+
+
+def test_a_transaction_that_only_reads(admin, model, directory):
+    """Models are used there, and not changed; a long computation does not begin."""
+    admin.execute("SET default_transaction_read_only = on")
+    try:
+        assert embed(admin, model, "river").shape == (8,)
+        for name, arguments in WRITES.items():
+            refused(admin, "25006", f"SELECT insitu.{name}({arguments})".replace("DIRECTORY", str(directory)),
+                    match=rf"cannot execute insitu.{name}\(\) in a read-only transaction")
+    finally:
+        admin.execute("RESET default_transaction_read_only")
 
 
 def test_a_role_needs_a_grant_to_embed(admin, alice, model):

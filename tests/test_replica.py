@@ -5,8 +5,9 @@ import threading
 import psycopg
 import pytest
 
+import tiny_models
 from checks import (WIDE, Database, assert_index_scan, clustered, copy_rows, create_items, install, nearest_sql, recall,
-                    verify, wait_for)
+                    refused, verify, wait_for)
 
 DIMS = 32
 DATA = clustered(12_000, DIMS, seed=30)
@@ -157,6 +158,26 @@ def test_promoted_standby_goes_on(primary, standby):
         copy_rows(conn, "scratch", enumerate(DATA[:100]))
         assert recall(conn, "scratch", "l2", QUERIES) >= 0.95
         verify(conn, "scratch_emb")
+
+
+def test_models_on_a_standby(primary, standby, minilm, server_dir):
+    """They are used there as on the primary, and every function that would change them says that it can't."""
+    directory = tiny_models.write_lookup(minilm, server_dir / "lookup", tiny_models.lookup_table(minilm))
+    use = ("SELECT insitu.embed('tiny', 'river')::text, insitu.embed_query('tiny', 'house')::text,"
+           " (SELECT count(*) FROM insitu.chunk('tiny', 'river house', 4)),"
+           " (SELECT texts FROM insitu.evaluate_model('tiny', 'tiny', 'SELECT n::text FROM generate_series(1, 20) n'))")
+    with primary.connect() as conn:
+        conn.execute("SELECT insitu.load_model('tiny', %s)", [str(directory)])
+        replayed(primary, standby)
+        with standby.connect() as there:
+            assert there.execute(use).fetchone() == conn.execute(use).fetchone()
+            for name, arguments in {"load_model": f"'new', '{directory}'", "drop_model": "'tiny'", "grant_model": "'tiny', 'public'",
+                                    "quantize_model": "'tiny', 'new', 'fp16'", "revoke_model": "'tiny', 'public'"}.items():
+                refused(there, "25006", f"SELECT insitu.{name}({arguments})",
+                        match=rf"cannot execute insitu.{name}\(\) during recovery")
+            conn.execute("SELECT insitu.drop_model('tiny')")
+            replayed(primary, standby)
+            refused(there, "42704", "SELECT insitu.embed('tiny', 'river')")
 
 
 def test_a_scan_on_a_standby_tells_that_pages_were_used_anew(primary, standby):

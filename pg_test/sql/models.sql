@@ -43,3 +43,8 @@ DROP TABLE checked;
 -- Settings.
 SET insitu.threads = -1;
 SET insitu.no_such_setting = 1;
+
+-- A role is its name, and never a number.
+SELECT '-'::insitu.role, '-'::insitu.role::regrole, '"-"'::insitu.role::regrole, 10::bigint::insitu.role::regrole = current_user::regrole AS superuser;
+SELECT '4294967295'::insitu.role::regrole IS NULL, '(10)'::insitu.role::regrole IS NULL, 4294967295::insitu.role, (-1)::bigint::insitu.role;
+SELECT * FROM insitu.model_grants;

@@ -120,8 +120,8 @@ fn find_role(name: &str) -> Option<pg_sys::Oid> {
 fn grant_model(name: &str, role: &str) {
     catalog::check_writable(c"insitu.grant_model()");
     catalog::lock_name(name, true);
-    owned(name);
-    catalog::add_grant(name, self::role(role));
+    let model = owned(name);
+    catalog::add_grant(&model, self::role(role));
 }
 
 /// Takes a grant back. A role that was dropped is named by its number.
@@ -138,5 +138,5 @@ fn revoke_model(name: &str, role: &str) {
         None => by_number(),
         known => known,
     };
-    catalog::remove_grant(name, grantee.unwrap_or_else(|| self::role(role)));
+    catalog::remove_grant(&model, grantee.unwrap_or_else(|| self::role(role)));
 }

@@ -29,6 +29,8 @@ const PART_LEN: usize = 8 << 20;
 
 /// A model's row, without its bytes.
 pub struct Model {
+    /// Stays when the name changes.
+    id: pgrx::Uuid,
     pub sha256: String,
     /// JSON, which somebody may have edited.
     settings: String,
@@ -179,7 +181,7 @@ pub fn find(name: &str) -> Option<Model> {
     scan::rows(
         c"model_grant",
         c"model_grant_pkey",
-        &[(c"model", Key::Text(name))],
+        &[(c"model", Key::Uuid(model.id))],
         |row| {
             let grantee = row.get(c"grantee").and_then(role::oid);
             model.grantees.extend(grantee);
@@ -193,6 +195,7 @@ fn from_row(row: &Row) -> Model {
     let text = |column| row.get::<String>(column).unwrap_or_default();
     let number = |column| row.get::<i32>(column).unwrap_or(0);
     Model {
+        id: row.get(c"id").unwrap_or(pgrx::Uuid::from_bytes([0; 16])),
         sha256: text(c"sha256"),
         settings: row.json(c"settings").unwrap_or_default(),
         graph: StoredFile {
@@ -268,7 +271,7 @@ pub fn store(name: &str, model: &CompiledModel, owner: pg_sys::Oid) {
     as_owner(|| {
         let graph_parts = store_file(&graph, &model.graph);
         let tokenizer_parts = store_file(&tokenizer, &model.tokenizer);
-        forget_grants(name);
+        forget_dropped_roles();
         run(
             "INSERT INTO insitu.model (name, sha256, settings, graph, graph_parts,
                                        tokenizer, tokenizer_parts, bytes, owner)
@@ -295,10 +298,14 @@ pub fn remove(name: &str, model: &Model) {
     let files = [&*model.graph.sha256, &*model.tokenizer.sha256];
     lock_files(files);
     as_owner(|| {
-        forget_grants(name);
+        run(
+            "DELETE FROM insitu.model_grant g WHERE g.model OPERATOR(pg_catalog.=) $1",
+            &[model.id.into()],
+        );
+        forget_dropped_roles();
         let removed = run(
-            "DELETE FROM insitu.model m WHERE m.name OPERATOR(pg_catalog.=) $1",
-            &[name.into()],
+            "DELETE FROM insitu.model m WHERE m.id OPERATOR(pg_catalog.=) $1",
+            &[model.id.into()],
         );
         if removed == 0 {
             // It is there, but came after the snapshot of a transaction that has only one.
@@ -323,7 +330,10 @@ pub fn remove(name: &str, model: &Model) {
 /// Whether a model has this file, by now.
 fn is_in_use(file: &str) -> bool {
     scan::rows(c"model", c"", &[], |row| {
-        let has = |column| row.get::<String>(column).is_some_and(|sha256| sha256 == file);
+        let has = |column| {
+            row.get::<String>(column)
+                .is_some_and(|sha256| sha256 == file)
+        };
         if has(c"graph") || has(c"tokenizer") {
             ControlFlow::Break(())
         } else {
@@ -331,16 +341,6 @@ fn is_in_use(file: &str) -> bool {
         }
     })
     .is_some()
-}
-
-/// Removes the grants of a model, which the reference to it does too, unless triggers
-/// are off.
-fn forget_grants(name: &str) {
-    run(
-        "DELETE FROM insitu.model_grant g WHERE g.model OPERATOR(pg_catalog.=) $1",
-        &[name.into()],
-    );
-    forget_dropped_roles();
 }
 
 /// Removes grants to roles that are gone, before another role can get their number.
@@ -357,26 +357,26 @@ fn forget_dropped_roles() {
 }
 
 /// Lets a role use a model; `InvalidOid` is PUBLIC.
-pub fn add_grant(name: &str, grantee: pg_sys::Oid) {
+pub fn add_grant(model: &Model, grantee: pg_sys::Oid) {
     as_owner(|| {
         forget_dropped_roles();
         run(
             "INSERT INTO insitu.model_grant (model, grantee)
              VALUES ($1, $2::insitu.role) ON CONFLICT DO NOTHING",
-            &[name.into(), role::stored(grantee).into()],
+            &[model.id.into(), role::stored(grantee).into()],
         );
     });
     announce_change();
 }
 
 /// Takes a grant back.
-pub fn remove_grant(name: &str, grantee: pg_sys::Oid) {
+pub fn remove_grant(model: &Model, grantee: pg_sys::Oid) {
     as_owner(|| {
         run(
             "DELETE FROM insitu.model_grant g
               WHERE g.model OPERATOR(pg_catalog.=) $1
                 AND g.grantee::bigint OPERATOR(pg_catalog.=) $2",
-            &[name.into(), role::stored(grantee).into()],
+            &[model.id.into(), role::stored(grantee).into()],
         );
         forget_dropped_roles();
     });

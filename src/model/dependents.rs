@@ -109,9 +109,9 @@ SELECT pg_catalog.pg_describe_object('pg_catalog.pg_proc'::pg_catalog.regclass, 
 UNION ALL
 SELECT pg_catalog.pg_describe_object('pg_catalog.pg_trigger'::pg_catalog.regclass, t.oid, 0)
   FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid,
-       LATERAL (SELECT '\x00'::pg_catalog.bytea || $3 || '\x00'::pg_catalog.bytea) a (last)
+       LATERAL (SELECT '\x00'::pg_catalog.bytea || t.tgargs, '\x00'::pg_catalog.bytea || $3 || '\x00'::pg_catalog.bytea) a (given, last)
  WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace AND p.proname = 'embed_row' AND t.tgparentid = 0
-   AND pg_catalog.substring(t.tgargs, pg_catalog.length(t.tgargs) - pg_catalog.length(a.last) + 1) = a.last
+   AND pg_catalog.substring(a.given, greatest(pg_catalog.length(a.given) - pg_catalog.length(a.last) + 1, 1)) = a.last
 ORDER BY 1";
 
 /// A function of ours and the numbers of its arguments that name a model.
@@ -245,15 +245,9 @@ unsafe fn constant(mut node: *mut pg_sys::Node) -> Option<Vec<u8>> {
     unsafe {
         loop {
             node = match (*node).type_ {
-                pg_sys::NodeTag::T_RelabelType => {
-                    (*node.cast::<pg_sys::RelabelType>()).arg.cast()
-                }
-                pg_sys::NodeTag::T_CoerceViaIO => {
-                    (*node.cast::<pg_sys::CoerceViaIO>()).arg.cast()
-                }
-                pg_sys::NodeTag::T_CollateExpr => {
-                    (*node.cast::<pg_sys::CollateExpr>()).arg.cast()
-                }
+                pg_sys::NodeTag::T_RelabelType => (*node.cast::<pg_sys::RelabelType>()).arg.cast(),
+                pg_sys::NodeTag::T_CoerceViaIO => (*node.cast::<pg_sys::CoerceViaIO>()).arg.cast(),
+                pg_sys::NodeTag::T_CollateExpr => (*node.cast::<pg_sys::CollateExpr>()).arg.cast(),
                 pg_sys::NodeTag::T_FuncExpr => {
                     let call = node.cast::<pg_sys::FuncExpr>();
                     let is_cast = (*call).funcformat != pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;

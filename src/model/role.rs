@@ -104,7 +104,9 @@ fn role_out(role: i64) -> CString {
         CStr::from_ptr(name).to_bytes()
     };
     let is_plain = name.first().is_some_and(|byte| byte.is_ascii_alphabetic())
-        && name.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        && name
+            .iter()
+            .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if is_plain {
         return CString::new(name).unwrap_or_default();
     }

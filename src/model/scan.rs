@@ -37,6 +37,7 @@ pub enum Key<'a> {
     /// A column of the collation "C".
     Text(&'a str),
     Integer(i32),
+    Uuid(pgrx::Uuid),
 }
 
 /// A row that a scan stands on.
@@ -131,6 +132,7 @@ pub fn rows<B>(
                 let (function, value) = match key {
                     Key::Text(text) => (pg_sys::F_TEXTEQ, text.into_datum()),
                     Key::Integer(number) => (pg_sys::F_INT4EQ, number.into_datum()),
+                    Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, uuid.into_datum()),
                 };
                 let mut key = pg_sys::ScanKeyData::default();
                 pg_sys::ScanKeyInit(

@@ -12,8 +12,8 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use encoder::{CompiledModel, Encoder, Error, Options, Provider, Settings};
 use lru::LruCache;
