@@ -36,12 +36,15 @@ WITH d AS MATERIALIZED (
     SELECT DISTINCT classid, objid, objsubid FROM pg_catalog.pg_depend
      WHERE refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND refobjid = ANY ($1)),
 found (classid, objid, objsubid, tree) AS (
+    -- A default depends itself; of a generated column, the column does.
     SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, a.adrelid, a.adnum::pg_catalog.int4,
            a.adbin::pg_catalog.text
-      FROM pg_catalog.pg_attrdef a
-     WHERE EXISTS (SELECT FROM d WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = a.oid
-                       OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                          AND d.objid = a.adrelid AND d.objsubid = a.adnum)
+      FROM d JOIN pg_catalog.pg_attrdef a ON a.oid = d.objid
+     WHERE d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+    UNION ALL
+    SELECT d.classid, d.objid, d.objsubid, a.adbin::pg_catalog.text
+      FROM d JOIN pg_catalog.pg_attrdef a ON a.adrelid = d.objid AND a.adnum = d.objsubid
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
     UNION ALL
     SELECT d.classid, d.objid, 0, t.tree
       FROM d JOIN pg_catalog.pg_index i ON i.indexrelid = d.objid,

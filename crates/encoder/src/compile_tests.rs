@@ -311,3 +311,16 @@ fn truncated_graphs_name_the_file() {
         assert!(error.to_string().contains("model.onnx"), "{error}");
     }
 }
+
+#[test]
+fn a_file_is_named_by_its_sha256() {
+    // From FIPS 180-4's examples.
+    assert_eq!(
+        file_sha256(b"abc"),
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
+    assert_eq!(
+        file_sha256(b""),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    );
+}
