@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use super::{CompiledModel, compile};
+use super::{CompiledModel, compile, file_sha256};
 use crate::error::{Error, ErrorKind};
 use crate::files::ModelFiles;
 use crate::fixture::open;
