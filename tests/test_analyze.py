@@ -48,6 +48,6 @@ def test_it_works_after_the_model_is_gone(admin):
     admin.execute("DROP TABLE IF EXISTS texts; CREATE TABLE texts (id int, body text);"
                   " INSERT INTO texts SELECT n, 'river' FROM generate_series(1, 300) n;"
                   " CREATE INDEX ON texts USING hnsw ((insitu.embed('passing', body)::vector(8)) vector_l2_ops);"
-                  " SELECT insitu.drop_model('passing')")
+                  " SELECT insitu.drop_model('passing', force => true)")
     refused(admin, "42704", "INSERT INTO texts VALUES (1, 'river')")
     admin.execute("ANALYZE texts; DROP TABLE texts")
