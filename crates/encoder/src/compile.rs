@@ -48,18 +48,19 @@ impl CompiledModel {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        hex(hasher)
+        hex(&hasher.finalize())
     }
 }
 
 /// Names a file by its content: hexadecimal SHA-256.
 pub fn file_sha256(bytes: &[u8]) -> String {
-    hex(Sha256::new_with_prefix(bytes))
+    hex(&Sha256::digest(bytes))
 }
 
-fn hex(hasher: Sha256) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in hasher.finalize() {
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
         // Writing to a string does not fail.
         let _ = write!(hex, "{byte:02x}");
     }
