@@ -149,6 +149,8 @@ def test_calling_functions_procedures_and_triggers(cluster, traps, trapped, dire
         ("SELECT insitu.embed_query('tiny', 'river')", []),
         ("SELECT * FROM insitu.chunk('tiny', 'A river. A house.', 8, 2)", []),
         ("SELECT insitu.grant_model('tiny', 'mallory')", []),
+        ("TABLE insitu.model_grants", []),
+        ("SELECT owner, owner::pg_catalog.regrole, 'mallory'::insitu.role FROM insitu.model", []),
         ("SELECT insitu.revoke_model('tiny', 'mallory')", []),
         ("SELECT insitu.auto_embed('public.docs', 'body', 'emb', 'tiny')", []),
         ("INSERT INTO public.docs (id, body) VALUES (1000, 'a garden'), (1001, NULL)", []),
@@ -172,7 +174,7 @@ def test_calling_functions_procedures_and_triggers(cluster, traps, trapped, dire
         (f"SELECT {schema}.avg(emb), {schema}.sum(emb) FROM public.docs", []),
         ("SELECT insitu.drop_auto_embed('public.docs', 'emb')", []),
         ("DROP INDEX public.docs_body", []),
-        ("SELECT insitu.drop_model('tiny')", []),
+        ("SELECT insitu.drop_model('tiny'), insitu.drop_model('other', force => true)", []),
     ]
     if stands_for_insitu(cluster):
         calls.append((f"CREATE EXTENSION vector SCHEMA {schema}", []))
