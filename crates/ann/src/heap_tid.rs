@@ -1,8 +1,17 @@
 //! Rows of a table, as indexes name them.
 
+use std::fmt;
+
 /// The address of a table row: block number × 2^16 + line pointer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HeapTid(pub u64);
+
+/// As PostgreSQL writes a `ctid`.
+impl fmt::Display for HeapTid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({},{})", self.0 >> 16, self.0 & 0xffff)
+    }
+}
 
 impl HeapTid {
     /// The six bytes that matter.

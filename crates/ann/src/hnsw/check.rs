@@ -184,7 +184,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         self.load_code(vertex, 0, code.bytes_mut())?;
                         for tid in tids {
                             if !rows.insert(tid) {
-                                let reason = format!("row {tid:?} is in two vertices");
+                                let reason = format!("row {tid} is in two vertices");
                                 report.add(Error::corrupted(block, reason));
                             }
                             on_row(tid, code.bytes());
