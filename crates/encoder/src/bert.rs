@@ -182,7 +182,6 @@ pub(crate) fn can_write(files: &ModelFiles) -> bool {
 /// Writes the graph: up to the vectors of tokens, or, where linear layers follow
 /// the pooling, up to one vector per text.
 pub(crate) fn write(files: &ModelFiles, facts: &Facts) -> Result<Written, Error> {
-    let safetensors = files.require(SAFETENSORS)?;
     files.require(CONFIG)?;
     // A configuration of another family lacks half of the fields: say that it is
     // another family, not which field is missing.
@@ -224,7 +223,7 @@ pub(crate) fn write(files: &ModelFiles, facts: &Facts) -> Result<Written, Error>
         ));
     };
     let first = "embeddings.word_embeddings.weight";
-    let weights = Weights::open(safetensors, family.prefix, first)?;
+    let weights = Weights::open(files, family.prefix, first)?;
     let mut writer = Writer {
         config: &config,
         family,
@@ -662,7 +661,7 @@ impl Writer<'_> {
                 ));
             }
             size = dense.outputs;
-            let weights = Weights::of_module(&dense.weights, files.require(&dense.weights)?)?;
+            let weights = Weights::of_module(files, &dense.weights)?;
             let matrix = weights.read_transposed("linear.weight", dense.outputs, dense.inputs)?;
             let stem = format!("dense.{i}");
             let shape = [dense.inputs, dense.outputs];

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::bert;
 use crate::error::Error;
-use crate::files::{ModelFiles, SAFETENSORS, TOKENIZER};
+use crate::files::{ModelFiles, TOKENIZER};
 use crate::onnx::{FLOAT, INT32, INT64, ValueInfo};
 use crate::scan::{Refusal, Scan, scan};
 use crate::settings::{Pooling, Precision, Settings};
@@ -74,7 +74,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`Error::Incomplete`], [`Error::Malformed`] or [`Error::Unsupported`] with the
-/// file and the value that stand in the way.
+/// file and the value that stand in the way; [`Error::Interrupted`].
 pub fn compile(files: &ModelFiles) -> Result<CompiledModel, Error> {
     compile_with(files, &CompileOptions::default())
 }
@@ -90,9 +90,9 @@ pub struct CompileOptions {
 /// As [`compile()`], with options.
 ///
 /// # Errors
-/// As [`compile()`]; [`Error::Settings`] for options that the model can't serve.
+/// As [`compile()`]; [`Error::Argument`] for options that the model can't serve.
 pub fn compile_with(files: &ModelFiles, options: &CompileOptions) -> Result<CompiledModel, Error> {
-    let has_safetensors = files.get(SAFETENSORS).is_some();
+    let has_safetensors = files.has_weights();
     let onnx = files.onnx();
     if !has_safetensors && onnx.is_none() {
         return Err(Error::Incomplete {
@@ -109,7 +109,7 @@ pub fn compile_with(files: &ModelFiles, options: &CompileOptions) -> Result<Comp
     };
     if let Some(dimensions) = options.dimensions {
         if !(1..=settings.dimension).contains(&dimensions) {
-            return Err(Error::Settings {
+            return Err(Error::Argument {
                 reason: format!(
                     "dimensions is {dimensions}, but must be between 1 and the {} of the model",
                     settings.dimension

@@ -250,7 +250,7 @@ impl Encoder {
     /// `overlap` tokens of each piece come again at the beginning of the next one.
     ///
     /// # Errors
-    /// [`Error::Settings`] unless 0 ≤ `overlap` < `max_tokens` − special tokens and
+    /// [`Error::Argument`] unless 0 ≤ `overlap` < `max_tokens` − special tokens and
     /// prefix; [`Error::Interrupted`]; [`Error::Tokenizer`].
     pub fn chunk<'t>(
         &self,
@@ -258,7 +258,7 @@ impl Encoder {
         max_tokens: usize,
         overlap: usize,
     ) -> Result<Vec<Chunk<'t>>, Error> {
-        let fail = |reason: String| Err(Error::Settings { reason });
+        let fail = |reason: String| Err(Error::Argument { reason });
         let of_prefix = self.tokenizer.places(&self.settings.passage_prefix)?.len();
         let given = self.tokenizer.special_tokens() + of_prefix;
         let Some(most) = max_tokens.checked_sub(given).filter(|&most| most > 0) else {

@@ -4,15 +4,18 @@
 //! file, the value and the limit. [`Error::kind`] is what a caller maps to an
 //! error code, [`Error::hint`] is what there is to do about it.
 
+use std::io;
+use std::path::PathBuf;
+
 /// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// ONNX Runtime's shared library can't be used.
-    #[error("could not load ONNX Runtime from \"{path}\": {reason}")]
+    #[error("could not load ONNX Runtime from \"{}\": {reason}", path.display())]
     Runtime {
         /// The path that was asked for.
-        path: String,
+        path: PathBuf,
         /// Why it does not do.
         reason: String,
     },
@@ -20,10 +23,10 @@ pub enum Error {
     #[error("ONNX Runtime is not loaded")]
     RuntimeNotLoaded,
     /// A file or directory can't be read.
-    #[error("could not read \"{path}\": {reason}")]
+    #[error("could not read \"{}\": {reason}", path.display())]
     File {
         /// The file or directory.
-        path: String,
+        path: PathBuf,
         /// Why it can't be read.
         reason: String,
     },
@@ -65,6 +68,18 @@ pub enum Error {
         /// The setting, its value and its limit.
         reason: String,
     },
+    /// What the caller asks for can't be.
+    #[error("{reason}")]
+    Argument {
+        /// The argument, its value and its limit.
+        reason: String,
+    },
+    /// No smaller model can be made of this one.
+    #[error("the model cannot be quantized: {reason}")]
+    NotQuantizable {
+        /// Why.
+        reason: String,
+    },
     /// The tokenizer failed on a text.
     #[error("could not tokenize the text: {reason}")]
     Tokenizer {
@@ -102,6 +117,8 @@ pub enum ErrorKind {
     InvalidModel,
     /// A sound model with a feature that is not implemented.
     Unsupported,
+    /// The caller asks for something that can't be.
+    Argument,
     /// The tokenizer failed on a text.
     Tokenizer,
     /// The caller's own wish to stop.
@@ -121,7 +138,8 @@ impl Error {
             Error::Malformed { .. } | Error::Graph { .. } | Error::Settings { .. } => {
                 ErrorKind::InvalidModel
             }
-            Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::Argument { .. } => ErrorKind::Argument,
+            Error::Unsupported { .. } | Error::NotQuantizable { .. } => ErrorKind::Unsupported,
             Error::Tokenizer { .. } => ErrorKind::Tokenizer,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::Inference { .. } => ErrorKind::Inference,
@@ -185,5 +203,14 @@ impl Error {
                 None => "the size is beyond what a machine can address".to_owned(),
             },
         }
+    }
+}
+
+/// What the system says about an error, without the number.
+pub(crate) fn system_reason(error: &io::Error) -> String {
+    let reason = error.to_string();
+    match (error.raw_os_error(), reason.rfind(" (os error ")) {
+        (Some(_), Some(end)) => reason[..end].to_owned(),
+        _ => reason,
     }
 }

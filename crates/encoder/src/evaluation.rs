@@ -48,7 +48,7 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
 /// among all other rows. `interrupted` is asked now and then.
 ///
 /// # Errors
-/// [`Error::Settings`] if there are not more than `k` rows; [`Error::Interrupted`].
+/// [`Error::Argument`] if there are not more than `k` rows; [`Error::Interrupted`].
 pub fn compare(
     model: (&[f32], usize),
     reference: (&[f32], usize),
@@ -58,7 +58,7 @@ pub fn compare(
     let (ours, theirs) = (Rows::new(model), Rows::new(reference));
     let count = ours.count().min(theirs.count());
     if k == 0 || count <= k {
-        return Err(Error::Settings {
+        return Err(Error::Argument {
             reason: format!("k is {k}, but must be at least 1 and less than the {count} texts"),
         });
     }

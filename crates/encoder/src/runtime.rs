@@ -11,7 +11,7 @@ use ort::LoadDynamicError;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-use crate::error::Error;
+use crate::error::{Error, system_reason};
 use crate::threads::SignalsBlocked;
 
 struct Loaded {
@@ -38,7 +38,7 @@ fn lock() -> MutexGuard<'static, Option<Loaded>> {
 /// than version 1.17, or if another one is loaded.
 pub fn load_runtime(path: &Path) -> Result<(), Error> {
     let fail = |reason: String| Error::Runtime {
-        path: path.display().to_string(),
+        path: path.to_owned(),
         reason,
     };
     let mut loaded = lock();
@@ -58,7 +58,7 @@ pub fn load_runtime(path: &Path) -> Result<(), Error> {
     if !path.is_absolute() {
         return Err(fail("the path is not absolute".to_owned()));
     }
-    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    let metadata = std::fs::metadata(path).map_err(|error| fail(system_reason(&error)))?;
     if !metadata.is_file() {
         return Err(fail("it is not a regular file".to_owned()));
     }

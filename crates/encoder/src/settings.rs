@@ -66,6 +66,16 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Its name in SQL and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+            Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
+        }
+    }
+
     /// By its name in SQL and JSON.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::files::{
-    CONFIG, MODULES, ModelFiles, PROMPTS, SAFETENSORS, SENTENCE_CONFIG, TOKENIZER,
+    CONFIG, MODULES, ModelFiles, PROMPTS, SAFETENSORS, SENTENCE_CONFIGS, TOKENIZER,
     TOKENIZER_CONFIG, is_module_config,
 };
 use crate::settings::{MAX_DIMENSION, MAX_TOKENS, Pooling};
@@ -196,7 +196,11 @@ fn module_config<T: DeserializeOwned>(files: &ModelFiles, name: &str) -> Result<
 impl Facts {
     pub(crate) fn read(files: &ModelFiles) -> Result<Self, Error> {
         let config: ModelConfig = files.json(CONFIG)?.unwrap_or_default();
-        let sentence: SentenceConfig = files.json(SENTENCE_CONFIG)?.unwrap_or_default();
+        let sentence_file = SENTENCE_CONFIGS
+            .into_iter()
+            .find(|&name| files.get(name).is_some())
+            .unwrap_or_default();
+        let sentence: SentenceConfig = files.json(sentence_file)?.unwrap_or_default();
         let tokenizer: TokenizerConfig = files.json(TOKENIZER_CONFIG)?.unwrap_or_default();
         let prompts: Prompts = files.json(PROMPTS)?.unwrap_or_default();
         let pad_token_id = match config.pad_token_id.and_then(|id| u32::try_from(id).ok()) {
@@ -217,12 +221,15 @@ impl Facts {
             .map(|positions| positions - first_position as f64);
         let max_tokens = max_tokens(&[
             (CONFIG, "max_position_embeddings", positions),
-            (SENTENCE_CONFIG, "max_seq_length", sentence.max_seq_length),
-            (
-                TOKENIZER_CONFIG,
-                "model_max_length",
-                tokenizer.model_max_length,
-            ),
+            // Whoever made the model for sentences knows better than the tokenizer.
+            match sentence.max_seq_length {
+                Some(_) => (sentence_file, "max_seq_length", sentence.max_seq_length),
+                None => (
+                    TOKENIZER_CONFIG,
+                    "model_max_length",
+                    tokenizer.model_max_length,
+                ),
+            },
         ])?;
 
         let mut facts = Facts {

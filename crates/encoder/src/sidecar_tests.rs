@@ -215,3 +215,58 @@ fn absurd_limits_are_errors() {
     let facts = facts(&[("sentence_bert_config.json", config)]).expect("facts");
     assert_eq!(facts.max_tokens, crate::MAX_TOKENS);
 }
+
+#[test]
+fn the_limit_for_sentences_goes_before_the_tokenizers() {
+    let limit = |sentence: &str, tokenizer: &str| {
+        let config = r#"{"model_type": "bert", "max_position_embeddings": 512}"#;
+        facts(&[
+            ("config.json", config),
+            ("sentence_bert_config.json", sentence),
+            ("tokenizer_config.json", tokenizer),
+        ])
+        .expect("facts")
+        .max_tokens
+    };
+    let of_256 = r#"{"max_seq_length": 256}"#;
+    assert_eq!(limit(of_256, r#"{"model_max_length": 16}"#), 256);
+    assert_eq!(limit(of_256, r#"{"model_max_length": 400}"#), 256);
+    // It cannot be longer than the model has positions.
+    assert_eq!(
+        limit(r#"{"max_seq_length": 600}"#, r#"{"model_max_length": 16}"#),
+        512
+    );
+    // None, and the tokenizer's own counts.
+    for sentence in ["{}", r#"{"max_seq_length": null}"#] {
+        assert_eq!(limit(sentence, r#"{"model_max_length": 16}"#), 16);
+    }
+}
+
+#[test]
+fn the_limit_for_sentences_has_a_file_for_each_family() {
+    for family in [
+        "bert",
+        "roberta",
+        "distilbert",
+        "camembert",
+        "albert",
+        "xlm-roberta",
+        "xlnet",
+        "mpnet",
+    ] {
+        let name = format!("sentence_{family}_config.json");
+        let facts = facts(&[
+            (&name, r#"{"max_seq_length": 128, "do_lower_case": true}"#),
+            ("tokenizer_config.json", r#"{"model_max_length": 512}"#),
+        ])
+        .expect("facts");
+        assert_eq!((facts.max_tokens, facts.lowercase), (128, true), "{family}");
+    }
+    // Where there are several, one of them counts.
+    let facts = facts(&[
+        ("sentence_roberta_config.json", r#"{"max_seq_length": 100}"#),
+        ("sentence_bert_config.json", r#"{"max_seq_length": 200}"#),
+    ])
+    .expect("facts");
+    assert_eq!(facts.max_tokens, 200);
+}

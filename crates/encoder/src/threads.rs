@@ -13,7 +13,7 @@ use std::thread::{self, Builder, JoinHandle};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::error::Error;
+use crate::error::{Error, system_reason};
 
 /// While it lives, threads created by the current thread never take a signal.
 ///
@@ -30,7 +30,7 @@ impl SignalsBlocked {
             .thread_swap_mask(SigmaskHow::SIG_BLOCK)
             .map_err(|errno| Error::Resource {
                 what: "a signal mask",
-                reason: errno.to_string(),
+                reason: errno.desc().to_owned(),
             })?;
         Ok(SignalsBlocked {
             previous,
@@ -57,7 +57,7 @@ pub(crate) fn spawn(
         .spawn(work)
         .map_err(|error: io::Error| Error::Resource {
             what: "a thread",
-            reason: error.to_string(),
+            reason: system_reason(&error),
         })
 }
 

@@ -1,61 +1,114 @@
-//! The tensors of a `model.safetensors`, checked and widened to `f32`.
+//! The tensors of a `model.safetensors`, or of the several files that stand for it,
+//! checked and widened to `f32`.
+
+use std::collections::BTreeMap;
 
 use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::Error;
-use crate::files::SAFETENSORS;
+use crate::files::{ModelFiles, SAFETENSORS, SAFETENSORS_INDEX, missing_shard};
 
-/// The tensors of one file.
+/// The tensors of a model or of one of its modules.
 pub(crate) struct Weights<'a> {
-    /// The file's name.
-    file: &'a str,
-    tensors: SafeTensors<'a>,
+    files: &'a ModelFiles,
+    /// What a message calls the whole.
+    name: &'a str,
+    tensors: BTreeMap<String, Stored<'a>>,
     /// What stands before every name: `bert.` where a head was saved with the model.
     prefix: &'static str,
 }
 
+/// A tensor and the file that it is in.
+struct Stored<'a> {
+    file: String,
+    view: TensorView<'a>,
+}
+
 impl<'a> Weights<'a> {
-    /// Reads the header; `first` is a tensor that every such model has, and `prefix`
+    /// Reads the headers; `first` is a tensor that every such model has, and `prefix`
     /// what may stand before every name.
-    pub(crate) fn open(bytes: &'a [u8], prefix: &'static str, first: &str) -> Result<Self, Error> {
-        let mut weights = Weights::of_module(SAFETENSORS, bytes)?;
+    pub(crate) fn open(
+        files: &'a ModelFiles,
+        prefix: &'static str,
+        first: &str,
+    ) -> Result<Self, Error> {
+        let mut weights = match files.weight_map()? {
+            None => Weights::of_module(files, SAFETENSORS)?,
+            Some(map) => Weights::of_shards(files, map)?,
+        };
         weights.prefix = ["", prefix]
             .into_iter()
-            .find(|prefix| weights.tensors.tensor(&format!("{prefix}{first}")).is_ok())
-            .ok_or_else(|| {
-                Error::malformed(SAFETENSORS, format!("it has no tensor \"{first}\""))
-            })?;
+            .find(|prefix| weights.tensors.contains_key(&format!("{prefix}{first}")))
+            .ok_or_else(|| weights.missing(first))?;
         Ok(weights)
     }
 
     /// Reads the header of a module's file, whose names have no prefix.
-    pub(crate) fn of_module(file: &'a str, bytes: &'a [u8]) -> Result<Self, Error> {
-        let tensors =
-            SafeTensors::deserialize(bytes).map_err(|error| Error::malformed(file, error))?;
+    pub(crate) fn of_module(files: &'a ModelFiles, name: &'a str) -> Result<Self, Error> {
+        let mut tensors = BTreeMap::new();
+        for (tensor, view) in header(name, files.require(name)?)? {
+            let file = name.to_owned();
+            tensors.insert(tensor, Stored { file, view });
+        }
         Ok(Weights {
-            file,
+            files,
+            name,
             tensors,
             prefix: "",
         })
     }
 
+    /// Reads the headers of several files, of which a map says what each has.
+    fn of_shards(files: &'a ModelFiles, map: BTreeMap<String, String>) -> Result<Self, Error> {
+        let mut shards = BTreeMap::new();
+        for shard in map.values() {
+            if !shards.contains_key(shard) {
+                let bytes = files.get(shard).ok_or_else(|| missing_shard(shard))?;
+                shards.insert(shard.clone(), header(shard, bytes)?);
+            }
+        }
+        let mut tensors = BTreeMap::new();
+        for (tensor, file) in map {
+            let view = shards
+                .get_mut(&file)
+                .and_then(|shard| shard.remove(&tensor));
+            let view = view.ok_or_else(|| {
+                Error::malformed(
+                    &file,
+                    format!(
+                        "it has no tensor \"{tensor}\", which {SAFETENSORS_INDEX} says is in it"
+                    ),
+                )
+            })?;
+            tensors.insert(tensor, Stored { file, view });
+        }
+        Ok(Weights {
+            files,
+            name: SAFETENSORS_INDEX,
+            tensors,
+            prefix: "",
+        })
+    }
+
+    fn missing(&self, tensor: &str) -> Error {
+        Error::malformed(self.name, format!("it has no tensor \"{tensor}\""))
+    }
+
     /// A tensor's values in row-major order, if it has exactly this shape.
     pub(crate) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        self.files.check_interrupted()?;
         let full_name = format!("{}{name}", self.prefix);
-        let tensor = self
+        let stored = self
             .tensors
-            .tensor(&full_name)
-            .or_else(|error| match older_name(&full_name) {
-                Some(older) => self.tensors.tensor(&older),
-                None => Err(error),
-            })
-            .map_err(|_| {
-                Error::malformed(self.file, format!("it has no tensor \"{full_name}\""))
-            })?;
+            .get(&full_name)
+            .or_else(|| self.tensors.get(&older_name(&full_name)?))
+            .ok_or_else(|| self.missing(&full_name))?;
+        let (file, tensor) = (&stored.file, &stored.view);
         if tensor.shape() != shape {
             return Err(Error::malformed(
-                self.file,
+                file,
                 format!(
                     "tensor \"{full_name}\" has shape {:?}, but config.json asks for {shape:?}",
                     tensor.shape()
@@ -73,13 +126,13 @@ impl<'a> Weights<'a> {
                 return Err(Error::unsupported(format!(
                     "tensor \"{full_name}\" in {} has the type {other}; F32, F16 and \
                      BF16 are read",
-                    self.file
+                    file
                 )));
             }
         };
         if values.iter().any(|value| !value.is_finite()) {
             return Err(Error::malformed(
-                self.file,
+                file,
                 format!("tensor \"{full_name}\" has a value that is not finite"),
             ));
         }
@@ -97,6 +150,12 @@ impl<'a> Weights<'a> {
         let rows = self.read(name, &[outputs, inputs])?;
         Ok(transpose(&rows, outputs, inputs))
     }
+}
+
+/// The tensors that a file's header names.
+fn header<'a>(file: &str, bytes: &'a [u8]) -> Result<BTreeMap<String, TensorView<'a>>, Error> {
+    let tensors = SafeTensors::deserialize(bytes).map_err(|error| Error::malformed(file, error))?;
+    Ok(tensors.tensors().into_iter().collect())
 }
 
 /// The name that layer normalization parameters had in early checkpoints.

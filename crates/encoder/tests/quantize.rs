@@ -166,7 +166,7 @@ fn what_cannot_be_quantized_is_refused() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(needle), "{error}");
     };
-    use ErrorKind::{InvalidModel, Unsupported};
+    use ErrorKind::{Argument, Unsupported};
     // All of its matrices are tiny.
     refused(
         &model,
@@ -180,23 +180,17 @@ fn what_cannot_be_quantized_is_refused() {
         &model,
         Precision::Int8,
         r#"{"scheme": "affine"}"#,
-        InvalidModel,
+        Argument,
         "int4",
     );
     refused(
         &model,
         Precision::Int8,
         r#"{"block": 5}"#,
-        InvalidModel,
+        Argument,
         "block is 5",
     );
-    refused(
-        &model,
-        Precision::Int8,
-        r#"{"bits": 5}"#,
-        InvalidModel,
-        "bits",
-    );
+    refused(&model, Precision::Int8, r#"{"bits": 5}"#, Argument, "bits");
     let int8 = smaller(&minilm(), Precision::Int8, "{}");
     refused(&int8, Precision::Int4, "{}", Unsupported, "fp32");
 }

@@ -55,15 +55,20 @@ impl QuantizeOptions {
     /// Reads the options out of a JSON object.
     ///
     /// # Errors
-    /// [`Error::Settings`] with the key or value that is not known.
+    /// [`Error::Argument`] with the key or value that is not known.
     pub fn from_json(json: &str) -> Result<Self, Error> {
-        serde_json::from_str(json).map_err(|error| Error::Settings {
-            reason: format!("options: {error}"),
+        serde_json::from_str(json).map_err(|error| {
+            let reason = error.to_string();
+            // Where in the text says nothing about options that were not given as text.
+            let end = reason.rfind(" at line ").unwrap_or(reason.len());
+            Error::Argument {
+                reason: format!("options cannot be read: {}", &reason[..end]),
+            }
         })
     }
 
     fn check(&self, precision: Precision) -> Result<(), Error> {
-        let fail = |reason: String| Err(Error::Settings { reason });
+        let fail = |reason: String| Err(Error::Argument { reason });
         if self.scheme != Scheme::Linear && precision != Precision::Int4 {
             return fail("the schemes affine and kmeans are for int4".to_owned());
         }
@@ -85,8 +90,8 @@ impl QuantizeOptions {
 /// stop.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if the model is not one of 32-bit floats, has graphs
-/// inside its nodes, or nothing in it can be made smaller; [`Error::Settings`] for
+/// [`Error::NotQuantizable`] if the model is not one of 32-bit floats, has graphs
+/// inside its nodes, or nothing in it can be made smaller; [`Error::Argument`] for
 /// options that don't go together; [`Error::Interrupted`].
 pub fn quantize(
     model: &CompiledModel,
@@ -95,19 +100,20 @@ pub fn quantize(
     progress: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<CompiledModel, Error> {
     options.check(precision)?;
+    let fail = |reason: &str| {
+        Err(Error::NotQuantizable {
+            reason: reason.to_owned(),
+        })
+    };
     if model.settings.precision != Precision::Fp32 || precision == Precision::Fp32 {
-        return Err(Error::unsupported(
-            "only a model of fp32 can be quantized, to fp16, int8 or int4",
-        ));
+        return fail("only a model of fp32 can be quantized, to fp16, int8 or int4");
     }
     if model.settings.one_by_one {
-        return Err(Error::unsupported("its graph is quantized already"));
+        return fail("its graph is quantized already");
     }
     let graph = Graph::read(&model.graph)?;
     if graph.has_inner_graphs() {
-        return Err(Error::unsupported(
-            "its graph has graphs inside (If, Loop or Scan)",
-        ));
+        return fail("its graph has graphs inside (If, Loop or Scan)");
     }
     let mut rewrite = Rewrite {
         graph,
@@ -129,9 +135,7 @@ pub fn quantize(
     }
     progress(count, count);
     if rewrite.changes == 0 {
-        return Err(Error::unsupported(
-            "its graph has no constant matrix or table that could be made smaller",
-        ));
+        return fail("its graph has no constant matrix or table that could be made smaller");
     }
     let domain = (precision != Precision::Fp16).then_some(DOMAIN);
     let mut settings = model.settings.clone();
