@@ -88,10 +88,11 @@ def readable_path(path, directory):
     return copy
 
 
-def _as_server_user():
-    """Arguments that make subprocess run a command under the server's account, in a clean environment."""
+def _as_server_user(more=()):
+    """Arguments that make subprocess run a command under the server's account, in a clean environment with some more
+    variables."""
     user = server_user()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "PYTHON", "RUST"))}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "PYTHON", "RUST"))} | dict(more)
     arguments = {"env": environment}
     if os.geteuid() == 0:
         environment |= {"HOME": "/tmp", "USER": user.pw_name, "LOGNAME": user.pw_name}
@@ -127,10 +128,12 @@ class Cluster:
 
     path: a directory that keeps the cluster from one use to the next; by default a new one under /tmp.
     settings: postgresql.conf settings; read again at each start, so a test may change `cluster.settings`.
+    environment: variables of the server's environment, beside those of ours that it has.
     """
 
-    def __init__(self, path=None, settings=None, name="insitu"):
+    def __init__(self, path=None, settings=None, name="insitu", environment=None):
         self.name = name
+        self.environment = environment or {}
         self.settings = DEFAULT_SETTINGS | (settings or {})
         self._kept = path is not None
         self._root = pathlib.Path(path).resolve() if path else _private_directory(name)
@@ -168,7 +171,7 @@ class Cluster:
             self._process = subprocess.Popen(
                 [f"{pg_config('--bindir')}/postgres", "-D", self.data_dir],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._root,
-                start_new_session=True, **_as_server_user())
+                start_new_session=True, **_as_server_user(self.environment))
         deadline = time.monotonic() + START_SECONDS
         while True:
             lines = self._lock_file()

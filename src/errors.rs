@@ -1,7 +1,13 @@
 //! The one way to raise an error, and to tell something else.
 
+#![allow(unsafe_code)]
+
+use std::borrow::Cow;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+use crate::encoding::{for_report, shown};
 
 /// Raises an ERROR for the person who typed the SQL.
 #[track_caller]
@@ -72,14 +78,46 @@ fn report(
     detail: Option<String>,
     hint: Option<String>,
 ) -> ErrorReport {
-    let mut report = ErrorReport::new(code, message, "");
+    let mut report = ErrorReport::new(code, for_report(message), "");
     if let Some(detail) = detail {
-        report = report.set_detail(detail);
+        report = report.set_detail(for_report(detail));
     }
     if let Some(hint) = hint {
-        report = report.set_hint(hint);
+        report = report.set_hint(for_report(hint));
     }
     report
+}
+
+/// Has no backtrace captured where the server was started with `RUST_BACKTRACE`: pgrx puts
+/// one into the DETAIL of an error that comes from the server or is a panic, and that goes
+/// to the client. To be called when the library is loaded.
+pub fn keep_backtraces_out() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    if is_set("RUST_BACKTRACE") || is_set("RUST_LIB_BACKTRACE") {
+        // The library's own variable goes before the other one, by which the log still has
+        // backtraces of threads.
+        // SAFETY: the server loads libraries on its main thread, and none of our threads
+        // has been started.
+        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    }
+}
+
+/// The most characters of what somebody gave that a message repeats.
+const MOST_QUOTED: usize = 200;
+
+/// What somebody gave, as a message repeats it: the beginning of it, if it is long.
+pub fn quoted(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MOST_QUOTED) {
+        None => Cow::Borrowed(text),
+        Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
+    }
+}
+
+/// As [`quoted`], of a text as the server has it.
+pub fn quoted_bytes(bytes: &[u8]) -> String {
+    // A character has four bytes at most.
+    let beginning = &bytes[..bytes.len().min(4 * MOST_QUOTED + 4)];
+    quoted(&shown(beginning)).into_owned()
 }
 
 /// What an index operation returns, or an ERROR that names the index.

@@ -14,9 +14,11 @@ compile_error!("insitu needs panic = \"unwind\": PostgreSQL's errors unwind thro
 
 mod am;
 mod embedding;
+mod encoding;
 mod errors;
 mod model;
 mod operators;
+mod raised;
 mod security;
 mod settings;
 mod storage;
@@ -31,6 +33,7 @@ pgrx::pg_module_magic!(name, version);
 #[pg_guard]
 #[allow(unsafe_code)]
 pub extern "C-unwind" fn _PG_init() {
+    errors::keep_backtraces_out();
     refuse_beside_pgvector();
     settings::init();
     am::init();

@@ -4,6 +4,8 @@
 
 use pgrx::prelude::*;
 
+use crate::raised::unchanged;
+
 /// Runs `work` as `role`, in the way of the server's own maintenance commands:
 /// as a security-restricted operation, and with a `search_path` in which no
 /// name can be put before the server's, not even a temporary one.
@@ -27,7 +29,7 @@ pub fn run_as<R>(role: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
             0,
             false,
         );
-        let result = work();
+        let result = unchanged(work);
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(user, context);
         result

@@ -3,10 +3,20 @@
 //! A thread must never run a signal handler of the server: handlers touch the
 //! state of the backend, which belongs to its main thread. So all signals are
 //! blocked while threads are started, and they inherit that.
+//!
+//! There are two kinds: [`with_workers`] starts some for a build, and [`aside`] has
+//! one that stays, for work that is long and calls nothing of the server, so that the
+//! main thread can serve the server's interrupts meanwhile.
 
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+
+use pgrx::prelude::*;
 
 /// Blocks all signals in this thread until it is dropped.
 struct BlockedSignals(libc::sigset_t);
@@ -69,4 +79,160 @@ pub fn with_workers<R>(
         }
         main()
     })
+}
+
+/// How long an interrupt of the server may wait while work is done aside.
+const PERIOD: Duration = Duration::from_millis(10);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The thread for work aside.
+enum Aside {
+    /// It is not there yet.
+    Absent,
+    /// It waits for work.
+    Idle,
+    /// It has been given some.
+    Given(Job),
+    /// It is at work.
+    Working,
+}
+
+static ASIDE: Mutex<Aside> = Mutex::new(Aside::Absent);
+static ASIDE_CHANGED: Condvar = Condvar::new();
+/// The work aside is to end.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+/// There is work aside.
+static AT_WORK: AtomicBool = AtomicBool::new(false);
+
+fn lock() -> MutexGuard<'static, Aside> {
+    // The value is only ever replaced as a whole.
+    ASIDE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether work aside is to end, because its caller is going away. Any thread may ask.
+pub fn is_stopped() -> bool {
+    STOPPED.load(Ordering::Relaxed)
+}
+
+/// Whether there is work aside, so that the main thread is free for interrupts.
+pub fn is_at_work() -> bool {
+    AT_WORK.load(Ordering::Relaxed)
+}
+
+/// Does `work` on another thread, while this one, the main thread, serves the server's
+/// interrupts and calls `tick`, both about every 10 ms.
+///
+/// `work` must not call the server. An ERROR out of an interrupt or `tick` waits for it,
+/// and so does the end of the process: it has to ask [`is_stopped`] now and then.
+pub fn aside<R: Send>(work: impl FnOnce() -> R + Send, mut tick: impl FnMut()) -> R {
+    /// Waits for the end of the work, also when an ERROR unwinds.
+    struct Joined;
+    impl Drop for Joined {
+        fn drop(&mut self) {
+            stop_and_wait();
+            AT_WORK.store(false, Ordering::Relaxed);
+        }
+    }
+    let result = Mutex::new(None);
+    let job = || {
+        let given = catch_unwind(AssertUnwindSafe(work));
+        *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(given);
+    };
+    {
+        let job: Box<dyn FnOnce() + Send + '_> = Box::new(job);
+        // SAFETY: only the lifetime changes. `Joined` waits until the job has been done
+        // before anything that it borrows goes away.
+        let job: Job = unsafe { std::mem::transmute(job) };
+        AT_WORK.store(true, Ordering::Relaxed);
+        match give(job) {
+            Ok(()) => {
+                let _joined = Joined;
+                while !is_done_soon() {
+                    tick();
+                    pgrx::check_for_interrupts!();
+                }
+            }
+            // A machine that has no thread to give lets interrupts wait.
+            Err(job) => {
+                AT_WORK.store(false, Ordering::Relaxed);
+                job();
+            }
+        }
+    }
+    let result = result.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match result {
+        Some(Ok(result)) => result,
+        Some(Err(panic)) => resume_unwind(panic),
+        None => unreachable!("the work was not done"),
+    }
+}
+
+/// Gives the thread work; gives it back if there is no such thread.
+fn give(job: Job) -> Result<(), Job> {
+    static REGISTERED: Once = Once::new();
+    // The process must not end while libraries are at work: their destructors would meet it.
+    // SAFETY: registered once, for as long as the process lives.
+    REGISTERED.call_once(|| unsafe {
+        pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0_usize));
+    });
+    let mut state = lock();
+    if matches!(*state, Aside::Absent) {
+        let _blocked = BlockedSignals::new();
+        let spawned = std::thread::Builder::new()
+            .name("insitu model".into())
+            // As much as the main thread has.
+            .stack_size(8 << 20)
+            .spawn(work_aside);
+        if spawned.is_err() {
+            return Err(job);
+        }
+        *state = Aside::Idle;
+    }
+    if !matches!(*state, Aside::Idle) {
+        return Err(job);
+    }
+    *state = Aside::Given(job);
+    ASIDE_CHANGED.notify_all();
+    Ok(())
+}
+
+fn work_aside() {
+    let mut state = lock();
+    loop {
+        match std::mem::replace(&mut *state, Aside::Working) {
+            Aside::Given(job) => {
+                drop(state);
+                job();
+                state = lock();
+                *state = Aside::Idle;
+                ASIDE_CHANGED.notify_all();
+            }
+            other => {
+                *state = other;
+                state = ASIDE_CHANGED
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+}
+
+/// Waits for a while; tells whether the work is done.
+fn is_done_soon() -> bool {
+    let is_at_work = |state: &mut Aside| !matches!(state, Aside::Idle | Aside::Absent);
+    let waited = ASIDE_CHANGED.wait_timeout_while(lock(), PERIOD, is_at_work);
+    let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    !is_at_work(&mut state)
+}
+
+fn stop_and_wait() {
+    STOPPED.store(true, Ordering::Relaxed);
+    while !is_done_soon() {}
+    STOPPED.store(false, Ordering::Relaxed);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    stop_and_wait();
 }

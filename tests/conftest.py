@@ -148,7 +148,7 @@ def corpus(cluster, template_minilm, request):
 def new_cluster(settings):
     """Makes clusters for a test that kills, damages or copies them."""
     with contextlib.ExitStack() as stack:
-        yield lambda more=(): stack.enter_context(Cluster(settings=settings | dict(more), name="insitu-test"))
+        yield lambda more=(), **kw: stack.enter_context(Cluster(settings=settings | dict(more), name="insitu-test", **kw))
 
 
 @pytest.fixture

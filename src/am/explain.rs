@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 use super::open::{self, RowContext};
 use super::{hnsw, ivf};
+use crate::encoding::{Text, shown_name};
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
 
@@ -138,37 +139,84 @@ fn explain_search(
         name!(microseconds, f64),
     ),
 > {
+    let oid = index.oid();
+    drop(index);
+    TableIterator::new(lines(oid, k, |index, wanted| {
+        if query.oid() != wanted {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!(
+                    "index \"{index}\" is not of the query's type {}",
+                    type_name(query.oid())
+                ),
+                format!("Cast the query to {}.", type_name(wanted)),
+            );
+        }
+        query.datum()
+    }))
+}
+
+/// The same for a query that is written as a literal without a type, or as text.
+#[pg_extern(
+    schema = "insitu",
+    name = "explain_search",
+    strict,
+    volatile,
+    parallel_unsafe
+)]
+#[allow(clippy::type_complexity)]
+fn explain_search_of_text(
+    index: pgrx::PgRelation,
+    query: Text<'_>,
+    k: default!(i32, 10),
+) -> TableIterator<
+    'static,
+    (
+        name!(step, String),
+        name!(vertices, i64),
+        name!(neighbours, i64),
+        name!(pages, i64),
+        name!(rows, i64),
+        name!(microseconds, f64),
+    ),
+> {
+    let oid = index.oid();
+    drop(index);
+    TableIterator::new(lines(oid, k, |_, wanted| {
+        let (mut function, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        let text = query.to_c_string();
+        // SAFETY: the input function of the type gets a string with a closing zero.
+        unsafe {
+            pg_sys::getTypeInputInfo(wanted, &mut function, &mut parameter);
+            pg_sys::OidInputFunctionCall(function, text.as_ptr().cast_mut(), parameter, -1)
+        }
+    }))
+}
+
+/// What the steps of a search did. `query` gives the vector for an index of this name and
+/// type.
+fn lines(
+    oid: pg_sys::Oid,
+    k: i32,
+    query: impl FnOnce(&str, pg_sys::Oid) -> pg_sys::Datum,
+) -> Vec<Line> {
     if k < 1 {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("k must be at least 1, not {k}"),
         );
     }
-    let oid = index.oid();
-    drop(index);
     // SAFETY: the relations stay open until the end; the scan is the server's
     // own, of an index of this access method.
-    let lines = unsafe {
+    unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let wanted = ("insitu.explain_search", &["hnsw", "ivf", "ivfflat"][..]);
         let (heap, index) = open::table_and_index(oid, lock, wanted, check_privilege);
-        let wanted = *(*index).rd_opcintype;
-        if query.oid() != wanted {
-            raise_with_hint(
-                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-                format!(
-                    "index \"{}\" is not of the query's type {}",
-                    open::name(index),
-                    type_name(query.oid())
-                ),
-                format!("Cast the query to {}.", type_name(wanted)),
-            );
-        }
-        let lines = explain(heap, index, query.datum(), k as usize);
+        let query = query(&open::name(index), *(*index).rd_opcintype);
+        let lines = explain(heap, index, query, k as usize);
         open::close(heap, index);
         lines
-    };
-    TableIterator::new(lines)
+    }
 }
 
 /// # Safety
@@ -358,8 +406,7 @@ impl Rows {
 /// The name of a type, as in SQL.
 fn type_name(oid: pg_sys::Oid) -> String {
     // SAFETY: the server returns a string for any number.
-    let name = unsafe { core::ffi::CStr::from_ptr(pg_sys::format_type_be(oid)) };
-    name.to_string_lossy().into_owned()
+    unsafe { shown_name(pg_sys::format_type_be(oid)) }
 }
 
 /// Who may read the whole table may know how it is searched.

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use ann::{AnyVector, HeapTid, Metric};
 use pgrx::prelude::*;
 
+use crate::encoding::shown_name;
 use crate::errors::{raise, raise_with_hint};
 use crate::types::dense::{Component, Dense};
 use crate::types::{Bits, HalfVector, Sparse, Vector};
@@ -20,9 +21,7 @@ use crate::types::{Bits, HalfVector, Sparse, Vector};
 /// `relation` is open.
 pub unsafe fn name(relation: pg_sys::Relation) -> String {
     // SAFETY: relname is a string with a closing zero.
-    unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()) }
-        .to_string_lossy()
-        .into_owned()
+    unsafe { shown_name((*(*relation).rd_rel).relname.data.as_ptr()) }
 }
 
 /// The name of an index's access method.
@@ -34,10 +33,7 @@ pub unsafe fn method(index: pg_sys::Relation) -> String {
     // SAFETY: reads the catalog.
     unsafe {
         let name = pg_sys::get_am_name((*(*index).rd_rel).relam);
-        if name.is_null() {
-            return "?".into();
-        }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        shown_name(name)
     }
 }
 

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 
 use super::open::{self, RowContext};
 use super::{hnsw, ivf};
+use crate::encoding::shown_name;
 use crate::errors::{raise, raise_index, unwrap_index};
 use crate::security::run_as;
 use crate::storage::RelationPages;
@@ -265,14 +266,9 @@ pub unsafe fn check_owner(heap: pg_sys::Oid) {
             pg_sys::object_ownercheck(pg_sys::RelationRelationId, heap, pg_sys::GetUserId());
         if !is_owner {
             let name = pg_sys::get_rel_name(heap);
-            let name = if name.is_null() {
-                c"?"
-            } else {
-                core::ffi::CStr::from_ptr(name)
-            };
             raise(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("must be owner of table {}", name.to_string_lossy()),
+                format!("must be owner of table {}", shown_name(name)),
             );
         }
     }

@@ -3,13 +3,12 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
-
 use pgrx::prelude::*;
 
 use super::catalog::{self, Model};
 use super::role;
-use crate::errors::{raise, raise_with_hint};
+use crate::encoding::Text;
+use crate::errors::{quoted, raise, raise_with_hint};
 
 /// The role that the present code runs as.
 pub fn current_user() -> pg_sys::Oid {
@@ -62,7 +61,7 @@ pub fn existing(name: &str) -> Model {
     catalog::find(name).unwrap_or_else(|| {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("model \"{name}\" does not exist"),
+            format!("model \"{}\" does not exist", quoted(name)),
             if is_restore() {
                 RESTORE_FIRST
             } else {
@@ -98,38 +97,38 @@ pub fn check_server_files() {
 }
 
 /// The role of this name; `public` is `InvalidOid`.
-fn role(name: &str) -> pg_sys::Oid {
-    if name == "public" {
+fn role(name: Text<'_>) -> pg_sys::Oid {
+    if &*name == "public" {
         return pg_sys::InvalidOid;
     }
     find_role(name).unwrap_or_else(|| {
         raise(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
-            format!("role \"{name}\" does not exist"),
+            format!("role \"{}\" does not exist", quoted(&name)),
         )
     })
 }
 
-fn find_role(name: &str) -> Option<pg_sys::Oid> {
-    let role = role::by_name(&CString::new(name).unwrap_or_default());
+fn find_role(name: Text<'_>) -> Option<pg_sys::Oid> {
+    let role = role::by_name(&name.to_c_string());
     (role != pg_sys::InvalidOid).then_some(role)
 }
 
 /// Lets a role use a model.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
-fn grant_model(name: &str, role: &str) {
+fn grant_model(name: Text<'_>, role: Text<'_>) {
     catalog::check_writable(c"insitu.grant_model()");
-    catalog::lock_name(name, true);
-    let model = owned(name);
+    catalog::lock_name(&name, true);
+    let model = owned(&name);
     catalog::add_grant(&model, self::role(role));
 }
 
 /// Takes a grant back. A role that was dropped is named by its number.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
-fn revoke_model(name: &str, role: &str) {
+fn revoke_model(name: Text<'_>, role: Text<'_>) {
     catalog::check_writable(c"insitu.revoke_model()");
-    catalog::lock_name(name, true);
-    let model = owned(name);
+    catalog::lock_name(&name, true);
+    let model = owned(&name);
     let by_number = || {
         let role = pg_sys::Oid::from(role.parse::<u32>().ok()?);
         model.grantees.contains(&role).then_some(role)

@@ -20,6 +20,7 @@ use pgrx::prelude::*;
 
 use super::role;
 use super::scan::{self, Key, Row};
+use crate::encoding::argument;
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
 
@@ -277,9 +278,9 @@ pub fn store(name: &str, model: &CompiledModel, owner: pg_sys::Oid) {
                                        tokenizer, tokenizer_parts, bytes, owner)
              VALUES ($1, $2, $3::pg_catalog.jsonb, $4, $5, $6, $7, $8, $9::insitu.role)",
             &[
-                name.into(),
+                argument(name),
                 model.sha256().into(),
-                settings.into(),
+                argument(&settings),
                 graph.as_str().into(),
                 graph_parts.into(),
                 tokenizer.as_str().into(),

@@ -15,6 +15,7 @@ use std::ffi::{CStr, CString, c_void};
 use pgrx::prelude::*;
 
 use super::catalog;
+use crate::encoding::{ServerText, argument};
 use crate::errors::{raise, raise_with_detail_and_hint};
 
 /// So many are named; the server does alike.
@@ -173,7 +174,7 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
             }
         }
         let functions: Vec<pg_sys::Oid> = takers.iter().map(|taker| taker.function).collect();
-        let bytes = client.select(BYTES, None, &[name.into()])?.first();
+        let bytes = client.select(BYTES, None, &[argument(name)])?.first();
         let bytes = bytes.get_one::<Vec<u8>>()?.unwrap_or_default();
         let search = Search {
             takers: &takers,
@@ -182,7 +183,8 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
         let mut found: Vec<String> = Vec::new();
         for row in client.select(EXPRESSIONS, None, &[functions.clone().into()])? {
             pgrx::check_for_interrupts!();
-            let (object, tree) = (row.get::<String>(1)?, row.get::<Vec<u8>>(2)?);
+            let (object, tree) = (row.get::<ServerText>(1)?, row.get::<Vec<u8>>(2)?);
+            let object = object.map(|object| object.to_utf8());
             if let (Some(object), Some(tree)) = (object, tree)
                 && found.last() != Some(&object)
                 && search.is_in(tree)
@@ -190,8 +192,8 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
                 found.push(object);
             }
         }
-        for row in client.select(TEXTS, None, &[name.into(), functions.into(), bytes.into()])? {
-            found.extend(row.get::<String>(1)?);
+        for row in client.select(TEXTS, None, &[argument(name), functions.into(), bytes.into()])? {
+            found.extend(row.get::<ServerText>(1)?.map(|object| object.to_utf8()));
         }
         Ok(found)
     })

@@ -10,28 +10,28 @@ use pgrx::prelude::*;
 
 use super::analyze;
 use super::session::{self, Role};
-use crate::errors::raise;
+use crate::encoding::{Text, TextArray};
 use crate::types::OwnedVector;
 use crate::types::dense::sql_type;
 
 /// The embedding of a text. In ANALYZE, NULL.
 #[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
-fn embed(model: &str, input: &str) -> Option<OwnedVector> {
+fn embed(model: Text<'_>, input: Text<'_>) -> Option<OwnedVector> {
     if analyze::is_running() {
         return None;
     }
-    let mut vectors = session::embed(model, &[input], Role::Passage);
+    let mut vectors = session::embed(&model, &[&input], Role::Passage);
     Some(OwnedVector::checked(vectors.pop().unwrap_or_default()))
 }
 
 /// The embedding of a query. It is that of the text, unless the model wants other
 /// prefixes before queries than before passages.
 #[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
-fn embed_query(model: &str, input: &str) -> Option<OwnedVector> {
+fn embed_query(model: Text<'_>, input: Text<'_>) -> Option<OwnedVector> {
     if analyze::is_running() {
         return None;
     }
-    let mut vectors = session::embed(model, &[input], Role::Query);
+    let mut vectors = session::embed(&model, &[&input], Role::Query);
     Some(OwnedVector::checked(vectors.pop().unwrap_or_default()))
 }
 
@@ -46,54 +46,24 @@ fn embed_query(model: &str, input: &str) -> Option<OwnedVector> {
     cost = 200000,
     requires = ["types"]
 )]
-fn embed_all(model: &str, inputs: pgrx::Array<'_, &str>) -> VectorArray {
-    let inputs: Vec<Option<&str>> = inputs.iter().collect();
+fn embed_all(model: Text<'_>, inputs: TextArray<'_>) -> VectorArray {
     if analyze::is_running() {
-        return VectorArray(inputs.iter().map(|_| None).collect());
+        return VectorArray(inputs.0.iter().map(|_| None).collect());
     }
-    let texts: Vec<&str> = inputs.iter().copied().flatten().collect();
-    let mut vectors = session::embed(model, &texts, Role::Passage).into_iter();
+    let texts: Vec<&str> = inputs
+        .0
+        .iter()
+        .flatten()
+        .map(|text| text.as_str())
+        .collect();
+    let mut vectors = session::embed(&model, &texts, Role::Passage).into_iter();
     VectorArray(
         inputs
+            .0
             .iter()
             .map(|input| input.and_then(|_| vectors.next()).map(OwnedVector::checked))
             .collect(),
     )
-}
-
-/// The pieces of a text that are short enough for a model: their number, the
-/// position of their first character (from 1, as `substring` counts), their length
-/// in characters, and themselves.
-#[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 1000)]
-#[allow(clippy::type_complexity)]
-fn chunk(
-    model: &str,
-    input: &str,
-    max_tokens: i32,
-    overlap: default!(i32, 0),
-) -> TableIterator<
-    'static,
-    (
-        name!(ordinal, i32),
-        name!(start, i32),
-        name!(length, i32),
-        name!(chunk, String),
-    ),
-> {
-    let (Ok(most), Ok(again)) = (usize::try_from(max_tokens), usize::try_from(overlap)) else {
-        raise(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!(
-                "max_tokens is {max_tokens} and overlap {overlap}, but neither can be negative"
-            ),
-        );
-    };
-    let chunks = session::chunk(model, input, most, again);
-    // A text has less than 2^30 characters.
-    let rows = (1..)
-        .zip(chunks)
-        .map(|(ordinal, (start, length, chunk))| (ordinal, start as i32 + 1, length as i32, chunk));
-    TableIterator::new(rows)
 }
 
 /// An array of vectors to be returned.

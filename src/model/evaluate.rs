@@ -1,12 +1,17 @@
 //! `insitu.evaluate_model`: what a model keeps of another, on the caller's own rows.
 
+#![allow(unsafe_code)]
+
 use std::time::Instant;
 
 use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
 
 use super::access;
 use super::session::{self, Role};
+use crate::encoding::{Text, from_server, shown_name};
 use crate::errors::{raise, raise_with_hint};
+use crate::raised::unchanged;
 
 /// Texts of a sample, at most.
 const MOST_TEXTS: usize = 100_000;
@@ -33,9 +38,9 @@ struct Measured {
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
 #[allow(clippy::type_complexity)]
 fn evaluate_model(
-    model: &str,
-    reference: &str,
-    sample: &str,
+    model: Text<'_>,
+    reference: Text<'_>,
+    sample: Text<'_>,
     k: default!(i32, 10),
 ) -> TableIterator<
     'static,
@@ -64,8 +69,8 @@ fn evaluate_model(
         );
     }
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let ours = measure(model, &texts);
-    let theirs = measure(reference, &texts);
+    let ours = measure(&model, &texts);
+    let theirs = measure(&reference, &texts);
     let compared = session::uninterrupted(|| {
         encoder::compare(
             (&ours.vectors, ours.dimension),
@@ -89,15 +94,31 @@ fn evaluate_model(
 }
 
 /// The texts of a query's one column, run with the caller's rights.
-fn texts_of(sample: &str) -> Vec<String> {
-    let texts = Spi::connect(|client| {
-        let rows = client.select(sample, Some(MOST_TEXTS as i64 + 1), &[])?;
+fn texts_of(sample: Text<'_>) -> Vec<String> {
+    let connected = |client: &SpiClient<'_>| {
+        let query = sample.to_c_string();
+        let rows = client.select(query.as_c_str(), Some(MOST_TEXTS as i64 + 1), &[])?;
+        let columns = rows.columns()?;
+        if columns != 1 {
+            raise(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!(
+                    "the query of the sample gives {columns} columns, expected was one of text"
+                ),
+            );
+        }
+        check_type(rows.column_type_oid(1)?.value());
         let mut texts = Vec::new();
         for row in rows {
-            texts.extend(row.get::<String>(1)?);
+            pgrx::check_for_interrupts!();
+            if let Some(value) = row.get::<pgrx::AnyElement>(1)? {
+                // SAFETY: a value of the type that the row says it is of.
+                texts.push(unsafe { written(value.datum(), value.oid()) });
+            }
         }
         Ok::<_, pgrx::spi::Error>(texts)
-    });
+    };
+    let texts = unchanged(|| Spi::connect(connected));
     match texts {
         Ok(texts) if texts.len() > MOST_TEXTS => raise_with_hint(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -105,10 +126,45 @@ fn texts_of(sample: &str) -> Vec<String> {
             "Add a LIMIT to the query.",
         ),
         Ok(texts) => texts,
-        Err(error) => raise(
+        Err(_) => raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("the query of the sample does not give one column of text: {error}"),
+            "the query of the sample gives no rows, expected was one column of text",
         ),
+    }
+}
+
+/// Raises an ERROR unless the type is one of text.
+fn check_type(kind: pg_sys::Oid) {
+    let (mut category, mut is_preferred) = (0, false);
+    // SAFETY: reads the catalog, and writes the two results.
+    let name = unsafe {
+        pg_sys::get_type_category_preferred(kind, &mut category, &mut is_preferred);
+        shown_name(pg_sys::format_type_be(kind))
+    };
+    if category as u8 != pg_sys::TYPCATEGORY_STRING {
+        raise_with_hint(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("the query of the sample gives a column of type {name}, expected was text"),
+            "Cast the column to text.",
+        );
+    }
+}
+
+/// A value as its type writes it.
+///
+/// # Safety
+///
+/// A value of the type, not null.
+unsafe fn written(value: pg_sys::Datum, kind: pg_sys::Oid) -> String {
+    // SAFETY: see above; the type's own function returns a string with a closing zero,
+    // which is copied before it is freed.
+    unsafe {
+        let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+        pg_sys::getTypeOutputInfo(kind, &mut function, &mut is_varlena);
+        let text = pg_sys::OidOutputFunctionCall(function, value);
+        let copied = from_server(core::ffi::CStr::from_ptr(text).to_bytes()).to_owned();
+        pg_sys::pfree(text.cast());
+        copied
     }
 }
 

@@ -1,32 +1,39 @@
 //! `insitu.load_model` and `insitu.drop_model`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use encoder::{CompileOptions, CompiledModel, ModelFiles, compile_with};
 use pgrx::prelude::*;
 
 use super::{access, catalog, dependents, session, unwrap_model};
-use crate::errors::{raise, raise_with_hint};
+use crate::encoding::{Text, TextArray};
+use crate::errors::{quoted, raise, raise_with_hint};
 
 /// Loads a model from a directory of the server; of its vectors, the first
 /// `dimensions` (0 means all).
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
-fn load_model(name: &str, path: &str, dimensions: default!(i32, 0)) {
+fn load_model(name: Text<'_>, path: Text<'_>, dimensions: default!(i32, 0)) {
     catalog::check_writable(c"insitu.load_model()");
     access::check_server_files();
-    check_name(name);
-    if !Path::new(path).is_absolute() {
+    check_name(&name);
+    // The name of a file is bytes, which are those of the server's text.
+    let directory = Path::new(OsStr::from_bytes(path.in_server()));
+    if !directory.is_absolute() {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("the path of a model must be absolute, but is \"{path}\""),
+            format!(
+                "the path of a model must be absolute, but is \"{}\"",
+                quoted(&path)
+            ),
         );
     }
-    load(
-        name,
-        &unwrap_model(ModelFiles::read_directory(Path::new(path))),
-        dimensions,
-    );
+    let files = session::uninterrupted(|| {
+        ModelFiles::read_directory_unless(directory, session::interrupted)
+    });
+    load(&name, &files, dimensions);
 }
 
 /// Loads a model from the contents of its files.
@@ -38,13 +45,14 @@ fn load_model(name: &str, path: &str, dimensions: default!(i32, 0)) {
     strict
 )]
 fn load_model_files(
-    name: &str,
-    file_names: pgrx::Array<'_, String>,
+    name: Text<'_>,
+    file_names: TextArray<'_>,
     files: pgrx::Array<'_, &[u8]>,
     dimensions: default!(i32, 0),
 ) {
     catalog::check_writable(c"insitu.load_model()");
-    check_name(name);
+    check_name(&name);
+    let file_names = file_names.0;
     if file_names.len() != files.len() {
         raise(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -56,27 +64,29 @@ fn load_model_files(
         );
     }
     let mut by_name = BTreeMap::new();
-    for (file_name, file) in file_names.iter().zip(files.iter()) {
+    for (file_name, file) in file_names.into_iter().zip(files.iter()) {
         let (Some(file_name), Some(file)) = (file_name, file) else {
             raise(
                 PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
                 "the names and contents of a model's files must not be null",
             )
         };
-        if by_name.insert(file_name.clone(), file.to_vec()).is_some() {
+        pgrx::check_for_interrupts!();
+        let before = by_name.insert(file_name.as_str().to_owned(), file.to_vec());
+        if before.is_some() {
             raise(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!("the file \"{file_name}\" was given twice"),
+                format!("the file \"{}\" was given twice", quoted(&file_name)),
             );
         }
     }
-    load(name, &unwrap_model(ModelFiles::new(by_name)), dimensions);
+    load(&name, &unwrap_model(ModelFiles::new(by_name)), dimensions);
 }
 
 /// Removes a model that nothing in the database needs.
 #[pg_extern(schema = "insitu", volatile, parallel_unsafe, strict)]
-fn drop_model(name: &str) {
-    remove(name, false);
+fn drop_model(name: Text<'_>) {
+    remove(&name, false);
 }
 
 /// Removes a model, whatever needs it if `force` is true.
@@ -87,8 +97,8 @@ fn drop_model(name: &str) {
     parallel_unsafe,
     strict
 )]
-fn drop_model_by_force(name: &str, force: bool) {
-    remove(name, force);
+fn drop_model_by_force(name: Text<'_>, force: bool) {
+    remove(&name, force);
 }
 
 fn remove(name: &str, force: bool) {
@@ -130,8 +140,7 @@ fn load(name: &str, files: &ModelFiles, dimensions: i32) {
             ),
         },
     };
-    let model = unwrap_model(compile_with(files, &options));
-    pgrx::check_for_interrupts!();
+    let model = session::uninterrupted(|| compile_with(files, &options));
     store(name, &model);
 }
 

@@ -11,6 +11,7 @@
 mod access;
 mod analyze;
 mod catalog;
+mod chunk;
 mod dependents;
 mod embed;
 mod evaluate;
@@ -22,10 +23,13 @@ mod scan;
 mod session;
 mod transaction;
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use encoder::ErrorKind;
 use pgrx::prelude::*;
 
-use crate::errors::{raise, raise_with_hint};
+use crate::errors::{quoted_bytes, raise, raise_with_hint};
 
 /// What an operation on a model returns, or an ERROR.
 #[track_caller]
@@ -36,7 +40,7 @@ fn unwrap_model<T>(result: Result<T, encoder::Error>) -> T {
     };
     let code = match error.kind() {
         ErrorKind::Runtime | ErrorKind::File => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
-        ErrorKind::InvalidModel | ErrorKind::Unsupported => {
+        ErrorKind::InvalidModel | ErrorKind::Unsupported | ErrorKind::Argument => {
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
         }
         ErrorKind::Tokenizer => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
@@ -44,8 +48,26 @@ fn unwrap_model<T>(result: Result<T, encoder::Error>) -> T {
         ErrorKind::Resource => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         _ => PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
     };
+    let message = message_of(&error);
     match error.hint() {
-        Some(hint) => raise_with_hint(code, error.to_string(), hint),
-        None => raise(code, error.to_string()),
+        Some(hint) => raise_with_hint(code, message, hint),
+        None => raise(code, message),
+    }
+}
+
+/// The message of an error. Paths are bytes, which are meant in the database's encoding.
+fn message_of(error: &encoder::Error) -> String {
+    let shown = |path: &Path| quoted_bytes(path.as_os_str().as_bytes());
+    match error {
+        encoder::Error::File { path, reason } => {
+            format!("could not read \"{}\": {reason}", shown(path))
+        }
+        encoder::Error::Runtime { path, reason } => {
+            format!(
+                "could not load ONNX Runtime from \"{}\": {reason}",
+                shown(path)
+            )
+        }
+        other => other.to_string(),
     }
 }

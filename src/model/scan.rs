@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 
 use pgrx::prelude::*;
 
+use crate::encoding::{ServerText, from_server};
 use crate::errors::raise;
 
 /// The table of the schema `insitu` with this name.
@@ -75,7 +76,7 @@ impl Row {
         // SAFETY: the caller knows the column's type; the text ends with a zero.
         unsafe {
             let text = pgrx::direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(datum)])?;
-            String::from_utf8(CStr::from_ptr(text.cast_mut_ptr()).to_bytes().to_vec()).ok()
+            Some(from_server(CStr::from_ptr(text.cast_mut_ptr()).to_bytes()).to_owned())
         }
     }
 
@@ -130,7 +131,7 @@ pub fn rows<B>(
             .iter()
             .map(|&(column, key)| {
                 let (function, value) = match key {
-                    Key::Text(text) => (pg_sys::F_TEXTEQ, text.into_datum()),
+                    Key::Text(text) => (pg_sys::F_TEXTEQ, ServerText::new(text).into_datum()),
                     Key::Integer(number) => (pg_sys::F_INT4EQ, number.into_datum()),
                     Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, uuid.into_datum()),
                 };

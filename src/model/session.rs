@@ -10,8 +10,10 @@
 #![allow(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -23,6 +25,7 @@ use super::catalog::StoredFile;
 use super::{access, catalog, memory, transaction, unwrap_model};
 use crate::errors::{notice, raise_with_detail_and_hint, raise_with_hint};
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
+use crate::threads;
 
 /// The most tokens in one run of a model, on a GPU; on a processor there are fewer.
 const BATCH_TOKENS: usize = 32_768;
@@ -33,6 +36,9 @@ const MAX_REMEMBERED_TEXT: usize = 4096;
 /// A call with more bytes of text leaves so much freed memory behind that it is
 /// given back.
 const LARGE_CALL: usize = 65_536;
+
+/// A call with up to so many bytes of text is short: on one core it takes milliseconds.
+const SHORT_CALL: usize = 2048;
 
 struct Loaded {
     encoder: Encoder,
@@ -159,18 +165,20 @@ fn model_changed(_fcinfo: pg_sys::FunctionCallInfo) -> i64 {
     0
 }
 
-/// Whether this backend is to stop what it does. ONNX Runtime's watchdog calls
-/// it from its own thread: it only reads. Other interrupts can wait until the
-/// model has run.
+/// Whether a model is to stop. ONNX Runtime's watchdog calls it from its own thread: it
+/// only reads.
+///
+/// Work aside goes on until it is told to stop: the main thread serves interrupts
+/// meanwhile. On the main thread any interrupt of the server stops a model; it is served,
+/// and then the model runs aside.
 pub fn interrupted() -> bool {
+    if threads::is_at_work() {
+        return threads::is_stopped();
+    }
     // SAFETY: the flags are plain integers that signal handlers set.
     unsafe {
-        let is_set = |flag: *const pg_sys::sig_atomic_t| std::ptr::read_volatile(flag) != 0;
-        is_set(&raw const pg_sys::InterruptPending)
-            && (is_set(&raw const pg_sys::QueryCancelPending)
-                || is_set(&raw const pg_sys::ProcDiePending))
+        std::ptr::read_volatile(&raw const pg_sys::InterruptPending) != 0
             && std::ptr::read_volatile(&raw const pg_sys::InterruptHoldoffCount) == 0
-            && std::ptr::read_volatile(&raw const pg_sys::QueryCancelHoldoffCount) == 0
             && std::ptr::read_volatile(&raw const pg_sys::CritSectionCount) == 0
     }
 }
@@ -178,14 +186,14 @@ pub fn interrupted() -> bool {
 /// Loads ONNX Runtime, once in a session.
 fn load_runtime() {
     let setting = ONNXRUNTIME_PATH.get().unwrap_or_default();
-    let setting = setting.to_string_lossy();
     // SAFETY: the server's library directory, a string with a closing zero.
     let libdir = unsafe { core::ffi::CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
-    let path = match setting.strip_prefix("$libdir") {
-        Some(rest) => PathBuf::from(format!("{}{rest}", libdir.to_string_lossy())),
-        None => PathBuf::from(&*setting),
+    let path = match setting.to_bytes().strip_prefix(b"$libdir") {
+        Some(rest) => [libdir.to_bytes(), rest].concat(),
+        None => setting.into_bytes(),
     };
-    unwrap_model(encoder::load_runtime(&path));
+    // The name of a file is bytes, whatever encoding a database has.
+    unwrap_model(encoder::load_runtime(Path::new(OsStr::from_bytes(&path))));
 }
 
 fn options() -> Options {
@@ -201,11 +209,20 @@ fn options() -> Options {
     }
 }
 
-/// Runs a model operation again for as long as it was stopped by interrupts
-/// that turn out not to be an ERROR.
-pub fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, Error>) -> T {
+/// Does work of models, which calls nothing of the server, while the server's interrupts
+/// are served.
+pub fn uninterrupted<T: Send>(operation: impl FnMut() -> Result<T, Error> + Send) -> T {
+    uninterrupted_with(operation, || ())
+}
+
+/// As [`uninterrupted`]; `tick` is called meanwhile.
+pub fn uninterrupted_with<T: Send>(
+    mut operation: impl FnMut() -> Result<T, Error> + Send,
+    mut tick: impl FnMut(),
+) -> T {
     loop {
-        match operation() {
+        match threads::aside(&mut operation, &mut tick) {
+            // Where there is no other thread, any interrupt stops it.
             Err(Error::Interrupted) => {
                 pgrx::check_for_interrupts!();
             }
@@ -218,10 +235,12 @@ pub fn uninterrupted<T>(mut operation: impl FnMut() -> Result<T, Error>) -> T {
 fn new_encoder(model: &CompiledModel) -> Encoder {
     static TOLD: AtomicBool = AtomicBool::new(false);
     load_runtime();
-    let settings = model.settings.clone();
+    let options = options();
     memory::give_back_at_end();
-    let made = Encoder::new(&model.graph, &model.tokenizer, settings, options());
-    let encoder = unwrap_model(made);
+    let encoder = uninterrupted(|| {
+        let settings = model.settings.clone();
+        Encoder::new(&model.graph, &model.tokenizer, settings, options)
+    });
     if let Some(reason) = encoder.fallback()
         && !TOLD.swap(true, Ordering::Relaxed)
     {
@@ -235,8 +254,11 @@ fn new_encoder(model: &CompiledModel) -> Encoder {
 /// keeps its promises. The encoder stays for later use.
 pub fn try_out(model: &CompiledModel) {
     let mut encoder = new_encoder(model);
-    uninterrupted(|| encoder.probe());
-    keep(model.sha256(), encoder);
+    let sha256 = uninterrupted(|| {
+        encoder.probe()?;
+        Ok(model.sha256())
+    });
+    keep(sha256, encoder);
 }
 
 fn keep(sha256: String, encoder: Encoder) {
@@ -304,7 +326,7 @@ fn read(name: &str, content: &Content) -> CompiledModel {
         tokenizer: file("tokenizer", &content.tokenizer),
         settings: content.settings.clone(),
     };
-    if model.sha256() != content.sha256 {
+    if uninterrupted(|| Ok(model.sha256())) != content.sha256 {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             format!("the stored bytes of model \"{name}\" are not those that were loaded"),
@@ -337,23 +359,48 @@ fn raise_missing(name: &str, content: &Content, what: &str) -> ! {
     );
 }
 
+/// An encoder that is at work. The session has it back at the end, also after an ERROR.
+struct Taken(Option<(String, Loaded)>);
+
+impl Taken {
+    fn loaded(&mut self) -> Result<&mut Loaded, Error> {
+        let taken = self.0.as_mut().ok_or(Error::RuntimeNotLoaded)?;
+        Ok(&mut taken.1)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some((sha256, loaded)) = self.0.take() {
+            with_session(|session| session.loaded.insert(sha256, loaded));
+        }
+    }
+}
+
 /// Works with the encoder of a model that was resolved, which is made now if this
-/// session has none.
-fn with_encoder<T>(
+/// session has none. Short work is done here, unless an interrupt comes: handing it over
+/// to another thread would take a noticeable part of its time.
+fn with_encoder<T: Send>(
     name: &str,
     content: &Content,
-    mut work: impl FnMut(&mut Loaded) -> Result<T, Error>,
+    is_short: bool,
+    mut work: impl FnMut(&mut Loaded) -> Result<T, Error> + Send,
 ) -> T {
     if !with_session(|session| session.loaded.contains_key(&content.sha256)) {
         let model = read(name, content);
         keep(content.sha256.clone(), new_encoder(&model));
     }
-    uninterrupted(|| {
-        with_session(|session| match session.loaded.get_mut(&content.sha256) {
-            Some(loaded) => work(loaded),
-            None => Err(Error::RuntimeNotLoaded),
-        })
-    })
+    // An interrupt may end the process, and then the session must not be locked.
+    let mut taken = Taken(with_session(|session| session.loaded.remove_entry(&content.sha256)));
+    if is_short {
+        match taken.loaded().and_then(&mut work) {
+            Err(Error::Interrupted) => {
+                pgrx::check_for_interrupts!();
+            }
+            result => return unwrap_model(result),
+        }
+    }
+    uninterrupted(|| taken.loaded().and_then(&mut work))
 }
 
 /// The vectors of texts, in their order: rows of as many components as the
@@ -373,33 +420,32 @@ pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
     } else {
         prefixed.iter().map(String::as_str).collect()
     };
-    if texts.iter().map(|text| text.len()).sum::<usize>() > LARGE_CALL {
+    let bytes: usize = texts.iter().map(|text| text.len()).sum();
+    if bytes > LARGE_CALL {
         memory::give_back_at_end();
     }
-    with_encoder(name, &content, |loaded| loaded.embed(&texts))
+    with_encoder(name, &content, bytes <= SHORT_CALL, |loaded| {
+        loaded.embed(&texts)
+    })
 }
 
-/// The pieces of a text: characters before each, its characters, and itself.
-pub fn chunk(
-    name: &str,
-    text: &str,
-    max_tokens: usize,
-    overlap: usize,
-) -> Vec<(usize, usize, String)> {
-    with_encoder(name, &resolve(name), |loaded| {
+/// The pieces of a text: characters before each, and its characters.
+pub fn chunk(name: &str, text: &str, max_tokens: usize, overlap: usize) -> Vec<(usize, usize)> {
+    with_encoder(name, &resolve(name), text.len() <= SHORT_CALL, |loaded| {
         let chunks = loaded.encoder.chunk(text, max_tokens, overlap)?;
-        let owned = chunks
-            .iter()
-            .map(|chunk| (chunk.start, chunk.length, chunk.text.to_owned()));
-        Ok(owned.collect())
+        let places = chunks.iter().map(|chunk| (chunk.start, chunk.length));
+        Ok(places.collect())
     })
 }
 
 /// How many tokens of texts count.
 pub fn count_tokens(name: &str, texts: &[&str]) -> usize {
-    with_encoder(name, &resolve(name), |loaded| {
+    with_encoder(name, &resolve(name), false, |loaded| {
         let most = loaded.encoder.settings().max_tokens;
-        let counts = texts.iter().map(|text| loaded.encoder.count_tokens(text));
+        let counts = texts.iter().map(|text| match interrupted() {
+            true => Err(Error::Interrupted),
+            false => loaded.encoder.count_tokens(text),
+        });
         counts.map(|count| count.map(|count| count.min(most))).sum()
     })
 }

@@ -18,7 +18,7 @@ use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
 use super::text::{out_of_range, shortest};
-use crate::errors::{raise, raise_with_detail};
+use crate::errors::{quoted_bytes, raise, raise_with_detail};
 
 /// A vector has at most so many dimensions.
 pub const MAX_DIMENSIONS: usize = 16_000;
@@ -333,7 +333,7 @@ pub fn parse_typmod(list: &pgrx::Array<'_, &core::ffi::CStr>, of: Typmod) -> i32
     let invalid =
         |message: String| -> ! { raise(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message) };
     let parse = |text: &core::ffi::CStr| -> i32 {
-        let text = text.to_string_lossy();
+        let text = quoted_bytes(text.to_bytes());
         match text.trim().parse() {
             Ok(number) => number,
             Err(_) => raise(

@@ -21,7 +21,7 @@ use pgrx::varlena::{set_varsize_4b, varsize_any};
 
 use super::dense::{Typmod, check_typmod, parse_typmod, plain, sql_type};
 use super::text::{is_space, out_of_range, parse_number, write_shortest};
-use crate::errors::{raise, raise_with_detail};
+use crate::errors::{quoted_bytes, raise, raise_with_detail};
 
 /// A sparse vector has at most so many dimensions.
 pub const MAX_DIMENSIONS: i64 = 1_000_000_000;
@@ -288,7 +288,7 @@ fn check_indices(indices: impl Iterator<Item = i64>, dimensions: usize) {
 fn message_of_invalid(input: &[u8]) -> String {
     format!(
         "invalid input syntax for type sparsevec: \"{}\"",
-        String::from_utf8_lossy(input)
+        quoted_bytes(input)
     )
 }
 

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::dense::{
     Component, Dense, MAX_DIMENSIONS, Owned, check_dimensions, check_finite, check_typmod,
 };
-use crate::errors::{raise, raise_with_detail};
+use crate::errors::{quoted, quoted_bytes, raise, raise_with_detail};
 
 /// White space, as PostgreSQL's own scanner has it.
 pub fn is_space(byte: u8) -> bool {
@@ -29,7 +29,7 @@ fn message_of_invalid<T: Component>(input: &[u8]) -> String {
     format!(
         "invalid input syntax for type {}: \"{}\"",
         T::TYPE,
-        String::from_utf8_lossy(input)
+        quoted_bytes(input)
     )
 }
 
@@ -48,7 +48,7 @@ pub fn parse_number(name: &str, token: &[u8]) -> Option<f32> {
 pub fn out_of_range(name: &str, text: &str) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-        format!("\"{text}\" is out of range for type {name}"),
+        format!("\"{}\" is out of range for type {name}", quoted(text)),
     )
 }
 

@@ -14,6 +14,7 @@ use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
 use crate::errors::{notice, raise, unwrap_index};
+use crate::raised::unchanged;
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
 
@@ -273,7 +274,7 @@ pub unsafe extern "C-unwind" fn ambuild(
     index_info: *mut pg_sys::IndexInfo,
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: the caller gives open relations, exclusively locked.
-    let (rows, indexed) = unsafe {
+    let (rows, indexed) = unchanged(|| unsafe {
         let mut options = checked_options(index);
         let name = open::name(index);
         let pages = RelationPages::for_build(index);
@@ -329,7 +330,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         );
         pages.log_all();
         (rows, build.indexed)
-    };
+    });
     // SAFETY: a plain struct, palloc'd.
     let mut result = unsafe { PgBox::<pg_sys::IndexBuildResult>::alloc0() };
     result.heap_tuples = rows;

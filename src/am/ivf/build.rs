@@ -19,7 +19,9 @@ use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
+use crate::encoding::{ServerText, argument};
 use crate::errors::{notice, raise, raise_with_hint, unwrap_index};
+use crate::raised::unchanged;
 use crate::storage::RelationPages;
 
 /// Rows of the sample for each list.
@@ -410,7 +412,17 @@ unsafe fn sampled(
         let lists = match plan.lists {
             Some(lists) => {
                 let mut lists = lists;
-                if rows < f64::from(lists) {
+                if rows == 0.0 {
+                    notice(
+                        format!(
+                            "index \"{}\" has one list, as there are no rows yet",
+                            plan.name
+                        ),
+                        None,
+                        Some("REINDEX it when the table has rows."),
+                    );
+                    lists = 1;
+                } else if rows < f64::from(lists) {
                     notice(
                         format!("{} index created with little data", plan.method),
                         Some("This will cause low recall.".to_owned()),
@@ -465,10 +477,10 @@ unsafe fn given_centroids(
                     AND atttypid OPERATOR(pg_catalog.=) $2
                     AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
                 None,
-                &[table.into(), kind.into()],
+                &[argument(table), kind.into()],
             )?;
-            let columns: Vec<String> = columns
-                .filter_map(|row| row.get::<String>(1).ok().flatten())
+            let columns: Vec<ServerText> = columns
+                .filter_map(|row| row.get::<ServerText>(1).ok().flatten())
                 .collect();
             let [column] = &columns[..] else {
                 wrong(
@@ -483,13 +495,17 @@ unsafe fn given_centroids(
                 .select(
                     "SELECT $1::pg_catalog.regclass::pg_catalog.text",
                     None,
-                    &[table.into()],
+                    &[argument(table)],
                 )?
                 .first()
-                .get_one::<String>()?
-                .unwrap_or_default();
+                .get_one::<ServerText>()?;
+            let (column, relation) = (column.to_utf8(), relation.map(|name| name.to_utf8()));
+            let query = format!(
+                "SELECT {column} FROM {} WHERE {column} IS NOT NULL",
+                relation.unwrap_or_default()
+            );
             let rows = client.select(
-                &format!("SELECT {column} FROM {relation} WHERE {column} IS NOT NULL"),
+                &ServerText::new(&query).into_c_string(),
                 Some(i64::from(MAX_LISTS) + 1),
                 &[],
             )?;
@@ -583,7 +599,7 @@ pub unsafe extern "C-unwind" fn ambuild(
     index_info: *mut pg_sys::IndexInfo,
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: the caller gives open relations, exclusively locked.
-    let (rows, indexed) = unsafe {
+    let (rows, indexed) = unchanged(|| unsafe {
         let mut plan = plan(index);
         let pages = RelationPages::for_build(index);
         let team = Workers(worker_count());
@@ -620,7 +636,7 @@ pub unsafe extern "C-unwind" fn ambuild(
         unwrap_index(build.builder.finish(), &plan.name);
         pages.log_all();
         (rows, indexed)
-    };
+    });
     // SAFETY: a plain struct, palloc'd.
     let mut result = unsafe { PgBox::<pg_sys::IndexBuildResult>::alloc0() };
     result.heap_tuples = rows;

@@ -11,6 +11,8 @@ use ann::quantize::extended::Bits;
 use pgrx::pg_sys::relopt_type::{RELOPT_TYPE_ENUM, RELOPT_TYPE_INT, RELOPT_TYPE_STRING};
 use pgrx::prelude::*;
 
+use crate::encoding::shown_name;
+
 /// `lists` of an `ivf` index that follows from the table.
 const AUTOMATIC: i32 = 0;
 /// pgvector's default.
@@ -165,7 +167,7 @@ pub unsafe fn of_index(index: pg_sys::Relation, method: &str) -> IvfOptions {
         };
         let centroids = (centroids != 0).then(|| {
             let at = stored.cast::<core::ffi::c_char>().add(centroids as usize);
-            CStr::from_ptr(at).to_string_lossy().into_owned()
+            shown_name(at)
         });
         IvfOptions {
             lists: (lists != AUTOMATIC).then_some(lists as u32),
