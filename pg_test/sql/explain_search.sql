@@ -36,6 +36,13 @@ SELECT step, rows BETWEEN 2 AND 3 AS rows FROM insitu.explain_search('fused', (S
 WHERE step = 'return rows';
 TRUNCATE points;
 SELECT step, vertices, rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector);
+-- A literal without a type, or text, is read as a vector of the index's type.
+SELECT rows FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector::text) WHERE step = 'return rows';
+PREPARE as_unknown AS SELECT rows FROM insitu.explain_search('fused', $1, 3) WHERE step = 'return rows';
+EXECUTE as_unknown(array_fill(1, ARRAY[64])::vector::text);
+DEALLOCATE as_unknown;
+SELECT * FROM insitu.explain_search('fused', '[1,2,3]');
+SELECT * FROM insitu.explain_search('fused', 'no vector', 3);
 -- Errors.
 SELECT * FROM insitu.explain_search('fused', '[1,2,3]'::vector);
 SELECT * FROM insitu.explain_search('fused', array_fill(1, ARRAY[64])::vector, 0);
