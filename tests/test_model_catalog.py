@@ -92,6 +92,48 @@ def test_a_small_bert_loads_from_safetensors(admin, minilm, server_dir):
     admin.execute("SELECT insitu.drop_model('bert')")
 
 
+def test_weights_in_several_files(admin, minilm, server_dir):
+    tensors = tiny_models.write_bert(minilm, server_dir / "one")
+    tiny_models.write_bert(minilm, server_dir / "three")
+    (server_dir / "three" / "model.safetensors").unlink()
+    names = sorted(tensors)
+    places = {name: f"model-0000{1 + n % 3}-of-00003.safetensors" for n, name in enumerate(names)}
+    for shard in set(places.values()):
+        part = {name: tensors[name] for name in names if places[name] == shard}
+        (server_dir / "three" / shard).write_bytes(tiny_models.safetensors(part))
+    index = server_dir / "three" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    admin.execute("SELECT insitu.load_model('one', %s), insitu.load_model('three', %s)",
+                  [str(server_dir / "one"), str(server_dir / "three")])
+    load_bytea(admin, "three_bytea", server_dir / "three")
+    contents = admin.execute("SELECT count(*), count(DISTINCT sha256) FROM insitu.models WHERE name ~ '^(one|three)'")
+    assert contents.fetchone() == (3, 1)
+    admin.execute("SELECT insitu.drop_model(name) FROM insitu.models WHERE name ~ '^(one|three)'")
+
+    load = "SELECT insitu.load_model('three', %s)"
+    index.write_text(json.dumps({"weight_map": places | {names[0]: "../one/model.safetensors"}}))
+    refused(admin, "22023", load, str(server_dir / "three"), match="not the name of a file of weights beside it")
+    index.write_text(json.dumps({"weight_map": places | {names[0]: places[names[1]]}}))
+    refused(admin, "22023", load, str(server_dir / "three"), match=f'no tensor "{names[0]}"')
+    index.write_text(json.dumps({"weight_map": places}))
+    (server_dir / "three" / places[names[2]]).unlink()
+    refused(admin, "58P01", load, str(server_dir / "three"), match=f'refers to "{places[names[2]]}", which is not there')
+
+
+def test_the_limit_for_sentences_goes_before_the_tokenizers(admin, directory):
+    (directory / "tokenizer_config.json").write_text('{"model_max_length": 16}')
+    (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    admin.execute("SELECT insitu.load_model('limit', %s)", [str(directory)])
+    limit = "SELECT max_tokens FROM insitu.models WHERE name = 'limit'"
+    assert admin.execute(limit).fetchone() == (256,)
+    admin.execute("SELECT insitu.drop_model('limit')")
+    (directory / "sentence_bert_config.json").rename(directory / "sentence_roberta_config.json")
+    (directory / "sentence_roberta_config.json").write_text('{"max_seq_length": 24}')
+    admin.execute("SELECT insitu.load_model('limit', %s)", [str(directory)])
+    assert admin.execute(limit).fetchone() == (24,)
+    admin.execute("SELECT insitu.drop_model('limit')")
+
+
 def test_a_model_can_be_loaded_with_fewer_dimensions(admin, model, directory):
     admin.execute("SELECT insitu.load_model('short', %s, 3)", [str(directory)])
     admin.execute("SELECT insitu.load_model('short_bytea', %s::text[], %s::bytea[], 3)",

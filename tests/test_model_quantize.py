@@ -97,7 +97,7 @@ def test_bad_input_is_one_clear_error(conn, smaller):
     evaluate = "SELECT * FROM insitu.evaluate_model('minilm_int8', 'minilm', %s, %s)"
     refused(conn, "22023", evaluate, "SELECT body FROM texts LIMIT 5", 5, match="k is 5")
     refused(conn, "22023", evaluate, "SELECT body FROM texts", 0, match="k is 0")
-    refused(conn, "42804", evaluate, "SELECT id FROM texts", 3, match="a column of type integer, expected was text")
+    refused(conn, "42804", evaluate, "SELECT id FROM texts", 3, match="a column of type bigint, expected was text")
     refused(conn, "42P01", evaluate, "SELECT body FROM no_such_table", 3)
     refused(conn, "42601", evaluate, "no query", 3)
 
