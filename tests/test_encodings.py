@@ -186,6 +186,24 @@ def test_messages_are_in_the_encoding_of_the_database(conn, encoding):
     conn.execute("DROP TABLE bad; DROP FUNCTION fail")
 
 
+def test_errors_of_functions_within_functions(conn, files, encoding):
+    name = TEXTS[encoding][0]
+    load(conn, name, files)
+    conn.execute(f"CREATE TABLE docs (body text, emb vector({tiny_models.HIDDEN})); CREATE ROLE writer;"
+                 "GRANT ALL ON docs TO writer")
+    conn.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', %s)", [name])
+    for statement in ["INSERT INTO docs VALUES ('river')", "CALL insitu.embed_table('docs', 'body', 'emb', '{}')",
+                      "SELECT insitu.evaluate_model('{0}', '{0}', 'SELECT 1::text')",
+                      "SELECT insitu.embed('{}', 'x')"]:
+        conn.execute("SET ROLE writer")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as error:
+            conn.execute(statement.format(name))
+        assert error.value.diag.message_primary == f"permission denied for model {name}", statement
+        conn.execute("RESET ROLE")
+    conn.execute("DROP TABLE docs; DROP ROLE writer")
+    conn.execute("SELECT insitu.drop_model(%s)", [name])
+
+
 def test_what_cannot_be_converted_is_a_clear_error(conn, files, encoding):
     if encoding in ("LATIN1", "EUC_JP"):
         # A prefix that the database has no characters for; the session goes on.

@@ -7,12 +7,14 @@ use std::ffi::{CStr, CString, c_char};
 use pgrx::prelude::*;
 
 use super::statement::Connection;
+use crate::encoding;
 use crate::errors::{raise, raise_with_hint};
+use crate::raised::unchanged;
 use crate::types::Vector;
 
 /// A name of the server's as a message shows it.
 pub fn shown(name: &CStr) -> String {
-    name.to_string_lossy().into_owned()
+    encoding::shown(name.to_bytes())
 }
 
 /// A string that the server made, as ours.
@@ -244,7 +246,8 @@ pub fn embed(model: &CStr, text: &CStr) -> Vec<f32> {
     unsafe {
         let datum = |text: &CStr| pg_sys::Datum::from(pg_sys::cstring_to_text(text.as_ptr()));
         let none = pg_sys::InvalidOid;
-        let result = pg_sys::OidFunctionCall2Coll(embed, none, datum(model), datum(text));
+        let (model, text) = (datum(model), datum(text));
+        let result = unchanged(|| pg_sys::OidFunctionCall2Coll(embed, none, model, text));
         Vector::from_datum(result).values().to_vec()
     }
 }

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use pgrx::prelude::*;
 
 use crate::errors::raise;
+use crate::raised::unchanged;
 
 /// A value for a parameter, with its type.
 pub type Argument = (pg_sys::Oid, pg_sys::Datum);
@@ -76,15 +77,17 @@ impl Connection {
         // SAFETY: there are as many types as values. What a statement returns lasts until
         // it is freed.
         unsafe {
-            let code = pg_sys::SPI_execute_with_args(
-                statement.as_ptr(),
-                arguments.len() as i32,
-                types.as_mut_ptr(),
-                values.as_mut_ptr(),
-                std::ptr::null(),
-                false,
-                0,
-            );
+            let code = unchanged(|| {
+                pg_sys::SPI_execute_with_args(
+                    statement.as_ptr(),
+                    arguments.len() as i32,
+                    types.as_mut_ptr(),
+                    values.as_mut_ptr(),
+                    std::ptr::null(),
+                    false,
+                    0,
+                )
+            });
             if code < 0 {
                 raise(
                     PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,

@@ -27,6 +27,7 @@ use pgrx::{is_a, pg_sys};
 
 use super::columns::{embed_function, qualified, shown};
 use crate::errors::{raise, raise_with_hint};
+use crate::raised::unchanged;
 
 const BEFORE_ROW: u32 = pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_BEFORE;
 
@@ -163,8 +164,10 @@ fn embed_row(fcinfo: pg_sys::FunctionCallInfo) -> i64 {
         (*plan.context).caseValue_isNull = text.is_none();
         let mut is_null = false;
         let mut vector = match (*plan.embedding).evalfunc {
-            Some(evaluate) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                evaluate(plan.embedding, plan.context, &mut is_null)
+            Some(evaluate) => unchanged(|| {
+                pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                    evaluate(plan.embedding, plan.context, &mut is_null)
+                })
             }),
             None => pg_sys::Datum::from(0_usize),
         };
