@@ -22,6 +22,7 @@ use pgrx::prelude::*;
 use pgrx::varlena::{vardata_any, varsize_any_exhdr};
 
 use crate::errors::raise;
+use crate::raised::unchanged;
 use crate::types::dense::sql_type;
 
 const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
@@ -66,12 +67,16 @@ impl Encoding {
 pub unsafe fn from_server(bytes: &[u8]) -> &str {
     let mut utf8 = bytes;
     if Encoding::to_convert(bytes).is_some() {
-        // SAFETY: a varlena is shorter than an int tells. The server returns a
-        // string with a closing zero.
+        // SAFETY: a varlena is shorter than an int tells. The server returns what it was
+        // given, or a string with a closing zero.
         utf8 = unsafe {
-            let converted =
-                pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, UTF8);
-            core::ffi::CStr::from_ptr(converted).to_bytes()
+            let converted = unchanged(|| {
+                pg_sys::pg_server_to_any(bytes.as_ptr().cast(), bytes.len() as i32, UTF8)
+            });
+            match converted.cast_const().cast() == bytes.as_ptr() {
+                true => bytes,
+                false => core::ffi::CStr::from_ptr(converted).to_bytes(),
+            }
         };
     }
     match std::str::from_utf8(utf8) {
@@ -102,9 +107,13 @@ fn to_server(text: &str) -> Cow<'_, [u8]> {
             format!("a text of {} bytes is too long to be converted", text.len()),
         )
     };
-    // SAFETY: the server returns a string with a closing zero in memory of its own.
+    // SAFETY: the server returns what it was given, or a string with a closing zero in
+    // memory of its own.
     unsafe {
-        let converted = pg_sys::pg_any_to_server(text.as_ptr().cast(), len, UTF8);
+        let converted = unchanged(|| pg_sys::pg_any_to_server(text.as_ptr().cast(), len, UTF8));
+        if converted.cast_const().cast() == text.as_ptr() {
+            return Cow::Borrowed(text.as_bytes());
+        }
         let bytes = core::ffi::CStr::from_ptr(converted).to_bytes().to_vec();
         pg_sys::pfree(converted.cast());
         Cow::Owned(bytes)

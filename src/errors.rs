@@ -105,9 +105,21 @@ pub fn keep_backtraces_out() {
 /// The most characters of what somebody gave that a message repeats.
 const MOST_QUOTED: usize = 200;
 
+/// The most characters of a message that repeats what files have in them.
+const MOST_OF_MESSAGE: usize = 1000;
+
 /// What somebody gave, as a message repeats it: the beginning of it, if it is long.
 pub fn quoted(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(MOST_QUOTED) {
+    beginning(text, MOST_QUOTED)
+}
+
+/// A message that may repeat what somebody gave: the beginning of it, if it is long.
+pub fn bounded(message: &str) -> Cow<'_, str> {
+    beginning(message, MOST_OF_MESSAGE)
+}
+
+fn beginning(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
         None => Cow::Borrowed(text),
         Some((end, _)) => Cow::Owned(format!("{}...", &text[..end])),
     }

@@ -193,7 +193,7 @@ def test_errors_of_functions_within_functions(conn, files, encoding):
                  "GRANT ALL ON docs TO writer")
     conn.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', %s)", [name])
     for statement in ["INSERT INTO docs VALUES ('river')", "CALL insitu.embed_table('docs', 'body', 'emb', '{}')",
-                      "SELECT insitu.evaluate_model('{0}', '{0}', 'SELECT 1::text')",
+                      "SELECT insitu.evaluate_model('{0}', '{0}', 'SELECT n::text FROM generate_series(1, 20) n')",
                       "SELECT insitu.embed('{}', 'x')"]:
         conn.execute("SET ROLE writer")
         with pytest.raises(psycopg.errors.InsufficientPrivilege) as error:

@@ -95,13 +95,14 @@ def test_a_message_repeats_the_beginning_of_a_long_text(conn, kind, text):
         assert "...\"" in error.value.diag.message_primary
 
 
-def test_other_long_texts_are_not_repeated_as_a_whole(conn):
+def test_other_long_texts_are_not_repeated_as_a_whole(tiny):
     long = "repeat('1é', 1000000)"
     for statement in [f"SELECT insitu.embed({long}, 'x')", f"SELECT insitu.load_model('x', {long})",
                       f"SELECT insitu.load_model('x', '/' || {long})", f"SELECT insitu.drop_model({long})",
                       f"SELECT insitu.quantize_model('x', 'y', {long})", f"SELECT insitu.grant_model('x', {long})",
                       f"SELECT insitu.load_model({long}, '/tmp')",
+                      f"SELECT insitu.quantize_model('tiny', 'y', 'int8', jsonb_build_object({long}, 1))",
                       f"SELECT insitu.load_model('x', ARRAY[{long}, {long}], ARRAY['', '']::bytea[])"]:
         with pytest.raises(psycopg.Error) as error:
-            conn.execute(statement)
-        assert len(error.value.diag.message_primary) < 500, statement
+            tiny.execute(statement)
+        assert len(error.value.diag.message_primary) < 1100, statement

@@ -29,7 +29,7 @@ use std::path::Path;
 use encoder::ErrorKind;
 use pgrx::prelude::*;
 
-use crate::errors::{quoted_bytes, raise, raise_with_hint};
+use crate::errors::{bounded, quoted_bytes, raise, raise_with_hint};
 
 /// What an operation on a model returns, or an ERROR.
 #[track_caller]
@@ -68,6 +68,6 @@ fn message_of(error: &encoder::Error) -> String {
                 shown(path)
             )
         }
-        other => other.to_string(),
+        other => bounded(&other.to_string()).into_owned(),
     }
 }
