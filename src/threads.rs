@@ -168,6 +168,17 @@ pub fn aside<R: Send>(work: impl FnOnce() -> R + Send, mut tick: impl FnMut()) -
     }
 }
 
+/// Has the thread for work aside do something short, if it is there and at rest.
+pub fn at_rest(work: fn()) {
+    let mut state = lock();
+    if matches!(*state, Aside::Idle) {
+        *state = Aside::Given(Box::new(work));
+        ASIDE_CHANGED.notify_all();
+        drop(state);
+        while !is_done_soon() {}
+    }
+}
+
 /// Gives the thread work; gives it back if there is no such thread.
 fn give(job: Job) -> Result<(), Job> {
     static REGISTERED: Once = Once::new();

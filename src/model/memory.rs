@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::pg_sys;
 
 use super::transaction;
+#[cfg(target_env = "gnu")]
+use crate::threads;
 
 /// Memory was used, so there is some to give back.
 static TO_DO: AtomicBool = AtomicBool::new(false);
@@ -64,9 +66,28 @@ unsafe extern "C-unwind" fn on_end_of_message(_: *mut core::ffi::c_void) {
 }
 
 fn give_back() {
-    // SAFETY: the allocator's own function, which frees nothing that is in use.
     #[cfg(target_env = "gnu")]
+    {
+        threads::at_rest(give_end_back);
+        // SAFETY: the allocator's own function, which frees nothing that is in use.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
+/// Gives back the free end of the memory that the calling thread allocates from, if it is
+/// not the main thread: `malloc_trim` leaves that alone. glibc looks at it when something
+/// larger is freed, and takes it back if it is longer than a threshold.
+#[cfg(target_env = "gnu")]
+fn give_end_back() {
+    /// Larger than what glibc keeps for itself without a look at its neighbours
+    /// (FASTBIN_CONSOLIDATION_THRESHOLD), smaller than what gets memory of its own.
+    const LARGER: usize = 100_000;
+    /// glibc comes to some such by itself in a process that frees megabytes.
+    const THRESHOLD: i32 = 16 << 20;
+    // SAFETY: a threshold changes nothing but what is kept; a piece is freed once.
     unsafe {
-        libc::malloc_trim(0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 0);
+        libc::free(std::hint::black_box(libc::malloc(LARGER)));
+        libc::mallopt(libc::M_TRIM_THRESHOLD, THRESHOLD);
     }
 }
