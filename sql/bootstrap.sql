@@ -55,7 +55,7 @@ BEGIN
     LOOP
         RAISE EXCEPTION '% % is part of pgvector, but belongs to role "%", which is no superuser', item.type, item.identity, item.owner
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = 'If pgvector made it, give it to a superuser with ALTER … OWNER TO; if not, take it out with ALTER EXTENSION vector DROP.';
+                  HINT = 'If pgvector made it, give it to a superuser with ALTER ... OWNER TO; if not, take it out with ALTER EXTENSION vector DROP.';
     END LOOP;
 
     -- Nobody may go on with what their session knows of pgvector's indexes. First the locks, which keep those who come

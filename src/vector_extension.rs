@@ -5,10 +5,9 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
-
 use pgrx::prelude::*;
 
+use crate::encoding::Text;
 use crate::errors::raise;
 
 /// Creates insitu for the script of `vector`, in the schema that this one goes
@@ -64,8 +63,8 @@ fn tie_vector() {
 /// Makes the extension `vector` without its script. Nobody asked for it, so it
 /// goes when insitu goes.
 #[pg_extern(sql = false)]
-fn leave_vector(schema: pg_sys::Oid, version: &str) {
-    let version = CString::new(version).unwrap_or_default();
+fn leave_vector(schema: pg_sys::Oid, version: Text<'_>) {
+    let version = version.to_c_string();
     // SAFETY: writes a row of the catalog, which the next command sees.
     let vector = unsafe {
         let vector = pg_sys::InsertExtensionTuple(

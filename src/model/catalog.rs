@@ -20,6 +20,7 @@ use pgrx::prelude::*;
 
 use super::role;
 use super::scan::{self, Key, Row};
+use super::session;
 use crate::encoding::argument;
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
@@ -267,7 +268,10 @@ fn store_file(sha256: &str, bytes: &[u8]) -> i32 {
 pub fn store(name: &str, model: &CompiledModel, owner: pg_sys::Oid) {
     let settings = serde_json::to_string(&model.settings).unwrap_or_default();
     let bytes = (model.graph.len() + model.tokenizer.len()) as i64;
-    let (graph, tokenizer) = (file_sha256(&model.graph), file_sha256(&model.tokenizer));
+    let (sha256, graph, tokenizer) = session::uninterrupted(|| {
+        let (graph, tokenizer) = (file_sha256(&model.graph), file_sha256(&model.tokenizer));
+        Ok((model.sha256(), graph, tokenizer))
+    });
     lock_files([&graph, &tokenizer]);
     as_owner(|| {
         let graph_parts = store_file(&graph, &model.graph);
@@ -279,7 +283,7 @@ pub fn store(name: &str, model: &CompiledModel, owner: pg_sys::Oid) {
              VALUES ($1, $2, $3::pg_catalog.jsonb, $4, $5, $6, $7, $8, $9::insitu.role)",
             &[
                 argument(name),
-                model.sha256().into(),
+                sha256.into(),
                 argument(&settings),
                 graph.as_str().into(),
                 graph_parts.into(),

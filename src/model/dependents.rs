@@ -192,7 +192,11 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
                 found.push(object);
             }
         }
-        for row in client.select(TEXTS, None, &[argument(name), functions.into(), bytes.into()])? {
+        for row in client.select(
+            TEXTS,
+            None,
+            &[argument(name), functions.into(), bytes.into()],
+        )? {
             found.extend(row.get::<ServerText>(1)?.map(|object| object.to_utf8()));
         }
         Ok(found)

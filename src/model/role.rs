@@ -11,7 +11,7 @@ use std::ffi::{CStr, CString};
 
 use pgrx::prelude::*;
 
-use crate::errors::warning;
+use crate::errors::{quoted_bytes, warning};
 
 /// How PUBLIC is written.
 const PUBLIC: &[u8] = b"-";
@@ -76,7 +76,7 @@ fn role_in(text: &CStr) -> i64 {
             let lost =
                 "A grant of a model to it is left out; a model that it owns belongs to superusers.";
             warning(
-                format!("role \"{}\" does not exist", name.to_string_lossy()),
+                format!("role \"{}\" does not exist", quoted_bytes(name.to_bytes())),
                 Some(lost.to_owned()),
                 None,
             );

@@ -391,7 +391,9 @@ fn with_encoder<T: Send>(
         keep(content.sha256.clone(), new_encoder(&model));
     }
     // An interrupt may end the process, and then the session must not be locked.
-    let mut taken = Taken(with_session(|session| session.loaded.remove_entry(&content.sha256)));
+    let mut taken = Taken(with_session(|session| {
+        session.loaded.remove_entry(&content.sha256)
+    }));
     if is_short {
         match taken.loaded().and_then(&mut work) {
             Err(Error::Interrupted) => {
