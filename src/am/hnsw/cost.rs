@@ -6,12 +6,13 @@
 #![allow(unsafe_code)]
 
 use ann::hnsw::Storage;
+use ann::hnsw::index::read_meta;
 use pgrx::prelude::*;
 
 use super::options;
 use crate::am::cost::{Estimate, Search, estimate};
-use crate::am::open::{self, Reader};
-use crate::settings::EF_SEARCH;
+use crate::settings::{EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES};
+use crate::storage::RelationPages;
 
 /// Pages of vertices that a search reads in an index of `rows` elements.
 ///
@@ -57,20 +58,24 @@ pub unsafe extern "C-unwind" fn amcostestimate(
     // which it has locked.
     unsafe {
         estimate(root, path, loop_count, &out, |index, rows, index_pages| {
-            let options = options::of_index(index);
-            let dimension = open::dimension(index).unwrap_or(0);
-            let is_sparse = Reader::new(index, dimension).is_sparse();
-            let storage = options
-                .storage
-                .resolve(open::metric(index), dimension, is_sparse);
-            let m = f64::from(options.m);
-            let visits = visits(storage, rows, m, EF_SEARCH.get() as usize);
+            let chosen = options::of_index(index);
+            let m = f64::from(chosen.m);
+            let ef = EF_SEARCH.get();
+            // What the builder has decided on. An index that can't be read is told of when
+            // it is used.
+            let storage = (read_meta(&RelationPages::new(index)).and_then(|meta| meta.options()))
+                .map_or(Storage::Plain, |options| options.storage);
+            let visits = visits(storage, rows, m, ef as usize);
             let part = (visits / rows.max(1.0)).min(1.0);
             Search {
                 pages: part * index_pages,
                 visits,
                 // All rows come only out of a visit to each vertex.
                 later_visits: (rows - visits).max(0.0),
+                returned: match ITERATIVE_SCAN.get() {
+                    IterativeScan::Off => f64::from(ef),
+                    _ => f64::from(MAX_SCAN_TUPLES.get().max(ef)),
+                },
             }
         });
     }

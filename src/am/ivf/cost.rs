@@ -66,6 +66,7 @@ pub unsafe extern "C-unwind" fn amcostestimate(
                     pages: part * LIST_PAGES * index_pages + looked_up,
                     visits: (part * rows + centroids) / AT_ONCE + looked_up,
                     later_visits: most / lists * rows,
+                    returned: most / lists * rows,
                 }
             },
         );
