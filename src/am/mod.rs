@@ -8,7 +8,9 @@ mod ivf;
 mod open;
 mod progress;
 mod routine;
+mod sample;
 mod scan;
+mod stats;
 mod verify;
 
 /// Registers the storage parameters.

@@ -4,16 +4,20 @@
 
 use ann::hnsw::build::{Added, Builder, Linker};
 use ann::hnsw::index::create;
-use ann::hnsw::{AnyCodec, Code, Options};
+use ann::hnsw::layout::Blurred;
+use ann::hnsw::witness::Witness;
+use ann::hnsw::{AnyCodec, Code, Codec, Options};
 use ann::{HeapTid, Metric};
 use pgrx::prelude::*;
 
-use super::{RelationIndex, codec, encode, index as open_index, options};
+use super::fit::{self, Fit, fit};
+use super::options::{self, StorageOption};
+use super::{RelationIndex, index as open_index};
 use crate::am::open::{self, Reader, RowContext, Value};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
-use crate::errors::{notice, raise, unwrap_index};
+use crate::errors::{notice, raise, raise_index, unwrap_index};
 use crate::raised::unchanged;
 use crate::storage::RelationPages;
 use crate::threads::with_workers;
@@ -55,7 +59,7 @@ pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::
 /// # Safety
 ///
 /// `index` is open.
-unsafe fn checked_options(index: pg_sys::Relation) -> Options {
+unsafe fn checked_options(index: pg_sys::Relation) -> (Options, StorageOption) {
     // SAFETY: the caller gives an open index of this access method.
     let (chosen, dimension, metric) = unsafe {
         (
@@ -82,7 +86,7 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
     let storage = chosen
         .storage
         .resolve(metric, dimension, reader.is_sparse());
-    Options {
+    let options = Options {
         dimension,
         m: chosen.m,
         ef_construction: chosen.ef_construction,
@@ -91,43 +95,61 @@ unsafe fn checked_options(index: pg_sys::Relation) -> Options {
         // SAFETY: the state belongs to this backend.
         seed: unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) },
         components: if reader.is_sparse() { COMPONENTS } else { 0 },
-    }
+    };
+    (options, chosen.storage)
 }
 
 /// What the scan of the table adds rows to.
-struct Build<'b, 's, 'r> {
-    index: &'b RelationIndex<'s, 'r>,
+struct Build<'b, 'r> {
+    pages: &'b RelationPages<'r>,
+    options: &'b Options,
+    codec: &'b AnyCodec,
+    /// What watches over the codes, if they are short, and whether the index may do
+    /// without them.
+    witness: Option<Witness>,
+    may_be_plain: bool,
     builder: &'b Builder<AnyCodec>,
     linker: Linker<'b, AnyCodec>,
     workers: usize,
     row_context: RowContext,
     name: &'b str,
     reader: Reader,
-    /// The graph did not fit into memory and was written to the pages.
-    flushed: bool,
+    /// The pages, once the graph was written to them.
+    written: Option<RelationIndex<'b, 'r>>,
+    /// Codes turned out not to be good enough: the build goes no further.
+    unfit: bool,
     indexed: u64,
 }
 
-impl Build<'_, '_, '_> {
+impl Build<'_, '_> {
     /// # Safety
     ///
     /// `datum` is of the index's type, and not null.
     unsafe fn add(&mut self, datum: pg_sys::Datum, tid: HeapTid) {
-        // SAFETY: passed on.
-        let code = unsafe { encode(self.reader, self.index.codec(), datum) };
-        let Some(code) = code else {
+        if self.unfit {
             return;
-        };
+        }
+        // SAFETY: passed on.
+        let value = unsafe { self.reader.read(datum) };
+        let mut code = Code::zeroed(self.codec.code_len());
+        if !self.codec.encode(value.as_vector(), code.bytes_mut()) {
+            return;
+        }
         self.indexed += 1;
-        if self.flushed {
-            self.insert(&code, tid);
+        if let Some(index) = &self.written {
+            self.insert(index, &code, tid);
             report(TUPLES_DONE, self.indexed as i64);
             return;
         }
+        if let (Some(witness), Value::Components(vector)) = (&mut self.witness, &value) {
+            witness.show(self.codec, vector, &code);
+        }
         if self.builder.add(&code, tid) == Added::Full {
             self.flush();
-            self.notice();
-            self.insert(&code, tid);
+            if let Some(index) = &self.written {
+                self.notice();
+                self.insert(index, &code, tid);
+            }
             return;
         }
         // Without workers, this thread links everything; with them, it helps
@@ -147,15 +169,25 @@ impl Build<'_, '_, '_> {
         }
     }
 
-    fn insert(&self, code: &Code, tid: HeapTid) {
+    fn insert(&self, index: &RelationIndex<'_, '_>, code: &Code, tid: HeapTid) {
         // SAFETY: the state belongs to this backend.
         let uniform =
             unsafe { 1.0 - pg_sys::pg_prng_double(&raw mut pg_sys::pg_global_prng_state) };
-        unwrap_index(self.index.insert(code, tid, uniform), self.name);
+        unwrap_index(index.insert(code, tid, uniform), self.name);
     }
 
-    /// Links all rows added so far, and writes the graph.
+    /// Links all rows added so far, and writes the graph; or nothing, if its codes are not
+    /// good enough and it may do without them.
     fn flush(&mut self) {
+        let mut blurred = Blurred::default();
+        if let Some(witness) = &self.witness {
+            blurred = witness.blurred(self.codec);
+            if self.may_be_plain && !witness.is_satisfied(self.codec) {
+                self.unfit = true;
+                self.builder.abandon();
+                return;
+            }
+        }
         report(SUBPHASE, phase::LINKING);
         self.builder.close();
         self.help(0);
@@ -164,10 +196,24 @@ impl Build<'_, '_, '_> {
             pgrx::check_for_interrupts!();
         }
         report(TUPLES_DONE, self.indexed as i64);
+        if let Some(witness) = &mut self.witness {
+            witness.search(self.builder, &mut || {
+                pgrx::check_for_interrupts!();
+            });
+            if !witness.is_satisfied(self.codec) {
+                if self.may_be_plain {
+                    self.unfit = true;
+                    return;
+                }
+                fit::warn(witness, self.codec, self.name);
+            }
+        }
         report(SUBPHASE, phase::WRITING);
         let team = Workers(self.workers);
-        unwrap_index(self.builder.flush(self.index, &team), self.name);
-        self.flushed = true;
+        unwrap_index(create(self.pages, self.options, self.codec), self.name);
+        let index = open_index(self.pages, self.name);
+        unwrap_index(self.builder.flush(&index, blurred, &team), self.name);
+        self.written = Some(index);
     }
 
     fn notice(&self) {
@@ -266,6 +312,12 @@ unsafe fn most_components(
     }
 }
 
+/// Raises an ERROR for an index whose options name no codec.
+fn no_codec(name: &str) -> ! {
+    let reason = "its storage cannot serve its metric".into();
+    raise_index(ann::Error::Corrupted { block: 0, reason }, name)
+}
+
 /// Builds the index of a table.
 #[pg_guard]
 pub unsafe extern "C-unwind" fn ambuild(
@@ -275,7 +327,7 @@ pub unsafe extern "C-unwind" fn ambuild(
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: the caller gives open relations, exclusively locked.
     let (rows, indexed) = unchanged(|| unsafe {
-        let mut options = checked_options(index);
+        let (mut options, chosen) = checked_options(index);
         let name = open::name(index);
         let pages = RelationPages::for_build(index);
         let reader = Reader::new(index, options.dimension);
@@ -285,51 +337,73 @@ pub unsafe extern "C-unwind" fn ambuild(
             let room = |most: u32| (most + most / 2).clamp(LEAST_COMPONENTS, MOST_COMPONENTS);
             options.components = most.map_or(COMPONENTS, room);
         }
-        let codec = codec(&options, &name);
-        unwrap_index(create(&pages, &options, &codec), &name);
-        let graph = open_index(&pages, &name);
-
-        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
-        let builder = Builder::new(codec, options, budget(), seed);
-        let workers = worker_count();
-        let mut build = Build {
-            index: &graph,
-            builder: &builder,
-            linker: builder.linker(),
-            workers,
-            row_context: RowContext::new(),
-            name: &name,
-            reader,
-            flushed: false,
-            indexed: 0,
-        };
-        report(SUBPHASE, phase::LOADING);
-        let estimate = (*(*heap).rd_rel).reltuples;
-        report(TUPLES_TOTAL, estimate.max(0.0) as i64);
-        let rows = with_workers(
-            workers,
-            || builder.linker().work(),
-            || builder.abandon(),
-            || {
-                let rows = pg_sys::table_index_build_scan(
-                    heap,
-                    index,
-                    index_info,
-                    true,
-                    true,
-                    Some(on_row),
-                    (&raw mut build).cast(),
-                    std::ptr::null_mut(),
-                );
-                report(TUPLES_TOTAL, build.indexed as i64);
-                if !build.flushed {
-                    build.flush();
-                }
-                rows
-            },
+        let mut fitted = fit(
+            heap,
+            index,
+            index_info,
+            (reader, chosen),
+            &mut options,
+            &name,
         );
+        let counts = loop {
+            let Some(Fit { codec, witness }) = fitted.take() else {
+                no_codec(&name);
+            };
+            let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
+            let builder = Builder::new(codec.clone(), options, budget(), seed);
+            let workers = worker_count();
+            let mut build = Build {
+                pages: &pages,
+                options: &options,
+                codec: &codec,
+                witness,
+                may_be_plain: chosen == StorageOption::Auto,
+                builder: &builder,
+                linker: builder.linker(),
+                workers,
+                row_context: RowContext::new(),
+                name: &name,
+                reader,
+                written: None,
+                unfit: false,
+                indexed: 0,
+            };
+            report(SUBPHASE, phase::LOADING);
+            let estimate = (*(*heap).rd_rel).reltuples;
+            report(TUPLES_TOTAL, estimate.max(0.0) as i64);
+            let rows = with_workers(
+                workers,
+                || builder.linker().work(),
+                || builder.abandon(),
+                || {
+                    let rows = pg_sys::table_index_build_scan(
+                        heap,
+                        index,
+                        index_info,
+                        true,
+                        true,
+                        Some(on_row),
+                        (&raw mut build).cast(),
+                        std::ptr::null_mut(),
+                    );
+                    report(TUPLES_TOTAL, build.indexed as i64);
+                    if build.written.is_none() && !build.unfit {
+                        build.flush();
+                    }
+                    rows
+                },
+            );
+            if !build.unfit {
+                break (rows, build.indexed);
+            }
+            // Nothing was written yet.
+            if let Some(witness) = build.witness.take() {
+                fit::take_plain(&mut options, &witness, &codec, &name);
+            }
+            fitted = fit::unwatched(&options);
+        };
         pages.log_all();
-        (rows, build.indexed)
+        counts
     });
     // SAFETY: a plain struct, palloc'd.
     let mut result = unsafe { PgBox::<pg_sys::IndexBuildResult>::alloc0() };
@@ -343,10 +417,12 @@ pub unsafe extern "C-unwind" fn ambuild(
 pub unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
     // SAFETY: the caller gives an open relation, exclusively locked.
     unsafe {
-        let options = checked_options(index);
+        let (options, _) = checked_options(index);
         let pages = RelationPages::for_init_fork(index);
         let name = open::name(index);
-        let codec = codec(&options, &name);
+        let Some(Fit { codec, .. }) = fit::unwatched(&options) else {
+            no_codec(&name);
+        };
         unwrap_index(create(&pages, &options, &codec), &name);
         pages.log_all();
     }

@@ -4,7 +4,7 @@
 
 use pgrx::prelude::*;
 
-use super::{encode, index as open_index, reader};
+use super::{encode, index as open_index, reader, warn_if_blurred};
 use crate::am::open::{self, RowContext};
 use crate::errors::unwrap_index;
 use crate::storage::RelationPages;
@@ -12,6 +12,9 @@ use crate::storage::RelationPages;
 /// The lock that inserts share and vacuum takes for a moment, so that it can
 /// wait for the inserts under way: that of a page which nobody locks otherwise.
 pub const BARRIER: pg_sys::BlockNumber = 0;
+
+/// Counts of rows at which an insert says so if their codes are blurred.
+const SAID_AT: [u16; 3] = [512, 4096, 32768];
 
 /// Adds a row to the index. It never asks for a recheck of uniqueness.
 #[pg_guard]
@@ -43,8 +46,12 @@ pub unsafe extern "C-unwind" fn aminsert(
             pg_sys::LockPage(index, BARRIER, share);
             let uniform = 1.0 - pg_sys::pg_prng_double(&raw mut pg_sys::pg_global_prng_state);
             let inserted = graph.insert(&code, open::heap_tid(*heap_tid), uniform);
-            unwrap_index(inserted, &name);
+            let counts = unwrap_index(inserted, &name);
             pg_sys::UnlockPage(index, BARRIER, share);
+            // Now and then is enough.
+            if let Some(counts) = counts.filter(|counts| SAID_AT.contains(&counts.of)) {
+                warn_if_blurred(counts, &name);
+            }
         });
     }
     false

@@ -4,6 +4,7 @@
 
 mod build;
 mod cost;
+mod fit;
 mod insert;
 pub mod options;
 pub mod scan;
@@ -13,14 +14,15 @@ use std::cell::RefCell;
 use std::num::NonZeroUsize;
 
 use ann::Metric;
-use ann::hnsw::index::read_meta;
+use ann::hnsw::index::{read_frame, read_meta};
+use ann::hnsw::layout::Blurred;
 use ann::hnsw::{AnyCodec, Code, Codec, Index, Options, Storage};
 use lru::LruCache;
 use pgrx::prelude::*;
 
 use super::open::{self, Reader};
 use super::routine;
-use crate::errors::{raise_index, unwrap_index};
+use crate::errors::{raise_index, unwrap_index, warning};
 use crate::storage::RelationPages;
 
 /// The handler that `CREATE ACCESS METHOD hnsw` names.
@@ -52,12 +54,16 @@ pub type RelationIndex<'s, 'r> = Index<'s, RelationPages<'r>, AnyCodec>;
 pub fn index<'s, 'r>(pages: &'s RelationPages<'r>, name: &str) -> RelationIndex<'s, 'r> {
     let meta = unwrap_index(read_meta(pages), name);
     let options = unwrap_index(meta.options(), name);
-    unwrap_index(Index::open(pages, &meta, codec(&options, name)), name)
+    unwrap_index(
+        Index::open(pages, &meta, codec(pages, &options, name)),
+        name,
+    )
 }
 
-/// The codec of an index with these options. The codecs that the session used
-/// last are kept: a rotation of wide vectors takes longer to make than to use.
-pub fn codec(options: &Options, name: &str) -> AnyCodec {
+/// The codec of an index with these options. The codecs that the session used last are
+/// kept: a rotation of wide vectors takes longer to make than to use. The seed, which is
+/// another one for each index and each time it is built, tells them apart.
+fn codec(pages: &RelationPages<'_>, options: &Options, name: &str) -> AnyCodec {
     const KEPT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
     thread_local! {
         static CODECS: RefCell<LruCache<Options, AnyCodec>> =
@@ -67,13 +73,34 @@ pub fn codec(options: &Options, name: &str) -> AnyCodec {
         if let Some(codec) = codecs.get(options) {
             return codec.clone();
         }
-        let Some(codec) = AnyCodec::new(options) else {
+        let frame = unwrap_index(read_frame(pages, options), name);
+        let Some(codec) = AnyCodec::with_frame(options, frame) else {
             let reason = "its storage cannot serve its metric".into();
             raise_index(ann::Error::Corrupted { block: 0, reason }, name)
         };
         codecs.put(*options, codec.clone());
         codec
     })
+}
+
+/// Says that codes of rows that came later can't tell near vectors apart, if they can't.
+pub fn warn_if_blurred(counts: Blurred, name: &str) {
+    /// Of fewer rows, nothing is said.
+    const FEWEST: u16 = 256;
+    /// So large a part of them may be blurred.
+    const MOST: f64 = 0.1;
+    if counts.of < FEWEST || counts.share() <= MOST {
+        return;
+    }
+    warning(
+        format!("short codes in index \"{name}\" cannot tell near vectors apart"),
+        Some(format!(
+            "So it is with {:.0} % of the last {} rows; searches miss rows that are near.",
+            100.0 * counts.share(),
+            counts.of
+        )),
+        Some("REINDEX the index: it was built when the table had other vectors, or none."),
+    );
 }
 
 /// The reader of an open index.

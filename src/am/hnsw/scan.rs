@@ -204,7 +204,7 @@ impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
         let graph = open_index(pages, name);
-        let metric = graph.options().metric;
+        let options = *graph.options();
         while self.rows.is_empty() && !self.finished {
             let mut found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
             let is_last = !self.is_within_limits();
@@ -214,7 +214,7 @@ impl Search {
             self.finished = found.is_empty() || is_last;
             let mut farthest = f64::NEG_INFINITY;
             for found in &found {
-                let distance = metric.distance(found.distance);
+                let distance = options.distance(found.distance);
                 let rank = if self.by_bound { found.bound } else { distance };
                 farthest = farthest.max(distance);
                 self.slack = self.slack.max(distance - rank);

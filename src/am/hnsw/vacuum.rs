@@ -2,11 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use ann::hnsw::index::read_meta;
 use ann::page::PageStore;
 use pgrx::prelude::*;
 
-use super::index as open_index;
 use super::insert::BARRIER;
+use super::{index as open_index, warn_if_blurred};
 use crate::am::open;
 use crate::errors::unwrap_index;
 use crate::storage::RelationPages;
@@ -62,8 +63,17 @@ pub unsafe extern "C-unwind" fn amvacuumcleanup(
     // SAFETY: as in `ambulkdelete`. Without statistics nothing was deleted,
     // and what the server knows of the index stands.
     unsafe {
-        if !(*info).analyze_only && !stats.is_null() {
-            (*stats).num_pages = RelationPages::new((*info).index).block_count();
+        if (*info).analyze_only {
+            return stats;
+        }
+        let name = open::name((*info).index);
+        let pages = RelationPages::new((*info).index);
+        // An index of an older version is left to those who use it.
+        if let Ok(meta) = read_meta(&pages) {
+            warn_if_blurred(meta.blurred(), &name);
+        }
+        if !stats.is_null() {
+            (*stats).num_pages = pages.block_count();
         }
     }
     stats

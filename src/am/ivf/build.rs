@@ -19,6 +19,7 @@ use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
+use crate::am::sample::rows_of_pages;
 use crate::encoding::{ServerText, argument};
 use crate::errors::{notice, raise, raise_with_hint, unwrap_index};
 use crate::raised::unchanged;
@@ -155,49 +156,6 @@ unsafe fn plan(index: pg_sys::Relation) -> Plan {
     }
 }
 
-/// What reads the rows of the sample.
-struct Sampling<'p> {
-    plan: &'p Plan,
-    /// The last vector that was loaded.
-    loaded: Vec<f32>,
-    sample: Sample,
-    rng: SmallRng,
-    row_context: RowContext,
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn on_sampled_row(
-    _index: pg_sys::Relation,
-    _tid: pg_sys::ItemPointer,
-    values: *mut pg_sys::Datum,
-    is_null: *mut bool,
-    _is_alive: bool,
-    state: *mut core::ffi::c_void,
-) {
-    // SAFETY: `state` is the `Sampling` that was given to the scan, and the values
-    // are those of the index's one column.
-    unsafe {
-        let sampling = &mut *state.cast::<Sampling>();
-        if *is_null {
-            return;
-        }
-        let datum = *values;
-        let context = sampling.row_context;
-        context.run_and_reset(|| {
-            let value = sampling.plan.reader.read(datum);
-            let loaded = &mut sampling.loaded[..];
-            if sampling
-                .plan
-                .codec
-                .load(value.as_vector(), loaded)
-                .is_some()
-            {
-                sampling.sample.show(loaded, &mut sampling.rng);
-            }
-        });
-    }
-}
-
 /// A random choice of at most `capacity` rows, from so many random pages, and the
 /// share of the table's pages that these are.
 ///
@@ -211,45 +169,23 @@ unsafe fn sample(
     plan: &Plan,
     (capacity, pages): (usize, usize),
 ) -> (Sample, f64) {
-    // SAFETY: the caller gives open relations.
-    unsafe {
-        let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
-        let mut sampling = Sampling {
-            plan,
-            loaded: vec![0.0; plan.codec.padded()],
-            sample: Sample::new(plan.codec.padded(), capacity),
-            rng: SmallRng::seed_from_u64(seed),
-            row_context: RowContext::new(),
-        };
-        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
-        let blocks = pg_sys::RelationGetNumberOfBlocksInFork(heap, main);
-        let mut wanted = (pages as u64).min(u64::from(blocks));
-        let share = wanted as f64 / f64::from(blocks.max(1));
-        // Each page is as likely as every other (Knuth, The Art of Computer
-        // Programming, volume 2, 3.4.2, algorithm S).
-        for block in 0..blocks {
-            let left = u64::from(blocks - block);
-            if sampling.rng.random_range(0..left) >= wanted {
-                continue;
-            }
-            wanted -= 1;
-            pgrx::check_for_interrupts!();
-            pg_sys::table_index_build_range_scan(
-                heap,
-                index,
-                index_info,
-                false,
-                true,
-                false,
-                block,
-                1,
-                Some(on_sampled_row),
-                (&raw mut sampling).cast(),
-                std::ptr::null_mut(),
-            );
+    // SAFETY: the state belongs to this backend.
+    let seed = unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) };
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut of_rows = SmallRng::seed_from_u64(rng.random());
+    let mut sample = Sample::new(plan.codec.padded(), capacity);
+    // The last vector that was loaded.
+    let mut loaded = vec![0.0; plan.codec.padded()];
+    let mut show = |datum| {
+        // SAFETY: the values are those of the index's one column, and not null.
+        let value = unsafe { plan.reader.read(datum) };
+        if plan.codec.load(value.as_vector(), &mut loaded).is_some() {
+            sample.show(&loaded, &mut of_rows);
         }
-        (sampling.sample, if blocks == 0 { 1.0 } else { share })
-    }
+    };
+    // SAFETY: passed on.
+    let share = unsafe { rows_of_pages(heap, index, index_info, pages, &mut rng, &mut show) };
+    (sample, share)
 }
 
 /// How many rows the sample for so many lists should have.

@@ -9,7 +9,6 @@ mod cost;
 mod insert;
 pub mod options;
 pub mod scan;
-mod stats;
 mod vacuum;
 
 use std::cell::RefCell;

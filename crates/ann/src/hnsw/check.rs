@@ -88,7 +88,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         };
         let expected = u64::from(meta.vertex_count.div_ceil(self.layout.slots_per_page))
             * u64::from(self.layout.pages_per_slot)
-            + 1;
+            + u64::from(self.layout.first_block());
         if expected > u64::from(self.store.block_count()) {
             report.add(Error::corrupted(
                 0,

@@ -2,14 +2,20 @@
 
 use super::beam::{ENTRIES, Extent, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
-use super::layout::{HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Vertex};
+use super::layout::{
+    Blurred, HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Storage, Vertex,
+};
 use super::links::Links;
 use super::postings::NewPosting;
-use crate::Error;
-use crate::page::{Block, PageStore};
+use crate::page::{BODY_LEN, Block, PageStore};
+use crate::quantize::frame::Frame;
+use crate::{Error, Metric};
 
 /// The metapage's block.
 pub const METAPAGE: u32 = 0;
+
+/// Numbers of a frame that a page holds.
+const NUMBERS_OF_PAGE: usize = BODY_LEN / size_of::<f32>();
 
 /// An index on the pages of a store.
 pub struct Index<'s, S, C> {
@@ -19,12 +25,36 @@ pub struct Index<'s, S, C> {
     pub(super) options: Options,
 }
 
-/// Writes the metapage of an empty index; it becomes block 0.
+/// Writes the metapage of an empty index, which becomes block 0, and what the codec has
+/// learned of the vectors.
 pub fn create<S: PageStore>(store: &S, options: &Options, codec: &impl Codec) -> Result<(), Error> {
     let meta = Meta::new(options, &Layout::new(options, codec));
     let mut page = store.extend()?;
     store.commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+    drop(page);
+    for part in codec.frame().chunks(NUMBERS_OF_PAGE) {
+        let mut page = store.extend()?;
+        store.commit(&mut [&mut page], &mut |bodies| {
+            let bytes = bytemuck::cast_slice(part);
+            bodies[0].0[..bytes.len()].copy_from_slice(bytes);
+        });
+    }
     Ok(())
+}
+
+/// What the codec of an index with these options has learned of the vectors.
+pub fn read_frame<S: PageStore>(store: &S, options: &Options) -> Result<Frame, Error> {
+    let dimension = options.dimension as usize;
+    if options.storage != Storage::Fused {
+        return Ok(Frame::unlearned(dimension));
+    }
+    let mut numbers = vec![0.0_f32; Frame::len_of(dimension)];
+    for (part, block) in numbers.chunks_mut(NUMBERS_OF_PAGE).zip(METAPAGE + 1..) {
+        let bytes = bytemuck::cast_slice_mut(part);
+        bytes.copy_from_slice(&store.read(block)?.0[..bytes.len()]);
+    }
+    Frame::from_numbers(numbers)
+        .ok_or_else(|| Error::corrupted(METAPAGE + 1, "what codes are relative to is no number"))
 }
 
 /// Reads the metapage of an index.
@@ -70,15 +100,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
     /// How far a search for the nearest `ef` goes. Over exact distances, that is how the
     /// paper ends a search; estimates tell of more vertices, of which some are nearer.
     pub(super) fn search_extent(&self, ef: usize) -> Extent {
-        if !self.is_fused() {
-            return Extent::of_width(ef);
-        }
-        // A search begins with so many vertices.
-        let ef = ef.max(ENTRIES);
-        Extent {
-            ef,
-            width: 3 * ef + 32,
-        }
+        search_extent(self.is_fused(), self.options.metric, ef)
     }
 
     /// Looks at the first page of a vertex's slot under a share lock.
@@ -168,14 +190,21 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
 
     /// Writes a vertex into a slot of its own. The first vertex of an empty index
     /// becomes its entry point in the same record.
-    pub(super) fn write_vertex(&self, vertex: &NewVertex<'_>) -> Result<Vertex, Error> {
+    /// Its code counts in the metapage as blurred or not, if that is known.
+    pub(super) fn write_vertex(
+        &self,
+        vertex: &NewVertex<'_>,
+        is_blurred: Option<bool>,
+    ) -> Result<(Vertex, Blurred), Error> {
         let may_be_entry = vertex.level == 0;
-        self.write_slot(may_be_entry, |number| vertex.image(&self.layout, number))
+        let image = |number| vertex.image(&self.layout, number);
+        self.write_slot(may_be_entry, is_blurred, image)
     }
 
     /// Writes a posting into a slot of its own.
     pub(super) fn write_posting(&self, posting: &NewPosting<'_>) -> Result<Vertex, Error> {
-        self.write_slot(false, |_| posting.image(&self.layout))
+        let written = self.write_slot(false, None, |_| posting.image(&self.layout))?;
+        Ok(written.0)
     }
 
     /// Hands out a slot and writes its content, in one record; the further pages
@@ -183,10 +212,14 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
     fn write_slot(
         &self,
         may_be_entry: bool,
+        is_blurred: Option<bool>,
         image: impl FnOnce(Vertex) -> Code,
-    ) -> Result<Vertex, Error> {
+    ) -> Result<(Vertex, Blurred), Error> {
         let mut meta_page = self.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&meta_page)?;
+        if let Some(is_blurred) = is_blurred {
+            meta.set_blurred(meta.blurred().and(is_blurred));
+        }
         let number = if meta.free_head != NONE {
             meta.free_head
         } else {
@@ -244,7 +277,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
                     bodies[1].0[from..from + range.len()].copy_from_slice(&image[range]);
                 }
             });
-        Ok(number)
+        Ok((number, meta.blurred()))
     }
 }
 
@@ -269,7 +302,8 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
     ) -> Result<Option<Visit>, Error> {
         let visit = self.with_vertex(vertex, level, |slot| {
             let code = slot.code(&self.layout);
-            let key = self.codec.key(query, code);
+            let measured = self.codec.measure(query, code);
+            let key = measured.key;
             let live = slot.state == State::Live;
             let mut bound = f64::from(key);
             if let Some(tids) = &mut tids
@@ -280,13 +314,13 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
             }
             let links = slot.links(&self.layout);
             self.codec
-                .estimates(query, code, key, links, neighbours.estimates);
+                .estimates(query, code, measured, links, neighbours.estimates);
             neighbours.numbers.extend_from_slice(slot.places());
             Visit {
                 live,
                 key,
                 bound,
-                spread: self.codec.spread(query, code, key),
+                spread: self.codec.spread(query, code, measured),
                 slack: self.codec.slack(query, code, key),
                 below: slot.header.below,
             }
@@ -333,6 +367,24 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
         if let Ok((block, at)) = self.layout.locate(vertex) {
             self.store.prefetch(block, self.layout.slot_len, [at]);
         }
+    }
+}
+
+/// See [`Index::search_extent`].
+pub(super) fn search_extent(is_fused: bool, metric: Metric, ef: usize) -> Extent {
+    if !is_fused {
+        return Extent::of_width(ef);
+    }
+    // Inner products of long vectors are estimated worst, and push others out.
+    let times = match metric {
+        Metric::InnerProduct => 6,
+        _ => 3,
+    };
+    // A search begins with so many vertices.
+    let ef = ef.max(ENTRIES);
+    Extent {
+        ef,
+        width: times * ef + 32,
     }
 }
 

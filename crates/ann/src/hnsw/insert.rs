@@ -9,8 +9,9 @@
 use super::beam::{Beam, BeamOptions, ENTRIES, Found, Graph, descend, step_down};
 use super::codec::{Code, Codec};
 use super::index::{Index, METAPAGE, NewVertex};
-use super::layout::{HeapTid, MAX_LEVEL, Meta, NONE, State, Vertex};
+use super::layout::{Blurred, HeapTid, MAX_LEVEL, Meta, NONE, State, Vertex};
 use super::links::{Chosen, Newcomer};
+use super::witness::is_blurred;
 use crate::Error;
 use crate::page::PageStore;
 
@@ -72,24 +73,37 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// number in (0, 1] that decides the element's level.
     ///
     /// The caller makes vacuum's [`super::vacuum`] barrier wait for this call.
-    pub fn insert(&self, code: &Code, tid: HeapTid, uniform: f64) -> Result<(), Error> {
+    ///
+    /// Returns how many of the elements that came last have blurred codes, if this one
+    /// counts.
+    pub fn insert(
+        &self,
+        code: &Code,
+        tid: HeapTid,
+        uniform: f64,
+    ) -> Result<Option<Blurred>, Error> {
         let level = random_level(self.options.m, uniform);
         let query = self.codec.query_of_code(code.bytes());
         let (meta, found) = self.find(&query, level, self.options.ef_construction.into())?;
+        let is_blurred = self.is_blurred(code, found.first());
         if let Some(level_0) = found.first()
             && self.add_to_duplicate(level_0, code, tid)?
         {
-            return Ok(());
+            // Of a sharp code, the vectors are equal too.
+            return match is_blurred {
+                Some(true) => self.count_blurred().map(Some),
+                _ => Ok(None),
+            };
         }
-
         let neighbours = self.choose(&found)?;
-        let vertices = self.write_element(level, code, tid, &neighbours)?;
+        let new = (code, is_blurred);
+        let (vertices, counts) = self.write_element(level, new, tid, &neighbours)?;
         self.link_back(&vertices, &neighbours, code, &query)?;
         let alone = neighbours.first().is_none_or(|c| c.places.is_empty());
         if alone || u32::from(level) > meta.entry_level {
             self.raise_entry(level, &vertices, (code, &query), alone)?;
         }
-        Ok(())
+        Ok(is_blurred.map(|_| counts))
     }
 
     /// The `ef` live vertices nearest to a query on each level up to `level`, and the
@@ -127,6 +141,26 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             .collect()
     }
 
+    /// Whether a code is blurred, of which the nearest vertices are given; `None` if these
+    /// are too few to tell, or codes are exact.
+    fn is_blurred(&self, code: &Code, nearest: Option<&Vec<Found>>) -> Option<bool> {
+        if !self.is_fused() {
+            return None;
+        }
+        let blur = |key| self.codec.blur(code.bytes(), key);
+        is_blurred(blur, nearest?.iter().map(|found| found.distance))
+    }
+
+    /// Counts a row with a blurred code that became no element.
+    fn count_blurred(&self) -> Result<Blurred, Error> {
+        let mut page = self.store.lock(METAPAGE)?;
+        let mut meta = Meta::parse(&page)?;
+        meta.set_blurred(meta.blurred().and(true));
+        self.store
+            .commit(&mut [&mut page], &mut |bodies| meta.write(bodies[0]));
+        Ok(meta.blurred())
+    }
+
     /// Adds the row to an element with the same code, if there is one.
     fn add_to_duplicate(
         &self,
@@ -149,30 +183,35 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         Ok(false)
     }
 
-    /// Writes the vertices of a new element, bottom up; returns their numbers.
+    /// Writes the vertices of a new element, bottom up; returns their numbers, and how many
+    /// elements have blurred codes. Of this one, it is given whether it has.
     fn write_element(
         &self,
         level: u8,
-        code: &Code,
+        (code, is_blurred): (&Code, Option<bool>),
         tid: HeapTid,
         neighbours: &[Chosen],
-    ) -> Result<Vec<Vertex>, Error> {
+    ) -> Result<(Vec<Vertex>, Blurred), Error> {
+        let mut counts = Blurred::default();
         let none = Chosen::default();
         let mut vertices: Vec<Vertex> = Vec::with_capacity(usize::from(level) + 1);
         let rows = [tid];
         for level in 0..=level {
             let neighbours = neighbours.get(usize::from(level)).unwrap_or(&none);
-            let number = self.write_vertex(&NewVertex {
+            let vertex = NewVertex {
                 level,
                 below: vertices.last().copied().unwrap_or(NONE),
                 base: vertices.first().copied(),
                 heap_tids: if level == 0 { &rows } else { &[] },
                 links: &self.links(code, neighbours),
                 code: code.bytes(),
-            })?;
+            };
+            let (number, counted) =
+                self.write_vertex(&vertex, is_blurred.filter(|_| level == 0))?;
+            counts = counted;
             vertices.push(number);
         }
-        Ok(vertices)
+        Ok((vertices, counts))
     }
 
     /// Links the neighbours of a new element back to it, bottom up.

@@ -1,7 +1,8 @@
 //! The metapage and the vertex slot, byte by byte.
 //!
-//! Block 0 is the metapage. From block 1 on the index is one array of *slots*
-//! of a single size, which follows from the dimension and m. A slot that fits
+//! Block 0 is the metapage. After it come pages with what the codec has learned of the
+//! vectors ([`Layout::frame_pages`]), if it has learned anything. From there
+//! on the index is one array of *slots* of a single size, which follows from the dimension and m. A slot that fits
 //! shares its page with others; a larger one takes several consecutive pages.
 //! So the number of a vertex is its address: see [`Layout::locate`].
 //!
@@ -36,8 +37,13 @@ pub const MAX_HEAP_TIDS: usize = 8;
 pub const MAX_M: u16 = 100;
 
 const MAGIC: u32 = 0x4857_5349; // "ISWH"
-/// The page format that this code reads and writes.
-pub const FORMAT_VERSION: u32 = 4;
+/// The page format that this code reads and writes of indexes with a storage.
+fn format_version(storage: Option<Storage>) -> u32 {
+    match storage {
+        Some(Storage::Fused) => 5,
+        _ => 4,
+    }
+}
 
 /// What the vertices of an index hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +91,26 @@ pub struct Options {
     pub components: u32,
 }
 
+impl Options {
+    /// The metric whose keys those of the index's codes are. Fused codes compare
+    /// normalized vectors by how far they are from each other.
+    pub fn key_metric(&self) -> Metric {
+        match (self.metric, self.storage) {
+            (Metric::Cosine, Storage::Fused) => Metric::L2,
+            _ => self.metric,
+        }
+    }
+
+    /// The distance, as the metric's SQL operator gives it, that a key of the index's
+    /// codes stands for.
+    pub fn distance(&self, key: f32) -> f64 {
+        match (self.metric, self.storage) {
+            (Metric::Cosine, Storage::Fused) => f64::from(key) / 2.0,
+            _ => self.metric.distance(key),
+        }
+    }
+}
+
 /// The metapage, as stored.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -108,7 +134,9 @@ pub struct Meta {
     pub free_count: u32,
     storage: u32,
     seed: u64,
-    components: u32,
+    /// Of sparse vectors, how many components a code has room for; of an index of fused
+    /// codes, see [`Blurred`].
+    extra: u32,
     /// See [`page::seal`].
     checksum: u32,
 }
@@ -120,7 +148,7 @@ impl Meta {
     pub fn new(options: &Options, layout: &Layout) -> Self {
         Meta {
             magic: MAGIC,
-            version: FORMAT_VERSION,
+            version: format_version(Some(options.storage)),
             dimension: options.dimension,
             metric: options.metric.tag(),
             m: options.m,
@@ -133,7 +161,7 @@ impl Meta {
             free_count: 0,
             storage: options.storage.tag(),
             seed: options.seed,
-            components: options.components,
+            extra: options.components,
             checksum: 0,
         }
     }
@@ -145,10 +173,11 @@ impl Meta {
         if meta.magic != MAGIC {
             return wrong(format!("metapage has magic number {:#x}", meta.magic));
         }
-        if meta.version != FORMAT_VERSION {
+        let supported = format_version(Storage::from_tag(meta.storage));
+        if meta.version != supported {
             return Err(Error::Version {
                 found: meta.version,
-                supported: FORMAT_VERSION,
+                supported,
             });
         }
         if !page::is_sealed(body) {
@@ -158,18 +187,13 @@ impl Meta {
             return wrong(format!("metapage has m = {}", meta.m));
         }
         // Codes of other vectors than sparse ones grow with the dimension.
-        let most = match Storage::from_tag(meta.storage) {
-            Some(Storage::Sparse) => i32::MAX as u32,
-            _ => 1 << 20,
-        };
+        let is_sparse = Storage::from_tag(meta.storage) == Some(Storage::Sparse);
+        let most = if is_sparse { i32::MAX as u32 } else { 1 << 20 };
         if meta.dimension == 0 || meta.dimension > most {
             return wrong(format!("metapage has dimension {}", meta.dimension));
         }
-        if meta.components > 1 << 20 {
-            return wrong(format!(
-                "metapage has codes of {} components",
-                meta.components
-            ));
+        if is_sparse && meta.extra > 1 << 20 {
+            return wrong(format!("metapage has codes of {} components", meta.extra));
         }
         if meta.entry != NONE
             && (meta.entry >= meta.vertex_count || meta.entry_level > u32::from(MAX_LEVEL))
@@ -207,8 +231,31 @@ impl Meta {
             metric,
             storage,
             seed: self.seed,
-            components: self.components,
+            components: match storage {
+                Storage::Sparse => self.extra,
+                _ => 0,
+            },
         })
+    }
+
+    /// How many of the vertices that came last have blurred codes, of an index of fused
+    /// ones.
+    pub fn blurred(&self) -> Blurred {
+        let counts = match Storage::from_tag(self.storage) {
+            Some(Storage::Fused) => self.extra,
+            _ => 0,
+        };
+        Blurred {
+            blurred: counts as u16,
+            of: (counts >> 16) as u16,
+        }
+    }
+
+    /// Replaces that.
+    pub fn set_blurred(&mut self, counts: Blurred) {
+        if Storage::from_tag(self.storage) == Some(Storage::Fused) {
+            self.extra = u32::from(counts.of) << 16 | u32::from(counts.blurred);
+        }
     }
 
     /// Checks that the slots on the pages have the size that `layout` expects.
@@ -223,6 +270,34 @@ impl Meta {
             ));
         }
         Ok(())
+    }
+}
+
+/// How many vertices have codes that are off by more than what tells neighbours apart.
+/// Of a long row of vertices, those that came last count most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Blurred {
+    /// So many.
+    pub blurred: u16,
+    /// Of so many.
+    pub of: u16,
+}
+
+impl Blurred {
+    /// With one vertex more.
+    #[must_use]
+    pub fn and(self, is_blurred: bool) -> Self {
+        let halved = |count: u16, full: bool| if full { count / 2 } else { count };
+        let full = self.of == u16::MAX;
+        Blurred {
+            blurred: halved(self.blurred, full) + u16::from(is_blurred),
+            of: halved(self.of, full) + 1,
+        }
+    }
+
+    /// Which part of them that is; 0 of none.
+    pub fn share(self) -> f64 {
+        f64::from(self.blurred) / f64::from(self.of.max(1))
     }
 }
 
@@ -319,6 +394,8 @@ pub struct Layout {
     pub slots_per_page: u32,
     /// Pages of a slot.
     pub pages_per_slot: u32,
+    /// Pages between the metapage and the slots, which hold [`Codec::frame`].
+    pub frame_pages: u32,
     /// Where the bits for diverse neighbours start in a slot.
     diverse_at: usize,
     /// Where the codes of the links start in a slot.
@@ -345,12 +422,18 @@ impl Layout {
             slot_len,
             slots_per_page,
             pages_per_slot,
+            frame_pages: size_of_val(codec.frame()).div_ceil(BODY_LEN) as u32,
             diverse_at,
             links_at,
             code_at,
             code_len,
             m,
         }
+    }
+
+    /// The block of the first slot.
+    pub fn first_block(&self) -> Block {
+        1 + self.frame_pages
     }
 
     /// How many neighbours a vertex of this level can have.
@@ -367,10 +450,10 @@ impl Layout {
     pub fn locate(&self, vertex: Vertex) -> Result<(Block, usize), Error> {
         let block = (vertex / self.slots_per_page)
             .checked_mul(self.pages_per_slot)
-            .and_then(|b| b.checked_add(self.pages_per_slot))
+            .and_then(|b| b.checked_add(self.first_block() + self.pages_per_slot))
             .filter(|_| vertex != NONE)
             .ok_or_else(|| Error::corrupted(0, format!("vertex number {vertex}")))?
-            - (self.pages_per_slot - 1);
+            - self.pages_per_slot;
         let slot = (vertex % self.slots_per_page) as usize;
         Ok((block, slot * self.slot_len))
     }

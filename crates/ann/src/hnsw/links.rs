@@ -115,7 +115,7 @@ impl<Q> Neighbourhood<Q> {
     pub fn measure<C: Codec<Query = Q>>(&self, codec: &C, new: &Newcomer<'_, Q>) -> Away {
         Away {
             distance: codec.distance(self.own.bytes(), new.code.bytes()),
-            keys: self.keys(codec, new.query, codec.key(new.query, self.own.bytes())),
+            keys: self.keys(codec, new.query),
         }
     }
 
@@ -212,13 +212,14 @@ impl<Q> Neighbourhood<Q> {
         self.added.push((position, code.clone()));
     }
 
-    /// About the keys of the neighbours at all places for a query, for which
-    /// the vertex itself has the key that is given.
-    fn keys<C: Codec<Query = Q>>(&self, codec: &C, query: &Q, key: f32) -> Vec<f32> {
+    /// About the keys of the neighbours at all places for a query.
+    fn keys<C: Codec<Query = Q>>(&self, codec: &C, query: &Q) -> Vec<f32> {
         let mut keys = Vec::with_capacity(self.heuristic.capacity().next_multiple_of(32));
         match &self.beside {
             Beside::Links(links) => {
-                codec.estimates(query, self.own.bytes(), key, links.bytes(), &mut keys);
+                let own = self.own.bytes();
+                let measured = codec.measure(query, own);
+                codec.estimates(query, own, measured, links.bytes(), &mut keys);
             }
             Beside::Neighbours(codes) => keys.extend(codes.iter().map(|code| {
                 code.as_ref()
@@ -319,7 +320,6 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
             Beside::Neighbours(codes.collect::<Result<_, _>>()?)
         };
         let query = self.codec.query_of_code(own.bytes());
-        let key = self.codec.key(&query, own.bytes());
         let mut list = Neighbourhood {
             heuristic: Heuristic::new(&self.options, self.layout.capacity(level)),
             own,
@@ -330,7 +330,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
             beside,
             added: Vec::new(),
         };
-        list.distances = list.keys(&self.codec, &list.query, key);
+        list.distances = list.keys(&self.codec, &list.query);
         Ok(Some(list))
     }
 

@@ -19,6 +19,7 @@
 //! | [`build`] | building a whole graph in memory, with threads |
 //! | [`postings`] | the rows of an element that its vertex has no room for |
 //! | [`scan`] | nearest rows of a query, as a stream |
+//! | [`witness`] | whether short codes can tell the vectors of a table apart |
 //! | [`vacuum`] | removing rows: mark, repair, free |
 //! | [`check`] | proving that an index is a valid graph |
 
@@ -36,6 +37,7 @@ mod postings;
 pub mod scan;
 pub mod sets;
 pub mod vacuum;
+pub mod witness;
 
 #[cfg(test)]
 mod tests;

@@ -62,7 +62,7 @@ impl Heuristic {
     pub fn new(options: &Options, capacity: usize) -> Self {
         let is_dense = options.storage != Storage::Sparse;
         Heuristic {
-            slack: is_dense.then_some(options.metric),
+            slack: is_dense.then_some(options.key_metric()),
             capacity,
         }
     }

@@ -654,10 +654,11 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         count: Vertex,
     ) -> impl Iterator<Item = (Block, std::ops::Range<Vertex>)> + use<S, C> {
         let (per_page, pages) = (self.layout.slots_per_page, self.layout.pages_per_slot);
+        let start = self.layout.first_block();
         (0..count.div_ceil(per_page)).map(move |i| {
             let first = i * per_page;
             let last = first.saturating_add(per_page).min(count);
-            (1 + i * pages, first..last)
+            (start + i * pages, first..last)
         })
     }
 }

@@ -15,7 +15,7 @@
 
 use super::layout::{ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options, RoundedUp};
 use crate::metric::{self, normalize};
-use crate::quantize::bound::{has_exact_norm, lower_bound};
+use crate::quantize::bound::{Norms, has_exact_norm, lower_bound};
 use crate::quantize::extended::{self, Bits};
 use crate::quantize::fastscan::Table;
 use crate::quantize::rabitq::{self, Form};
@@ -481,7 +481,8 @@ impl Codec {
         let dimension = self.options.dimension as usize;
         let bound = |metric, at: usize| {
             let (key, error, norm) = (keys[at], errors[at], norms[at]);
-            lower_bound(metric, query.bound_norm, key, error, norm, dimension)
+            let [query, norms] = [query.bound_norm, norm].map(Norms::of_whole);
+            lower_bound(metric, query, key, error, norms, dimension)
         };
         let out = out.iter_mut().enumerate();
         match self.options.metric {

@@ -1,5 +1,7 @@
 //! What an 8-bit code guarantees of the exact distance.
 //!
+//! Vectors may have two parts ([`super::frame`]), of which the code stands for one;
+//! o and q are that part of them in what follows, but for the norms of the whole.
 //! With ‖o − ô‖ ≤ e: | ‖q − o‖ − ‖q − ô‖ | ≤ e, and |⟨q, o⟩ − ⟨q, ô⟩| ≤ ‖q‖·e.
 //! The executor compares a bound with what the operator computes in `f32` on
 //! the vectors as they are, and raises an error if the bound is greater. So a
@@ -22,26 +24,48 @@ pub fn has_exact_norm(vector: &[f32]) -> bool {
     squares == 0.0 || (1e-28..1e28).contains(&squares)
 }
 
+/// The norms of a vector, and of the part of it that its code stands for.
+#[derive(Debug, Clone, Copy)]
+pub struct Norms {
+    /// Of the vector.
+    pub whole: f32,
+    /// Of the part.
+    pub rest: f32,
+}
+
+impl Norms {
+    /// Of a vector that has no parts.
+    pub fn of_whole(norm: f32) -> Self {
+        Norms {
+            whole: norm,
+            rest: norm,
+        }
+    }
+}
+
 /// A lower bound, in the units of the metric's SQL operator, of a vector's
 /// distance from a query. `key` is that of the vector's code
-/// ([`Metric::key`]), `error` the code's, `norm` that of what it stands for.
+/// ([`Metric::key`]), `error` the code's, `norms` those of what it stands for.
 /// Under [`Metric::Cosine`] query and vector were normalized when encoded.
 #[inline]
 pub fn lower_bound(
     metric: Metric,
-    query_norm: f32,
+    query: Norms,
     key: f32,
     error: f32,
-    norm: f32,
+    norms: Norms,
     dimension: usize,
 ) -> f64 {
-    let [query_norm, key, error, norm] = [query_norm, key, error, norm].map(f64::from);
+    let [key, error] = [key, error].map(f64::from);
     let unit = f64::powi(2.0, -24);
     let units = (dimension as f64 / 4.0 + 8.0) + 128.0;
-    let norm = norm + error;
+    let query_norm = f64::from(query.whole);
+    let norm = f64::from(norms.whole) + error;
+    let query_rest = f64::from(query.rest);
     let bound = match metric {
         Metric::L2 => {
-            let squares = query_norm * query_norm + norm * norm;
+            let rest = f64::from(norms.rest) + error;
+            let squares = query_rest * query_rest + rest * rest;
             let squared = key - 2.0 * units * unit * squares;
             let distance = squared.max(0.0).sqrt() - error;
             // What the operator itself rounds is relative to its result.
@@ -49,10 +73,10 @@ pub fn lower_bound(
         }
         Metric::InnerProduct => {
             let rounding = 2.0 * units * unit * query_norm * norm;
-            key - query_norm * error - rounding - UNDERFLOW * UNDERFLOW
+            key - query_rest * error - rounding - UNDERFLOW * UNDERFLOW
         }
         Metric::Cosine => {
-            let least = 1.0 + key - error * query_norm - 2.0 * units * unit;
+            let least = 1.0 + key - error * query_rest - 2.0 * units * unit;
             least.max(0.0)
         }
         // All terms are positive, so that rounding is relative to the sum.
@@ -66,12 +90,23 @@ pub fn lower_bound(
     }
 }
 
+/// A lower bound of the cosine distance of two vectors of so many components, from one of
+/// how far they are from each other when they are normalized.
+#[inline]
+pub fn cosine_of_chord(chord: f64, dimension: usize) -> f64 {
+    let unit = f64::powi(2.0, -24);
+    let units = (dimension as f64 / 4.0 + 8.0) + 128.0;
+    let chord = chord.max(0.0);
+    (chord * chord / 2.0 - 2.0 * units * unit).max(0.0)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::hnsw::{Code, Codec, Fused};
+    use crate::quantize::frame::Frame;
     use crate::simd;
 
     /// What the operators compute.
@@ -146,9 +181,18 @@ pub(crate) mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
         #[test]
-        fn bounds_never_exceed_what_the_operator_computes((a, b) in pairs()) {
+        fn bounds_never_exceed_what_the_operator_computes(
+            (a, b) in pairs(), frame in 0..3_u8
+        ) {
             for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-                let codec = Fused::new(metric, a.len(), 4, 3).unwrap();
+                // Of the two vectors, of others, and none.
+                let sample: Vec<f32> = match frame {
+                    0 => Vec::new(),
+                    1 => [&a[..], &b].concat(),
+                    _ => (0..5 * a.len()).map(|i| 100.0 + (i as f32).sin()).collect(),
+                };
+                let frame = Frame::of_sample(metric, &sample, a.len(), &mut || ());
+                let codec = Fused::new(metric, a.len(), 4, 3).unwrap().in_frame(frame);
                 let mut code = Code::zeroed(codec.code_len());
                 let (Some(query), true) = (codec.query(&a), codec.encode(&b, code.bytes_mut())) else {
                     continue;

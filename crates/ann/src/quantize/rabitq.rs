@@ -188,7 +188,7 @@ mod tests {
         let mut rotated = vec![0.0; rotation.padded()];
         rotation.rotate(vector, &mut rotated);
         let mut code = vec![0_u64; scalar8::code_len(rotated.len()) / 8];
-        scalar8::encode(&rotated, bytemuck::cast_slice_mut(&mut code));
+        scalar8::encode(&rotated, 0.0, bytemuck::cast_slice_mut(&mut code));
         scalar8::decode(View::new(bytemuck::cast_slice(&code)), &mut rotated);
         (code, rotated)
     }
@@ -314,7 +314,7 @@ mod tests {
             for form in [Form::L2, Form::InnerProduct] {
                 let centre = vec![scale; 64];
                 let mut code = [0_u64; 10];
-                scalar8::encode(&centre, bytemuck::cast_slice_mut(&mut code));
+                scalar8::encode(&centre, 0.0, bytemuck::cast_slice_mut(&mut code));
                 let view = View::new(bytemuck::cast_slice(&code));
                 let mut decoded = vec![0.0; 64];
                 scalar8::decode(view, &mut decoded);

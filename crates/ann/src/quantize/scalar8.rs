@@ -8,7 +8,7 @@
 //! | 0 | 4 | scale, `f32` |
 //! | 4 | 4 | ‖ô‖², `f32` |
 //! | 8 | 4 | an upper bound of ‖o − ô‖, `f32` |
-//! | 12 | 4 | 0 |
+//! | 12 | 4 | how far o's vector goes along the axis ([`super::frame`]), `f32` |
 //! | 16 | D | bytes |
 
 use crate::simd;
@@ -29,6 +29,8 @@ pub struct View<'a> {
     pub norm_squared: f32,
     /// At least ‖o − ô‖.
     pub error: f32,
+    /// How far the vector goes along the axis.
+    pub along: f32,
     /// The bytes.
     pub values: &'a [i8],
 }
@@ -42,13 +44,14 @@ impl<'a> View<'a> {
             scale: head[0],
             norm_squared: head[1],
             error: head[2],
+            along: head[3],
             values: bytemuck::cast_slice(values),
         }
     }
 }
 
-/// Encodes a rotated vector.
-pub fn encode(rotated: &[f32], code: &mut [u8]) {
+/// Encodes the rest of a vector, rotated, and how far the vector goes along the axis.
+pub fn encode(rotated: &[f32], along: f32, code: &mut [u8]) {
     let (head, bytes) = code.split_at_mut(HEAD);
     let bytes: &mut [i8] = bytemuck::cast_slice_mut(bytes);
     let largest = rotated.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
@@ -69,7 +72,7 @@ pub fn encode(rotated: &[f32], code: &mut [u8]) {
     }
     let norm_squared = squares as f64 * f64::from(scale) * f64::from(scale);
     let head: &mut [f32] = bytemuck::cast_slice_mut(head);
-    head.copy_from_slice(&[scale, norm_squared as f32, round_up(error.sqrt()), 0.0]);
+    head.copy_from_slice(&[scale, norm_squared as f32, round_up(error.sqrt()), along]);
 }
 
 /// Replaces the bound of a code's error.
@@ -109,7 +112,7 @@ mod tests {
 
     fn encoded(values: &[f32]) -> Vec<u64> {
         let mut code = vec![0_u64; code_len(values.len()) / 8];
-        encode(values, bytemuck::cast_slice_mut(&mut code));
+        encode(values, 0.0, bytemuck::cast_slice_mut(&mut code));
         code
     }
 

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::{Builder, pack, present, unpack};
 use crate::hnsw::codec::{Code, Codec};
 use crate::hnsw::index::{Index, METAPAGE, NewVertex};
-use crate::hnsw::layout::{HeapTid, Layout, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
+use crate::hnsw::layout::{Blurred, HeapTid, Layout, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
 use crate::hnsw::links::Links;
 use crate::hnsw::neighbours::Link;
 use crate::hnsw::postings::NewPosting;
@@ -24,10 +24,12 @@ const PART: usize = 32;
 
 impl<C: Codec> Builder<C> {
     /// Writes the graph, which must be complete, to the pages of an empty index.
-    /// The team makes the slots, and this thread writes them.
+    /// The team makes the slots, and this thread writes them. `blurred`: what is known of
+    /// the codes.
     pub fn flush<S: PageStore>(
         &self,
         index: &Index<'_, S, C>,
+        blurred: Blurred,
         team: &dyn Team,
     ) -> Result<(), Error> {
         let nodes = self.progress.lock().sealed;
@@ -102,6 +104,7 @@ impl<C: Codec> Builder<C> {
         let mut page = index.store.lock(METAPAGE)?;
         let mut meta = Meta::parse(&page)?;
         meta.vertex_count = vertex_count;
+        meta.set_blurred(blurred);
         if let Some((node, level)) = *self.entry.read() {
             meta.entry = numbers.vertex(node, level);
             meta.entry_level = u32::from(level);

@@ -9,6 +9,7 @@
 //! costs it a candidate at worst; a writer holds the vertex's lock.
 
 mod flush;
+mod trial;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

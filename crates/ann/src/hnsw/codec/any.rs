@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Bits, BitsQuery, Codec, Fused, FusedQuery, Plain, PlainQuery};
+use super::{Bits, BitsQuery, Codec, Fused, FusedQuery, Measured, Plain, PlainQuery};
 use super::{Sparse, SparseQuery};
 use crate::AnyVector;
 use crate::hnsw::layout::{Options, Storage, per_page, slot_len};
 use crate::page::BODY_LEN;
+use crate::quantize::frame::Frame;
 
 /// One of the codecs; a clone shares what is large.
 #[derive(Clone)]
@@ -34,9 +35,15 @@ pub enum AnyQuery {
 }
 
 impl AnyCodec {
-    /// The codec of an index with these options; `None` if the storage cannot
-    /// serve the metric.
+    /// The codec of an index with these options that knows nothing of the vectors;
+    /// `None` if the storage cannot serve the metric.
     pub fn new(options: &Options) -> Option<Self> {
+        Self::with_frame(options, Frame::unlearned(options.dimension as usize))
+    }
+
+    /// The codec of an index with these options, whose vectors have this in common;
+    /// `None` if the storage cannot serve the metric.
+    pub fn with_frame(options: &Options, frame: Frame) -> Option<Self> {
         let dimension = options.dimension as usize;
         let capacity = 2 * usize::from(options.m);
         match options.storage {
@@ -48,7 +55,7 @@ impl AnyCodec {
             }
             Storage::Fused => Fused::new(options.metric, dimension, capacity, options.seed)
                 .map(|codec| {
-                    codec.fitted(|links_len, code_len| {
+                    codec.in_frame(frame).fitted(|links_len, code_len| {
                         let (slots, pages) = per_page(slot_len(options.m, links_len, code_len));
                         // Bytes of pages for each slot.
                         pages as usize * BODY_LEN / slots as usize
@@ -140,16 +147,37 @@ impl Codec for AnyCodec {
         each_query!(self, query, (codec, query) => codec.key(query, code))
     }
 
+    fn measure(&self, query: &AnyQuery, code: &[u8]) -> Measured {
+        each_query!(self, query, (codec, query) => codec.measure(query, code))
+    }
+
+    fn blur(&self, code: &[u8], key: f32) -> f32 {
+        each!(self, codec => codec.blur(code, key))
+    }
+
+    fn frame(&self) -> &[f32] {
+        each!(self, codec => codec.frame())
+    }
+
     fn bound(&self, query: &AnyQuery, code: &[u8], key: f32) -> f64 {
         each_query!(self, query, (codec, query) => codec.bound(query, code, key))
     }
 
-    fn estimates(&self, query: &AnyQuery, code: &[u8], key: f32, links: &[u8], out: &mut Vec<f32>) {
-        each_query!(self, query, (codec, query) => codec.estimates(query, code, key, links, out));
+    fn estimates(
+        &self,
+        query: &AnyQuery,
+        code: &[u8],
+        measured: Measured,
+        links: &[u8],
+        out: &mut Vec<f32>,
+    ) {
+        each_query!(self, query, (codec, query) => {
+            codec.estimates(query, code, measured, links, out);
+        });
     }
 
-    fn spread(&self, query: &AnyQuery, code: &[u8], key: f32) -> f32 {
-        each_query!(self, query, (codec, query) => codec.spread(query, code, key))
+    fn spread(&self, query: &AnyQuery, code: &[u8], measured: Measured) -> f32 {
+        each_query!(self, query, (codec, query) => codec.spread(query, code, measured))
     }
 
     fn slack(&self, query: &AnyQuery, code: &[u8], key: f32) -> f32 {

@@ -48,6 +48,22 @@ impl Code {
     }
 }
 
+/// How far a code is from a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// The ordering key.
+    pub key: f32,
+    /// The part of it that codes beside links are estimates of.
+    pub rest: f32,
+}
+
+impl Measured {
+    /// Of a codec whose keys have no parts.
+    pub fn whole(key: f32) -> Self {
+        Measured { key, rest: key }
+    }
+}
+
 /// How vectors are stored in vertices and compared.
 ///
 /// Ordering keys are those of [`crate::Metric::key`]: smaller is nearer. What is
@@ -84,27 +100,43 @@ pub trait Codec: Sync {
     /// The ordering key of a code for a query.
     fn key(&self, query: &Self::Query, code: &[u8]) -> f32;
 
+    /// The ordering key of a code for a query, and its parts.
+    fn measure(&self, query: &Self::Query, code: &[u8]) -> Measured {
+        Measured::whole(self.key(query, code))
+    }
+
+    /// Of the key of two codes, of which one and the key are given, about the standard
+    /// deviation of what codes are off by; 0 if they are exact.
+    fn blur(&self, _code: &[u8], _key: f32) -> f32 {
+        0.0
+    }
+
+    /// What the codec has learned of the vectors, to be kept with the index.
+    fn frame(&self) -> &[f32] {
+        &[]
+    }
+
     /// A lower bound of the distance that the metric's SQL operator computes
     /// for the vector of a code, whose key is given.
     fn bound(&self, query: &Self::Query, code: &[u8], key: f32) -> f64;
 
     /// The estimated keys of the neighbours at all positions of a vertex, in
-    /// the multiple of 32 that [`Codec::links_len`] has room for. `code` and
-    /// `key` are the vertex's own; `links` are the bytes beside the numbers.
+    /// the multiple of 32 that [`Codec::links_len`] has room for. `code` is the
+    /// vertex's own, and `measured`; `links` are the bytes beside the numbers.
     fn estimates(
         &self,
         _query: &Self::Query,
         _code: &[u8],
-        _key: f32,
+        _measured: Measured,
         _links: &[u8],
         _out: &mut Vec<f32>,
     ) {
     }
 
-    /// The square of the distance between a query and a code, whose key is given, or
+    /// The square of the distance between a query and a code, as it was measured, or
     /// under inner product between the query and its projection on the code. It tells
     /// how good the code's [`Codec::estimates`] are.
-    fn spread(&self, _query: &Self::Query, _code: &[u8], _key: f32) -> f32 {
+    fn spread(&self, _query: &Self::Query, _code: &[u8], _measured: Measured) -> f32 {
         1.0
     }
 

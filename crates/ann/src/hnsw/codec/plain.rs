@@ -25,6 +25,13 @@ impl Plain {
     }
 }
 
+impl Plain {
+    /// The metric.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+}
+
 /// A query of [`Plain`]: a code.
 pub struct PlainQuery(Code);
 

@@ -15,7 +15,7 @@
 
 use super::Codec;
 use crate::metric;
-use crate::quantize::bound::{has_exact_norm, lower_bound};
+use crate::quantize::bound::{Norms, has_exact_norm, lower_bound};
 use crate::{Metric, SparseVector, simd};
 
 const HEAD: usize = 16;
@@ -185,7 +185,8 @@ impl Codec for Sparse {
         let view = View::new(code);
         // Sums of sparse vectors have one accumulator, not four.
         let terms = 4 * (query.values.len() + view.vector.values.len());
-        lower_bound(self.metric, query.norm, key, view.error, view.norm, terms)
+        let [query, norms] = [query.norm, view.norm].map(Norms::of_whole);
+        lower_bound(self.metric, query, key, view.error, norms, terms)
     }
 }
 

@@ -62,7 +62,7 @@ fn everything_at_once(storage: Storage, vectors: &[Vec<f32>]) {
                         let Some(vector) = vectors.get(row as usize) else {
                             return;
                         };
-                        let code = encode(index.options(), vector);
+                        let code = encode(index.codec(), vector);
                         let _share = barrier.read();
                         let uniform = 1.0 - rng.random::<f64>();
                         index.insert(&code, HeapTid(row), uniform).unwrap();
@@ -130,7 +130,7 @@ fn first_inserts_at_once() {
                     let mut rng = SmallRng::seed_from_u64(seed * 4 + thread);
                     ready.wait();
                     for row in (thread * 4)..(thread * 4 + 4) {
-                        let code = encode(index.options(), &vectors[row as usize]);
+                        let code = encode(index.codec(), &vectors[row as usize]);
                         // Half of the elements are above level 0.
                         let uniform = if rng.random() { 1.0 } else { 0.1 };
                         index.insert(&code, HeapTid(row), uniform).unwrap();

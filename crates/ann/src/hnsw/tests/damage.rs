@@ -183,7 +183,7 @@ fn a_damaged_count_does_not_make_the_index_grow() {
             seal(body);
         });
         let index = open(&store);
-        let code = encode(index.options(), &[0.5; 6]);
+        let code = encode(index.codec(), &[0.5; 6]);
         assert!(index.insert(&code, HeapTid(999), 0.5).is_err());
         assert_eq!(store.block_count(), blocks);
     }

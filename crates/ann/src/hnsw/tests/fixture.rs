@@ -8,11 +8,12 @@ use rand::{Rng, SeedableRng};
 use crate::HeapTid;
 use crate::Metric;
 use crate::hnsw::check::Report;
-use crate::hnsw::index::{create, read_meta};
-use crate::hnsw::{
-    AnyCodec, AnyQuery, Builder, Code, Codec, Index, Options, Plain, Scan, Storage, build,
-};
+use crate::hnsw::index::{create, read_frame, read_meta};
+use crate::hnsw::layout::Blurred;
+use crate::hnsw::{AnyCodec, AnyQuery, Builder, Code, Codec, Index, Options, Scan, Storage, build};
 use crate::mem_pages::MemPages;
+use crate::metric::{normalize, squares};
+use crate::quantize::frame::Frame;
 use crate::team::Pair;
 
 /// Every metric with every storage that serves it.
@@ -88,7 +89,7 @@ pub fn of_different_lengths(count: usize, dimension: usize, seed: u64) -> Vec<Ve
 }
 
 /// A normal deviate (Box and Muller).
-fn normal(rng: &mut SmallRng) -> f32 {
+pub fn normal(rng: &mut SmallRng) -> f32 {
     let (u, v) = (1.0 - rng.random::<f64>(), rng.random::<f64>());
     ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
@@ -103,18 +104,15 @@ pub fn codec(options: &Options) -> AnyCodec {
     AnyCodec::new(options).unwrap()
 }
 
-pub fn query(options: &Options, vector: &[f32]) -> AnyQuery {
-    codec(options).query(vector.into()).unwrap()
-}
-
 pub fn open(store: &MemPages) -> Index<'_, MemPages, AnyCodec> {
     let meta = read_meta(store).unwrap();
-    let codec = codec(&meta.options().unwrap());
+    let options = meta.options().unwrap();
+    let frame = read_frame(store, &options).unwrap();
+    let codec = AnyCodec::with_frame(&options, frame).unwrap();
     Index::open(store, &meta, codec).unwrap()
 }
 
-pub fn encode(options: &Options, vector: &[f32]) -> Code {
-    let codec = codec(options);
+pub fn encode(codec: &AnyCodec, vector: &[f32]) -> Code {
     let mut code = Code::zeroed(codec.code_len());
     assert!(codec.encode(vector.into(), code.bytes_mut()));
     code
@@ -125,7 +123,7 @@ pub fn insert_all(store: &MemPages, vectors: &[Vec<f32>], first: u64, seed: u64)
     let index = open(store);
     let mut rng = SmallRng::seed_from_u64(seed);
     for (i, vector) in vectors.iter().enumerate() {
-        let code = encode(index.options(), vector);
+        let code = encode(index.codec(), vector);
         let tid = HeapTid(first + i as u64);
         index.insert(&code, tid, 1.0 - rng.random::<f64>()).unwrap();
     }
@@ -133,28 +131,66 @@ pub fn insert_all(store: &MemPages, vectors: &[Vec<f32>], first: u64, seed: u64)
 
 /// Builds the index in memory with `threads` workers beside this thread.
 pub fn build_all(options: &Options, vectors: &[Vec<f32>], threads: usize) -> MemPages {
-    let store = empty(options);
-    let builder = Builder::new(codec(options), *options, 1 << 26, 7);
+    build_with(codec_for(options, vectors), options, vectors, threads)
+}
+
+/// The codec that has seen the vectors.
+pub fn codec_for(options: &Options, vectors: &[Vec<f32>]) -> AnyCodec {
+    let mut sample: Vec<f32> = Vec::new();
+    for vector in vectors.iter().take(1000) {
+        let mut vector = vector.clone();
+        if options.metric != Metric::Cosine || normalize(&mut vector) {
+            sample.extend(vector);
+        }
+    }
+    let dimension = options.dimension as usize;
+    let frame = Frame::of_sample(options.metric, &sample, dimension, &mut || ());
+    AnyCodec::with_frame(options, frame).unwrap()
+}
+
+/// Builds the index with a codec.
+pub fn build_with(
+    codec: AnyCodec,
+    options: &Options,
+    vectors: &[Vec<f32>],
+    threads: usize,
+) -> MemPages {
+    let store = MemPages::new();
+    create(&store, options, &codec).unwrap();
+    let builder = built(&codec, options, vectors, threads);
+    builder
+        .flush(&open(&store), Blurred::default(), &Pair)
+        .unwrap();
+    store
+}
+
+/// The complete graph in memory.
+pub fn built(
+    codec: &AnyCodec,
+    options: &Options,
+    vectors: &[Vec<f32>],
+    threads: usize,
+) -> Builder<AnyCodec> {
+    let builder = Builder::new(codec.clone(), *options, 1 << 26, 7);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| builder.linker().work());
         }
         for (i, vector) in vectors.iter().enumerate() {
-            let added = builder.add(&encode(options, vector), HeapTid(i as u64));
+            let added = builder.add(&encode(codec, vector), HeapTid(i as u64));
             assert_eq!(added, build::Added::Yes);
         }
         builder.close();
         let mut linker = builder.linker();
         while linker.help(0) {}
     });
-    builder.flush(&open(&store), &Pair).unwrap();
-    store
+    builder
 }
 
 /// The rows of the first `k` results, nearest first.
 pub fn nearest(store: &MemPages, query: &[f32], ef: usize, k: usize) -> Vec<u64> {
     let index = open(store);
-    let mut scan = Scan::new(self::query(index.options(), query));
+    let mut scan = Scan::new(query_of(&index, query));
     let found = scan.next_round(&index, ef).unwrap();
     found
         .iter()
@@ -164,16 +200,25 @@ pub fn nearest(store: &MemPages, query: &[f32], ef: usize, k: usize) -> Vec<u64>
         .collect()
 }
 
+/// Exactly.
+fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    let norm = |v: &[f32]| squares(v).sqrt();
+    match metric {
+        Metric::L2 => pairs().map(|(a, b)| (a - b).powi(2)).sum(),
+        Metric::L1 => pairs().map(|(a, b)| (a - b).abs()).sum(),
+        Metric::Cosine => {
+            let (of_a, of_b) = (norm(a), norm(b));
+            pairs().map(|(a, b)| (a / of_a - b / of_b).powi(2)).sum()
+        }
+        _ => -pairs().map(|(a, b)| a * b).sum::<f64>(),
+    }
+}
+
 pub fn exact(options: &Options, rows: &[(u64, &Vec<f32>)], query: &[f32], k: usize) -> Vec<u64> {
-    let codec = Plain::new(options.metric, options.dimension as usize).unwrap();
-    let query = codec.query(query).unwrap();
-    let mut code = Code::zeroed(codec.code_len());
-    let mut all: Vec<(f32, u64)> = rows
+    let mut all: Vec<(f64, u64)> = rows
         .iter()
-        .map(|(row, v)| {
-            assert!(codec.encode(v, code.bytes_mut()));
-            (codec.key(&query, code.bytes()), *row)
-        })
+        .map(|(row, v)| (distance(options.metric, query, v), *row))
         .collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
     all.into_iter().take(k).map(|(_, row)| row).collect()
@@ -217,4 +262,9 @@ pub fn vacuum(store: &MemPages, is_dead: impl Fn(u64) -> bool) {
     let marked = index.mark(&mut |tid| is_dead(tid.0)).unwrap();
     index.repair(&marked).unwrap();
     index.free(&marked).unwrap();
+}
+
+/// A query for an open index.
+pub fn query_of(index: &Index<'_, MemPages, AnyCodec>, vector: &[f32]) -> AnyQuery {
+    index.codec().query(vector.into()).unwrap()
 }

@@ -391,7 +391,7 @@ fn rounds_return_every_row(storage: Storage) {
     let vectors = clustered(500, 12, 21);
     let store = build_all(&options((Metric::L2, storage), 12), &vectors, 0);
     let index = open(&store);
-    let mut scan = Scan::new(query(index.options(), &vectors[3]));
+    let mut scan = Scan::new(query_of(&index, &vectors[3]));
     let mut rows = Vec::new();
     loop {
         let round = scan.next_round(&index, 20).unwrap();
@@ -415,7 +415,7 @@ fn tiny_memory_budget_is_full_not_exceeded() {
     let added = vectors
         .iter()
         .position(|v| {
-            let code = encode(&options, v);
+            let code = encode(&codec(&options), v);
             builder.add(&code, HeapTid(0)) == crate::hnsw::build::Added::Full
         })
         .unwrap();
@@ -457,7 +457,7 @@ fn bounds_never_exceed_the_distance() {
         let index = open(&store);
         let kernels = crate::simd::kernels();
         for vector in &vectors {
-            let mut scan = Scan::new(query(&options, vector));
+            let mut scan = Scan::new(query_of(&index, vector));
             for found in scan.next_round(&index, 100).unwrap() {
                 for tid in scan.heap_tids(&found) {
                     let row = &vectors[tid.0 as usize];

@@ -2,6 +2,7 @@
 //! prefix of every insert and vacuum, damage, threads.
 mod concurrency;
 mod damage;
+mod family;
 mod fixture;
 mod graph;
 mod replay;

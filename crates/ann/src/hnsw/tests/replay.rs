@@ -57,7 +57,7 @@ fn equal_vectors(count: usize, dimension: usize) -> Vec<Vec<f32>> {
 #[test]
 fn every_prefix_of_inserts_and_vacuums_of_postings_is_a_valid_index() {
     // Enough for several postings to a vector.
-    for (storage, count) in [(Storage::Plain, 150), (Storage::Fused, 600)] {
+    for (storage, count) in [(Storage::Plain, 150), (Storage::Fused, 750)] {
         let options = options((Metric::L2, storage), 6);
         let vectors = equal_vectors(count as usize, 6);
         let store = empty(&options);
