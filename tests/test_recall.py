@@ -512,3 +512,32 @@ def test_heap_only_updates_keep_their_entry(conn):
     conn.execute("VACUUM notes")
     assert recall(conn, "notes", "l2", data[:20]) >= 0.98
     assert verify(conn, "notes_emb").heap_tids >= 300
+
+
+@pytest.mark.parametrize("storage", ["fused", "plain"])
+def test_a_wider_search_finds_no_less_behind_a_filter(conn, storage):
+    rows, queries = 6000, 30
+    data = clustered(rows + queries, 64, seed=17)
+    conn.execute("DROP TABLE IF EXISTS halves, wholes")
+    create_items(conn, data[:rows], "wholes")
+    conn.execute("CREATE TABLE halves AS SELECT id, id * 7919 % 100 AS part, emb::halfvec(64) AS emb FROM wholes")
+    conn.execute(f"CREATE INDEX halves_emb ON halves USING hnsw (emb halfvec_l2_ops) WITH (storage = {storage})")
+    conn.execute("ANALYZE halves; SET enable_sort = off")
+    nearest = "SELECT emb <-> %s::halfvec(64) AS d FROM halves WHERE part < %s ORDER BY emb <-> %s::halfvec(64) LIMIT 10"
+    every = "SELECT d FROM (SELECT emb <-> %s::halfvec(64) AS d FROM halves WHERE part < %s OFFSET 0) AS a ORDER BY d LIMIT 10"
+    for part in [2, 10]:
+        exact = [conn.execute(every, [query, part]).fetchall()[-1][0] for query in data[rows:]]
+        for mode in ["off", "relaxed_order", "strict_order"]:
+            conn.execute(f"SET hnsw.iterative_scan = {mode}")
+            found = []
+            for ef in [40, 100, 200, 400]:
+                conn.execute(f"SET hnsw.ef_search = {ef}")
+                hits = 0
+                for query, farthest in zip(data[rows:], exact):
+                    distances = [d for d, in conn.execute(nearest, [query, part, query])]
+                    assert mode == "relaxed_order" or distances == sorted(distances)
+                    hits += sum(d <= farthest for d in distances)
+                found.append(hits / (10 * queries))
+            # Of 300 rows.
+            assert all(wide >= narrow - 0.01 for narrow, wide in zip(found, found[1:])), (part, mode, found)
+            assert mode == "off" or found[0] >= 0.93, (part, mode, found)

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use ann::HeapTid;
+use ann::hnsw::order::{Order, Ordered};
 use ann::hnsw::{AnyQuery, Code, Codec, Scan, Storage};
 use pgrx::prelude::*;
 
@@ -41,12 +42,7 @@ struct Search {
     returned: Vec<HeapTid>,
     /// Rows returned before, and visible.
     visible: usize,
-    /// Rows that a later round may have to put others before, nearest first.
-    waiting: Vec<(f64, HeapTid)>,
-    /// The most by which a row's bound was below the distance of its code.
-    slack: f64,
-    /// What the last row is ordered by, for strict order.
-    last: f64,
+    ordered: Ordered,
     finished: bool,
 }
 
@@ -142,18 +138,22 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             let nothing = Code::zeroed(graph.codec().code_len());
             graph.codec().query_of_code(nothing.bytes())
         });
+        let mode = ITERATIVE_SCAN.get();
+        let order = match mode {
+            IterativeScan::Off => Order::Once,
+            IterativeScan::RelaxedOrder => Order::Relaxed,
+            IterativeScan::StrictOrder => Order::Strict,
+        };
         Search {
             scan: Scan::new(query),
             by_bound,
-            mode: ITERATIVE_SCAN.get(),
+            mode,
             ef: EF_SEARCH.get() as usize,
             rows: Vec::new(),
             ahead: RowsAhead::default(),
             returned: Vec::new(),
             visible: 0,
-            waiting: Vec::new(),
-            slack: 0.0,
-            last: f64::NEG_INFINITY,
+            ordered: Ordered::new(order, by_bound),
             finished: false,
         }
     })
@@ -204,43 +204,10 @@ impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
         let graph = open_index(pages, name);
-        let options = *graph.options();
         while self.rows.is_empty() && !self.finished {
-            let mut found = unwrap_index(self.scan.next_round(&graph, self.ef), name);
-            let is_last = !self.is_within_limits();
-            if is_last && self.mode != IterativeScan::Off {
-                found.extend(self.scan.rest());
-            }
-            self.finished = found.is_empty() || is_last;
-            let mut farthest = f64::NEG_INFINITY;
-            for found in &found {
-                let distance = options.distance(found.distance);
-                let rank = if self.by_bound { found.bound } else { distance };
-                farthest = farthest.max(distance);
-                self.slack = self.slack.max(distance - rank);
-                let tids = self.scan.heap_tids(found).iter();
-                self.waiting.extend(tids.map(|&tid| (rank, tid)));
-            }
-            self.waiting.sort_by(|a, b| a.0.total_cmp(&b.0));
-            // Rows of later rounds are hardly nearer than the farthest of this
-            // one, and their bounds hardly lower than that by more than any so
-            // far. A scan that will go on keeps back what may come after them.
-            let may_be_followed = self.mode == IterativeScan::StrictOrder && !self.finished;
-            let sure = if may_be_followed {
-                let limit = farthest - self.slack;
-                self.waiting.partition_point(|&(rank, _)| rank <= limit)
-            } else {
-                self.waiting.len()
-            };
-            let mut rows: Vec<_> = self.waiting.drain(..sure).collect();
-            // An order that was promised stays one when a scan goes on.
-            if self.mode != IterativeScan::RelaxedOrder {
-                rows.retain(|&(rank, _)| rank >= self.last);
-            }
-            if let Some(&(rank, _)) = rows.last() {
-                self.last = rank;
-            }
-            self.rows = rows;
+            let round = (self.ordered).next_round(&mut self.scan, &graph, self.ef, is_last);
+            self.rows = unwrap_index(round, name);
+            self.finished = self.ordered.is_finished();
         }
         self.rows.reverse();
     }
@@ -266,11 +233,12 @@ impl Search {
         self.visible += visible;
         visible < before && self.visible < self.ef
     }
+}
 
-    fn is_within_limits(&self) -> bool {
-        // SAFETY: reads a setting.
-        let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
-        self.scan.counters().visited < MAX_SCAN_TUPLES.get() as u64
-            && (self.scan.memory() as f64) < work_mem * SCAN_MEM_MULTIPLIER.get()
-    }
+/// Whether a search has reached its limits.
+fn is_last(scan: &Scan<AnyQuery>) -> bool {
+    // SAFETY: reads a setting.
+    let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
+    scan.counters().visited >= MAX_SCAN_TUPLES.get() as u64
+        || (scan.memory() as f64) >= work_mem * SCAN_MEM_MULTIPLIER.get()
 }

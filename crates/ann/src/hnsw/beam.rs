@@ -355,6 +355,11 @@ impl Beam {
         !self.found.is_empty()
     }
 
+    /// How many results there are to take.
+    pub fn results(&self) -> usize {
+        self.found.len()
+    }
+
     /// Takes the nearest `limit` results out of the beam, nearest first. What
     /// remains can be taken later, or after [`Beam::resume`] went on.
     pub fn take(&mut self, limit: usize) -> Vec<Found> {

@@ -20,6 +20,7 @@
 //! | [`postings`] | the rows of an element that its vertex has no room for |
 //! | [`scan`] | nearest rows of a query, as a stream |
 //! | [`witness`] | whether short codes can tell the vectors of a table apart |
+//! | [`order`] | the rows of a search in an order, round after round |
 //! | [`vacuum`] | removing rows: mark, repair, free |
 //! | [`check`] | proving that an index is a valid graph |
 
@@ -33,6 +34,7 @@ pub mod layout;
 mod links;
 mod means;
 pub mod neighbours;
+pub mod order;
 mod postings;
 pub mod scan;
 pub mod sets;

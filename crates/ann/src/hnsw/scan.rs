@@ -18,6 +18,9 @@ const OPTIONS: BeamOptions = BeamOptions {
     resumable: true,
 };
 
+/// A round by estimates that goes on looks for so many vertices at a time.
+const STEP: usize = 16;
+
 /// A search of an index; see [`Scan::next_round`]. `Q` is its codec's query.
 pub struct Scan<Q> {
     query: Q,
@@ -87,7 +90,15 @@ impl<Q> Scan<Q> {
             Stage::Exhausted => return Ok(Vec::new()),
             // Farther out, ever more vertices are within the slack of a search: a round
             // would visit many for the rows that it returns.
-            Stage::Going => self.beam.resume(index, &self.query, index.extent(ef))?,
+            Stage::Going => {
+                // In steps: each begins with what is nearest by all that is known then.
+                let step = index.extent(if index.is_exact() { ef } else { ef.min(STEP) });
+                let mut before = None;
+                while self.beam.results() < ef && before != Some(self.beam.counters().visited) {
+                    before = Some(self.beam.counters().visited);
+                    self.beam.resume(index, &self.query, step)?;
+                }
+            }
             Stage::New | Stage::Entered => self.first_round(index, ef)?,
         }
         let found = self.beam.take(ef);

@@ -5,4 +5,5 @@ mod damage;
 mod family;
 mod fixture;
 mod graph;
+mod order;
 mod replay;
