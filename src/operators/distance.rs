@@ -8,8 +8,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ann::metric;
-use ann::simd::{Kernel, SparseKernel, kernels};
+use ann::distance::{self, Measure};
+use ann::simd::{Kernels, kernels};
+use ann::{SparseVector, metric};
 use pgrx::prelude::*;
 use pgrx::varsize_any;
 
@@ -17,85 +18,43 @@ use crate::errors::raise;
 use crate::types::dense::{self, Component, Dense, Owned, OwnedHalfVector};
 use crate::types::{Bits, HalfVector, OwnedSparse, OwnedVector, Sparse, Vector, sparse};
 
-/// Vectors that have distances: all sums are of `f32`.
-trait Measure: Copy {
-    /// Σ (aᵢ − bᵢ)².
-    fn l2_squared(self, other: Self) -> f32;
-    /// Σ aᵢ·bᵢ.
-    fn inner_product(self, other: Self) -> f32;
-    /// Σ |aᵢ − bᵢ|.
-    fn l1(self, other: Self) -> f32;
-    /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
-    fn cosine_parts(self, other: Self) -> (f32, f32, f32);
-    /// Euclidean norm.
-    fn norm(self) -> f64;
+/// Vectors that have distances, as [`ann::distance`] takes them.
+trait Measured: Copy {
+    type Measure: Measure;
+    /// The two, or an ERROR if they have different numbers of dimensions.
+    fn pair(self, other: Self) -> (Self::Measure, Self::Measure);
 }
 
-fn apply<T: Component>(kernel: Kernel<T>, a: Dense<'_, T>, b: Dense<'_, T>) -> f32 {
-    dense::check_same(a, b);
-    kernel(a.values(), b.values())
+impl<'a, T: Component> Measured for Dense<'a, T> {
+    type Measure = &'a [T];
+    fn pair(self, other: Self) -> (&'a [T], &'a [T]) {
+        dense::check_same(self, other);
+        (self.values(), other.values())
+    }
+}
+
+impl<'a> Measured for Sparse<'a> {
+    type Measure = SparseVector<'a>;
+    fn pair(self, other: Self) -> (SparseVector<'a>, SparseVector<'a>) {
+        sparse::check_same(self, other);
+        (self.components(), other.components())
+    }
+}
+
+/// A distance of [`ann::distance`].
+fn measure<V: Measured>(
+    a: V,
+    b: V,
+    distance: impl Fn(&Kernels, V::Measure, V::Measure) -> f64,
+) -> f64 {
+    let (a, b) = a.pair(b);
+    distance(kernels(), a, b)
 }
 
 fn norm(values: impl Iterator<Item = f32>) -> f64 {
     values
         .fold(0.0, |sum, x| sum + f64::from(x) * f64::from(x))
         .sqrt()
-}
-
-impl<T: Component> Measure for Dense<'_, T> {
-    fn l2_squared(self, other: Self) -> f32 {
-        apply(T::distances().l2_squared, self, other)
-    }
-    fn inner_product(self, other: Self) -> f32 {
-        apply(T::distances().inner_product, self, other)
-    }
-    fn l1(self, other: Self) -> f32 {
-        apply(T::distances().l1, self, other)
-    }
-    fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
-        dense::check_same(self, other);
-        (T::distances().cosine_parts)(self.values(), other.values())
-    }
-    fn norm(self) -> f64 {
-        norm(self.values().iter().map(|x| x.to_f32()))
-    }
-}
-
-fn apply_sparse(kernel: SparseKernel, a: Sparse<'_>, b: Sparse<'_>) -> f32 {
-    sparse::check_same(a, b);
-    kernel(a.components(), b.components())
-}
-
-impl Measure for Sparse<'_> {
-    fn l2_squared(self, other: Self) -> f32 {
-        apply_sparse(kernels().sparse.l2_squared, self, other)
-    }
-    fn inner_product(self, other: Self) -> f32 {
-        apply_sparse(kernels().sparse.inner_product, self, other)
-    }
-    fn l1(self, other: Self) -> f32 {
-        apply_sparse(kernels().sparse.l1, self, other)
-    }
-    fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
-        // By one kernel, so that equal vectors have distance 0.
-        let product = Self::inner_product;
-        (
-            product(self, other),
-            product(self, self),
-            product(other, other),
-        )
-    }
-    fn norm(self) -> f64 {
-        norm(self.values().iter().copied())
-    }
-}
-
-fn cosine<V: Measure>(a: V, b: V) -> f64 {
-    let (ab, aa, bb) = a.cosine_parts(b);
-    let similarity = f64::from(ab) / (f64::from(aa) * f64::from(bb)).sqrt();
-    // Rounding may take the similarity of parallel vectors out of its range;
-    // NaN passes through.
-    1.0 - similarity.clamp(-1.0, 1.0)
 }
 
 /// Asks for the row that a sequential scan comes to next. Rows fill a page from its end
@@ -147,7 +106,7 @@ macro_rules! distance {
     )*};
 }
 
-/// The distances of a type that has a [`Measure`].
+/// The distances of a type that is [`Measured`].
 macro_rules! distances {
     ($vector:ident: $l2:ident, $l2_info:ident, $l2_squared:ident, $l2_squared_info:ident,
      $inner_product:ident, $inner_product_info:ident,
@@ -155,17 +114,17 @@ macro_rules! distances {
      $cosine:ident, $cosine_info:ident, $l1:ident, $l1_info:ident) => {
         distance! {
             // `<->`: Euclidean distance.
-            $l2, $l2_info: $vector, |a, b| f64::from(a.l2_squared(b)).sqrt();
+            $l2, $l2_info: $vector, |a, b| measure(a, b, distance::l2);
             // Its square, which orders in the same way.
-            $l2_squared, $l2_squared_info: $vector, |a, b| f64::from(a.l2_squared(b));
-            $inner_product, $inner_product_info: $vector, |a, b| f64::from(a.inner_product(b));
+            $l2_squared, $l2_squared_info: $vector, |a, b| measure(a, b, distance::l2_squared);
+            $inner_product, $inner_product_info: $vector, |a, b| measure(a, b, distance::inner_product);
             // `<#>`: so that ascending order is nearest first.
             $negative_inner_product, $negative_inner_product_info: $vector,
-                |a, b| -f64::from(a.inner_product(b));
+                |a, b| -measure(a, b, distance::inner_product);
             // `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
-            $cosine, $cosine_info: $vector, |a, b| cosine(a, b);
+            $cosine, $cosine_info: $vector, |a, b| measure(a, b, distance::cosine);
             // `<+>`: taxicab distance.
-            $l1, $l1_info: $vector, |a, b| f64::from(a.l1(b));
+            $l1, $l1_info: $vector, |a, b| measure(a, b, distance::l1);
         }
     };
 }
@@ -196,20 +155,21 @@ distance! {
 }
 
 macro_rules! norms {
-    ($vector:ident: $norm:ident as $norm_name:literal) => {
+    ($vector:ident: $norm:ident as $norm_name:literal, $values:expr) => {
         /// Euclidean norm.
         #[pg_extern(immutable, strict, parallel_safe, name = $norm_name)]
         fn $norm(vector: $vector<'_>) -> f64 {
-            vector.norm()
+            let values: fn($vector<'_>) -> f64 = $values;
+            values(vector)
         }
     };
 }
-norms!(Vector: vector_norm as "vector_norm");
-norms!(HalfVector: halfvec_l2_norm as "l2_norm");
-norms!(Sparse: sparsevec_l2_norm as "l2_norm");
+norms!(Vector: vector_norm as "vector_norm", |v| norm(v.values().iter().copied()));
+norms!(HalfVector: halfvec_l2_norm as "l2_norm", |v| norm(v.values().iter().map(|x| x.to_f32())));
+norms!(Sparse: sparsevec_l2_norm as "l2_norm", |v| norm(v.values().iter().copied()));
 
 fn spherical<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> f64 {
-    let product = f64::from(a.inner_product(b));
+    let product = measure(a, b, distance::inner_product);
     product.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
 }
 

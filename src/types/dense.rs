@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use ann::simd::{Distances, kernels};
+use ann::distance;
 use half::f16;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pg_sys;
@@ -35,7 +35,7 @@ const HEADER_LEN: usize = size_of::<Header>();
 const _: () = assert!(HEADER_LEN == 8);
 
 /// What a vector has for each dimension.
-pub trait Component: Copy + 'static {
+pub trait Component: distance::Component + 'static {
     /// The vector type's name in SQL.
     const TYPE: &'static str;
     /// What two vectors that cannot be compared differ in, as messages have it.
@@ -47,8 +47,6 @@ pub trait Component: Copy + 'static {
     fn to_f32(self) -> f32;
     /// The same values.
     fn widen(values: &[Self]) -> Cow<'_, [f32]>;
-    /// The distances of vectors of such components.
-    fn distances() -> &'static Distances<Self>;
 }
 
 impl Component for f32 {
@@ -64,9 +62,6 @@ impl Component for f32 {
     fn widen(values: &[f32]) -> Cow<'_, [f32]> {
         Cow::Borrowed(values)
     }
-    fn distances() -> &'static Distances<f32> {
-        &kernels().single
-    }
 }
 
 impl Component for f16 {
@@ -81,9 +76,6 @@ impl Component for f16 {
     }
     fn widen(values: &[f16]) -> Cow<'_, [f32]> {
         Cow::Owned(values.iter().map(|x| x.to_f32()).collect())
-    }
-    fn distances() -> &'static Distances<f16> {
-        &kernels().half
     }
 }
 

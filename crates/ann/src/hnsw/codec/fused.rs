@@ -17,7 +17,7 @@
 use super::Codec;
 use crate::Metric;
 use crate::metric;
-use crate::quantize::bound::{has_exact_norm, lower_bound};
+use crate::quantize::bound::{has_exact_products, lower_bound};
 use crate::quantize::fastscan::{self, BLOCK, Table};
 use crate::quantize::rabitq::{self, Factors, Form};
 use crate::quantize::rotation::Rotation;
@@ -165,7 +165,7 @@ impl Codec for Fused {
             return false;
         };
         scalar8::encode(&rotated, code);
-        if !has_exact_norm(vector) {
+        if !has_exact_products(self.metric, vector) {
             scalar8::set_error(code, f32::INFINITY);
         }
         true
@@ -178,7 +178,7 @@ impl Codec for Fused {
 
     fn query(&self, vector: &[f32]) -> Option<FusedQuery> {
         let mut query = self.prepare(self.rotate(vector)?);
-        if !has_exact_norm(vector) {
+        if !has_exact_products(self.metric, vector) {
             query.norm = f32::INFINITY;
         }
         Some(query)
