@@ -9,7 +9,7 @@
 use half::f16;
 
 use crate::SparseVector;
-use crate::simd::Kernels;
+use crate::simd::{Components, Distances, Kernels};
 
 /// Sums that are as large have lost less than 2⁻²⁴ of themselves to terms that are too
 /// small for `f32`: each of up to 16,000 loses less than 2⁻¹⁴⁹.
@@ -39,21 +39,29 @@ pub trait Component: Copy + Into<f64> {
     /// See [`Measure::HAS_ROOM`].
     const HAS_ROOM: bool;
     /// The kernels for them.
-    fn distances(kernels: &Kernels) -> &crate::simd::Distances<Self>;
+    fn distances(kernels: &Kernels) -> &Distances<Self>;
+    /// The kernels over each of them.
+    fn components(kernels: &Kernels) -> &Components<Self>;
 }
 
 impl Component for f32 {
     const HAS_ROOM: bool = false;
-    fn distances(kernels: &Kernels) -> &crate::simd::Distances<f32> {
+    fn distances(kernels: &Kernels) -> &Distances<f32> {
         &kernels.single
+    }
+    fn components(kernels: &Kernels) -> &Components<f32> {
+        &kernels.single_components
     }
 }
 
 impl Component for f16 {
     // Squares are from 2⁻⁴⁸ to 2³².
     const HAS_ROOM: bool = true;
-    fn distances(kernels: &Kernels) -> &crate::simd::Distances<f16> {
+    fn distances(kernels: &Kernels) -> &Distances<f16> {
         &kernels.half
+    }
+    fn components(kernels: &Kernels) -> &Components<f16> {
+        &kernels.half_components
     }
 }
 
