@@ -107,7 +107,7 @@ macro_rules! arrays_to_sparse {
             $(
                 fn $name(array: Scanned<Numbers<'_, $element>>, typmod: i32) -> pg_sys::Datum {
                     check_typmod(typmod, array.0.len());
-                    sparse::of_dense(&array.0.components())
+                    sparse::of_array(&array.0.components())
                 }
             )*
         }

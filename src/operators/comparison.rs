@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use crate::function::{Scanned, functions};
+use crate::function::functions;
 use crate::types::dense::{Component, Dense};
 use crate::types::{HalfVector, Sparse, Vector};
 
@@ -17,7 +17,6 @@ fn common<T: bytemuck::Pod>(a: &[T], b: &[T]) -> usize {
     let bytes = |values| bytemuck::cast_slice::<T, u8>(values);
     let (a, b) = (bytes(a), bytes(b));
     let chunks = a.chunks_exact(AT_ONCE).zip(b.chunks_exact(AT_ONCE));
-    // The first ones often differ.
     let whole = AT_ONCE * chunks.take_while(|(a, b)| a == b).count();
     let rest = a[whole..].iter().zip(&b[whole..]);
     (whole + rest.take_while(|(a, b)| a == b).count()) / size_of::<T>()
@@ -26,46 +25,79 @@ fn common<T: bytemuck::Pod>(a: &[T], b: &[T]) -> usize {
 // Components are finite, so they have an order; −0 equals 0.
 
 impl<T: Component> Compare for Dense<'_, T> {
+    #[inline]
     fn compare(self, other: Self) -> Ordering {
         let (a, b) = (self.values(), other.values());
-        let mut at = 0;
-        loop {
-            at += common(&a[at..], &b[at..]);
-            let (Some(x), Some(y)) = (a.get(at), b.get(at)) else {
-                return a.len().cmp(&b.len());
-            };
-            match x.to_f32().partial_cmp(&y.to_f32()) {
-                Some(order) if order.is_ne() => return order,
-                _ => at += 1,
-            }
+        // Most pairs differ in their first components.
+        a[0].compare(b[0]).then_with(|| compare_all(a, b))
+    }
+}
+
+fn compare_all<T: Component>(a: &[T], b: &[T]) -> Ordering {
+    let mut at = 0;
+    loop {
+        at += common(&a[at..], &b[at..]);
+        let (Some(x), Some(y)) = (a.get(at), b.get(at)) else {
+            return a.len().cmp(&b.len());
+        };
+        match x.compare(*y) {
+            Ordering::Equal => at += 1,
+            order => return order,
         }
     }
 }
 
 impl Compare for Sparse<'_> {
+    #[inline]
     fn compare(self, other: Self) -> Ordering {
-        let (a, b) = (self.dimensions(), other.dimensions());
         let (x, y) = (self.components(), other.components());
-        let same = common(x.indices, y.indices).min(common(x.values, y.values));
-        self.skip(same)
-            .pairs(other.skip(same))
-            .take_while(|&(index, ..)| index < a.min(b))
-            .filter_map(|(_, x, y)| x.partial_cmp(&y))
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| a.cmp(&b))
+        let both = self.dimensions().min(other.dimensions());
+        // What the one has of a component that the other does not have, compared with zero.
+        let alone = |index: u32, value: f32| match (index as usize) < both {
+            true => value.partial_cmp(&0.0),
+            false => None,
+        };
+        let (x_pairs, y_pairs) = (
+            x.indices.iter().zip(x.values),
+            y.indices.iter().zip(y.values),
+        );
+        for ((&i, &x), (&j, &y)) in x_pairs.zip(y_pairs) {
+            let order = match i.cmp(&j) {
+                Ordering::Less => alone(i, x),
+                Ordering::Equal => x.partial_cmp(&y),
+                Ordering::Greater => alone(j, y).map(Ordering::reverse),
+            };
+            match order {
+                Some(Ordering::Equal) => {}
+                Some(order) => return order,
+                None => return self.dimensions().cmp(&other.dimensions()),
+            }
+        }
+        let order = match x.indices.len().cmp(&y.indices.len()) {
+            Ordering::Less => {
+                let next = x.indices.len();
+                alone(y.indices[next], y.values[next]).map(Ordering::reverse)
+            }
+            Ordering::Equal => None,
+            Ordering::Greater => {
+                let next = y.indices.len();
+                alone(x.indices[next], x.values[next])
+            }
+        };
+        order.unwrap_or_else(|| self.dimensions().cmp(&other.dimensions()))
     }
 }
 
 macro_rules! comparisons {
     ($vector:ident: $cmp:ident, $($name:ident = $test:ident),*) => {
         functions! {
-            fn $cmp(a: Scanned<$vector<'_>>, b: $vector<'_>) -> i32 {
-                a.0.compare(b) as i32
+            fn $cmp(a: $vector<'_>, b: $vector<'_>) -> i32 {
+                a.compare(b) as i32
             }
 
             $(
-                fn $name(a: Scanned<$vector<'_>>, b: $vector<'_>) -> bool {
-                    a.0.compare(b).$test()
+                fn $name(a: $vector<'_>, b: $vector<'_>) -> bool {
+                    a.compare(b).$test()
                 }
             )*
         }

@@ -142,12 +142,12 @@ functions! {
     /// As for the other types; what becomes zero is left out.
     fn sparsevec_l2_normalize(vector: Scanned<Sparse<'_>>) -> pg_sys::Datum {
         let vector = vector.0;
-        let mut values = vector.values().to_vec();
-        if let Some(times) = to_unit(vector.squares()) {
-            (kernels().single_components.scale)(vector.values(), times, &mut values);
+        match to_unit(vector.squares()) {
+            Some(times) => sparse::with_values(vector, |values, out| {
+                (kernels().single_components.scale)(values, times, out);
+            }),
+            None => vector.datum(),
         }
-        let SparseVector { indices, .. } = vector.components();
-        sparse::build(vector.dimensions(), (indices, &values))
     }
 
     /// `<~>`: how many bits differ.

@@ -39,6 +39,7 @@ impl Bits<'_> {
     ///
     /// `datum` is a non-null datum of the type that lives as long as what is
     /// returned, and so does the current memory context.
+    #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: what is not compressed and not elsewhere is read in place, at
         // any address; detoasting makes it so. Its size is checked against the

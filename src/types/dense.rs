@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use ann::distance;
 use ann::simd::kernels;
@@ -48,6 +49,8 @@ pub trait Component: distance::Component + bytemuck::Pod {
     fn round(value: f32) -> Self;
     /// The same value.
     fn to_f32(self) -> f32;
+    /// The order of two finite numbers; −0 equals 0.
+    fn compare(self, other: Self) -> Ordering;
     /// The same values.
     fn widen(values: &[Self]) -> Cow<'_, [f32]>;
     /// The same values, into a slice of the same length.
@@ -65,6 +68,10 @@ impl Component for f32 {
     }
     fn to_f32(self) -> f32 {
         self
+    }
+    #[inline]
+    fn compare(self, other: f32) -> Ordering {
+        self.partial_cmp(&other).unwrap_or(Ordering::Equal)
     }
     fn widen(values: &[f32]) -> Cow<'_, [f32]> {
         Cow::Borrowed(values)
@@ -86,6 +93,19 @@ impl Component for f16 {
     }
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
+    }
+    #[inline]
+    fn compare(self, other: f16) -> Ordering {
+        // Not converted, which costs more than all the rest.
+        let order = |x: f16| {
+            let magnitude = i32::from(x.to_bits() & 0x7fff);
+            if x.is_sign_negative() {
+                -magnitude
+            } else {
+                magnitude
+            }
+        };
+        order(self).cmp(&order(other))
     }
     fn widen(values: &[f16]) -> Cow<'_, [f32]> {
         let mut wide = vec![0.0; values.len()];
@@ -111,6 +131,7 @@ pub type HalfVector<'a> = Dense<'a, f16>;
 
 impl<'a, T: Component> Dense<'a, T> {
     /// The components.
+    #[inline]
     pub fn values(self) -> &'a [T] {
         self.0
     }
@@ -133,6 +154,7 @@ impl<'a, T: Component> Dense<'a, T> {
     ///
     /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
+    #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: the caller gives a varlena; detoasting returns a plain one
         // whose size its header tells. The size is checked against the number
@@ -163,6 +185,7 @@ impl<'a, T: Component> Dense<'a, T> {
 /// # Safety
 ///
 /// `datum` is a non-null varlena.
+#[inline]
 pub unsafe fn plain(datum: pg_sys::Datum) -> *mut pg_sys::varlena {
     // SAFETY: see above. Most are plain already, and a call of the server would
     // cost as much as a distance.
@@ -240,6 +263,7 @@ pub fn rounded<T: Component>(values: &[f32]) -> pg_sys::Datum {
 }
 
 /// The nearest value, or an ERROR if the type has no number as large.
+#[inline]
 pub fn round<T: Component>(value: f32) -> T {
     let rounded = T::round(value);
     if rounded.to_f32().is_infinite() && value.is_finite() {
@@ -325,6 +349,7 @@ pub fn check_dimensions<T: Component>(count: usize) {
 
 /// Raises an ERROR unless the number of dimensions is the one that the type
 /// modifier asks for.
+#[inline]
 pub fn check_typmod(typmod: i32, count: usize) {
     if typmod != -1 && typmod as usize != count {
         raise(
@@ -335,6 +360,7 @@ pub fn check_typmod(typmod: i32, count: usize) {
 }
 
 /// Raises an ERROR unless two vectors have the same number of dimensions.
+#[inline]
 pub fn check_same<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) {
     if a.0.len() != b.0.len() {
         raise(

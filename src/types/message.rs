@@ -51,13 +51,56 @@ pub fn new_bytea(count: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     }
 }
 
-/// A text as a `cstring` in the current memory context. The text has no zero.
-pub fn new_cstring(text: &[u8]) -> pg_sys::Datum {
-    // SAFETY: palloc returns so many writable bytes, or raises an ERROR.
-    unsafe {
-        let datum = pg_sys::palloc(text.len() + 1).cast::<u8>();
-        std::ptr::copy_nonoverlapping(text.as_ptr(), datum, text.len());
-        *datum.add(text.len()) = 0;
-        pg_sys::Datum::from(datum)
+/// A `cstring` that is being written, in the current memory context.
+pub struct Text {
+    first: *mut u8,
+    len: usize,
+    room: usize,
+}
+
+impl Text {
+    /// An empty text, with room for so many bytes.
+    pub fn new(room: usize) -> Self {
+        // SAFETY: palloc returns so many writable bytes and one more, or raises an ERROR.
+        let first = unsafe { pg_sys::palloc(room + 1) }.cast();
+        Text {
+            first,
+            len: 0,
+            room,
+        }
+    }
+
+    /// Appends a byte.
+    #[inline]
+    pub fn push(&mut self, byte: u8) {
+        assert!(self.len < self.room, "a text has no more room");
+        // SAFETY: there is room.
+        unsafe { *self.first.add(self.len) = byte };
+        self.len += 1;
+    }
+
+    /// Appends bytes.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.push(byte));
+    }
+
+    /// Appends what `write` writes to an address with room for so many bytes; it tells how
+    /// many it did.
+    ///
+    /// # Safety
+    ///
+    /// It writes no more, and tells no more than it did.
+    #[inline]
+    pub unsafe fn write(&mut self, most: usize, write: impl FnOnce(*mut u8) -> usize) {
+        assert!(self.room - self.len >= most, "a text has no more room");
+        // SAFETY: there is room.
+        self.len += write(unsafe { self.first.add(self.len) });
+    }
+
+    /// The finished text.
+    pub fn finish(self) -> pg_sys::Datum {
+        // SAFETY: there is room for one more byte than the text has.
+        unsafe { *self.first.add(self.len) = 0 };
+        pg_sys::Datum::from(self.first)
     }
 }

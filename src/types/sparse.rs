@@ -16,8 +16,8 @@ use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varsize_any};
 
 use super::dense::{Typmod, check_typmod, parse_typmod, plain};
-use super::message::{Message, new_bytea, new_cstring};
-use super::text::{is_space, out_of_range, parse_number, write_shortest};
+use super::message::{Message, Text, new_bytea};
+use super::text::{MAX_FLOAT_TEXT, is_space, out_of_range, parse_number, write_shortest};
 use crate::errors::{raise, raise_with_detail};
 use crate::function::{Scanned, functions};
 
@@ -50,16 +50,19 @@ pub struct Sparse<'a> {
 
 impl<'a> Sparse<'a> {
     /// The number of dimensions.
+    #[inline]
     pub fn dimensions(self) -> usize {
         self.dimensions
     }
 
     /// The components that are not zero.
+    #[inline]
     pub fn values(self) -> &'a [f32] {
         self.values
     }
 
     /// The same with their indices, from 0 on.
+    #[inline]
     pub fn components(self) -> SparseVector<'a> {
         SparseVector {
             indices: bytemuck::cast_slice(self.indices),
@@ -69,43 +72,17 @@ impl<'a> Sparse<'a> {
 
     /// The index, from 0 on, of each component that is not zero, and the
     /// component.
+    #[inline]
     pub fn entries(self) -> impl Iterator<Item = (usize, f32)> + Clone + use<'a> {
         let indices = self.indices.iter().map(|&index| index as usize);
         indices.zip(self.values.iter().copied())
     }
 
-    /// The components of two vectors, index by index, where one of them is not
-    /// zero.
-    pub fn pairs(self, other: Sparse<'a>) -> impl Iterator<Item = (usize, f32, f32)> + use<'a> {
-        let (mut a, mut b) = (self.entries().peekable(), other.entries().peekable());
-        std::iter::from_fn(move || {
-            let order = match (a.peek(), b.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(a), Some(b)) => a.0.cmp(&b.0),
-            };
-            let left = a.next_if(|_| order.is_le());
-            let right = b.next_if(|_| order.is_ge());
-            let index = left.or(right)?.0;
-            let value = |component: Option<(usize, f32)>| component.map_or(0.0, |(_, x)| x);
-            Some((index, value(left), value(right)))
-        })
-    }
-
     /// The datum that it was read from, or its plain copy.
+    #[inline]
     pub fn datum(self) -> pg_sys::Datum {
         let first: *const u8 = self.indices.as_ptr().cast();
         pg_sys::Datum::from(first.wrapping_sub(HEADER_LEN).cast_mut())
-    }
-
-    /// All but the first components.
-    pub fn skip(self, count: usize) -> Self {
-        Sparse {
-            indices: &self.indices[count..],
-            values: &self.values[count..],
-            ..self
-        }
     }
 
     /// Reads a datum of the type; a toasted one is copied into the current
@@ -115,6 +92,7 @@ impl<'a> Sparse<'a> {
     ///
     /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
+    #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: detoasting returns a plain varlena, whose size its header
         // tells, and which is checked against the number of components.
@@ -194,9 +172,36 @@ pub fn build(dimensions: usize, (indices, values): (&[u32], &[f32])) -> pg_sys::
     })
 }
 
-/// A new vector of all components, zeros too.
-pub fn of_dense(values: &[f32]) -> pg_sys::Datum {
+/// A new vector with other components at the same indices: `fill` makes them of those that
+/// there are. What becomes zero is left out.
+pub fn with_values(vector: Sparse<'_>, fill: impl FnOnce(&[f32], &mut [f32])) -> pg_sys::Datum {
+    let SparseVector { indices, values } = vector.components();
+    let mut has_zero = false;
+    let datum = write(
+        vector.dimensions,
+        values.len(),
+        |out_indices, out_values| {
+            out_indices.copy_from_slice(indices);
+            fill(values, out_values);
+            has_zero = out_values.contains(&0.0);
+        },
+    );
+    if !has_zero {
+        return datum;
+    }
+    // SAFETY: it was just written.
+    let made = unsafe { Sparse::from_datum(datum) };
+    build(vector.dimensions, (indices, made.values))
+}
+
+/// A new vector of all components, zeros too, of an array of any numbers.
+pub fn of_array(values: &[f32]) -> pg_sys::Datum {
     check_all_finite(values);
+    of_dense(values)
+}
+
+/// A new vector of all components, zeros too, which are finite.
+pub fn of_dense(values: &[f32]) -> pg_sys::Datum {
     let count = values.iter().filter(|&&value| value != 0.0).count();
     write(values.len(), count, |out_indices, out_values| {
         let mut at = 0;
@@ -262,6 +267,7 @@ fn check_finite(value: f32) {
 }
 
 /// Raises an ERROR unless two vectors have the same number of dimensions.
+#[inline]
 pub fn check_same(a: Sparse<'_>, b: Sparse<'_>) {
     if a.dimensions != b.dimensions {
         raise(
@@ -429,8 +435,8 @@ functions! {
     /// Vector to text.
     fn sparsevec_out(vector: Scanned<Sparse<'_>>) -> pg_sys::Datum {
         let vector = vector.0;
-        // Room for most; an index has at most ten digits.
-        let mut text = Vec::with_capacity(24 * (vector.values.len() + 1));
+        // An index has at most ten digits.
+        let mut text = Text::new((MAX_FLOAT_TEXT + 12) * (vector.values.len() + 1));
         text.push(b'{');
         for (n, (index, value)) in vector.entries().enumerate() {
             if n > 0 {
@@ -442,7 +448,7 @@ functions! {
         }
         text.extend(b"}/");
         write_integer(vector.dimensions, &mut text);
-        new_cstring(&text)
+        text.finish()
     }
 
     /// The binary format: dimensions, components and zero, then the indices from 0
@@ -493,7 +499,7 @@ functions! {
 }
 
 /// Appends a number to a text.
-fn write_integer(value: usize, text: &mut Vec<u8>) {
+fn write_integer(value: usize, text: &mut Text) {
     let mut digits = [0_u8; 20];
     let mut at = digits.len();
     let mut rest = value;

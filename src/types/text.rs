@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 use super::dense::{
     self, Component, Dense, MAX_DIMENSIONS, check_dimensions, check_finite, check_typmod,
 };
-use super::message::new_cstring;
+use super::message::Text;
 use super::{HalfVector, Vector};
 use crate::errors::{raise, raise_with_detail};
 use crate::function::{Scanned, functions};
@@ -136,38 +136,39 @@ unsafe extern "C" {
 }
 
 /// The longest text of an `f32`, with a closing zero (FLOAT_SHORTEST_DECIMAL_LEN).
-const MAX_FLOAT_TEXT: usize = 16;
+pub const MAX_FLOAT_TEXT: usize = 16;
 
 /// The shortest decimal that reads back as a number.
 pub fn shortest(value: f32) -> String {
-    let mut text = Vec::with_capacity(MAX_FLOAT_TEXT);
-    write_shortest(value, &mut text);
-    String::from_utf8(text).unwrap_or_default()
+    let mut text = [0_u8; MAX_FLOAT_TEXT];
+    // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes, and calls nothing of the
+    // server.
+    let len = unsafe { float_to_shortest_decimal_bufn(value, text.as_mut_ptr().cast()) };
+    String::from_utf8_lossy(&text[..len as usize]).into_owned()
 }
 
 /// Appends [`shortest`] to a text.
-pub fn write_shortest(value: f32, text: &mut Vec<u8>) {
-    text.reserve(MAX_FLOAT_TEXT);
-    let room = text.spare_capacity_mut().as_mut_ptr();
-    // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes and returns how many, and
-    // calls nothing of the server.
+#[inline]
+pub fn write_shortest(value: f32, text: &mut Text) {
+    // SAFETY: as in `shortest`; the function tells how many bytes it wrote.
     unsafe {
-        let len = float_to_shortest_decimal_bufn(value, room.cast());
-        text.set_len(text.len() + len as usize);
+        text.write(MAX_FLOAT_TEXT, |to| {
+            float_to_shortest_decimal_bufn(value, to.cast()) as usize
+        });
     }
 }
 
 fn format<T: Component>(vector: Dense<'_, T>) -> pg_sys::Datum {
-    let mut text = Vec::with_capacity((vector.values().len() + 1) * MAX_FLOAT_TEXT + 2);
-    text.push(b'[');
-    for (i, &value) in vector.values().iter().enumerate() {
-        if i > 0 {
-            text.push(b',');
-        }
+    let values = vector.values();
+    let mut text = Text::new((values.len() + 1) * MAX_FLOAT_TEXT);
+    let mut before = b'[';
+    for &value in values {
+        text.push(before);
         write_shortest(value.to_f32(), &mut text);
+        before = b',';
     }
     text.push(b']');
-    new_cstring(&text)
+    text.finish()
 }
 
 /// Text to vector, and vector to text.

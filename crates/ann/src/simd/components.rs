@@ -140,26 +140,28 @@ pub(super) fn are_finite<T: Component>(values: &[T]) -> bool {
     largest < T::INFINITE
 }
 
-/// Σ xᵢ² in `f64`, in eight sums so that one addition does not wait for the other.
+/// Σ xᵢ² in `f64`, in so many sums that no addition waits for another.
 ///
 /// # Safety
 ///
 /// The processor has `V`'s instruction set.
 #[inline(always)]
 pub(super) unsafe fn squares<V: Lanes, T: Component>(values: &[T]) -> f64 {
-    let mut sums = [0.0_f64; 8];
+    const SUMS: usize = 32;
+    let mut sums = [0.0_f64; SUMS];
     let mut wide = [0.0_f32; PART];
     for part in values.chunks(PART) {
         // SAFETY: passed on.
         let part = unsafe { widened::<V, T>(part, &mut wide) };
-        let (chunks, rest) = part.as_chunks::<8>();
-        let mut add = |values: &[f32]| {
-            for (sum, &x) in sums.iter_mut().zip(values) {
+        let (chunks, rest) = part.as_chunks::<SUMS>();
+        for chunk in chunks {
+            for (sum, &x) in sums.iter_mut().zip(chunk) {
                 *sum += f64::from(x) * f64::from(x);
             }
-        };
-        chunks.iter().for_each(|chunk| add(chunk));
-        add(rest);
+        }
+        for (sum, &x) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(x) * f64::from(x);
+        }
     }
     sums.iter().sum()
 }
