@@ -26,6 +26,15 @@ pub trait Argument: Sized {
     /// The call has a non-null argument of the type there. It lives as long as what is
     /// returned, and so does the current memory context.
     unsafe fn take(call: pg_sys::FunctionCallInfo, at: &mut usize) -> Self;
+
+    /// The same, if that needs nothing of the server and raises no ERROR.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Argument::take`].
+    unsafe fn peek(_call: pg_sys::FunctionCallInfo, _at: &mut usize) -> Option<Self> {
+        None
+    }
 }
 
 /// The next datum of a call.
@@ -41,7 +50,7 @@ pub unsafe fn next_datum(call: pg_sys::FunctionCallInfo, at: &mut usize) -> pg_s
 }
 
 macro_rules! argument {
-    ([$($generics:tt)*] $type:ty, |$datum:ident| $value:expr) => {
+    ([$($generics:tt)*] $type:ty, |$datum:ident| $value:expr, $peeked:expr) => {
         impl<$($generics)*> Argument for $type {
             #[inline]
             unsafe fn take(call: pg_sys::FunctionCallInfo, at: &mut usize) -> Self {
@@ -51,14 +60,28 @@ macro_rules! argument {
                     $value
                 }
             }
+            #[inline]
+            unsafe fn peek(call: pg_sys::FunctionCallInfo, at: &mut usize) -> Option<Self> {
+                // SAFETY: as above.
+                unsafe {
+                    let $datum = next_datum(call, at);
+                    $peeked
+                }
+            }
         }
     };
 }
-argument!([T: Component] Dense<'_, T>, |datum| Dense::from_datum(datum));
-argument!([] Sparse<'_>, |datum| Sparse::from_datum(datum));
-argument!([] Bits<'_>, |datum| Bits::from_datum(datum));
-argument!([] i32, |datum| datum.value() as i32);
-argument!(['a] &'a CStr, |datum| CStr::from_ptr(datum.cast_mut_ptr()));
+argument!([T: Component] Dense<'_, T>, |datum| Dense::from_datum(datum), Dense::peek(datum));
+argument!([] Sparse<'_>, |datum| Sparse::from_datum(datum), Sparse::peek(datum));
+argument!([] Bits<'_>, |datum| Bits::from_datum(datum), {
+    let _ = datum;
+    None
+});
+argument!([] i32, |datum| datum.value() as i32, Some(datum.value() as i32));
+argument!(['a] &'a CStr, |datum| CStr::from_ptr(datum.cast_mut_ptr()), {
+    let _ = datum;
+    None
+});
 
 /// An argument that comes from a table, row by row: the processor is asked for the row that
 /// comes next while the function works on this one.
@@ -74,6 +97,11 @@ impl<V: Argument> Argument for Scanned<V> {
             prefetch_next(datum);
             Scanned(V::take(call, at))
         }
+    }
+    #[inline]
+    unsafe fn peek(call: pg_sys::FunctionCallInfo, at: &mut usize) -> Option<Self> {
+        // SAFETY: passed on.
+        unsafe { V::peek(call, at).map(Scanned) }
     }
 }
 
@@ -191,3 +219,59 @@ macro_rules! functions {
     )*};
 }
 pub(crate) use functions;
+
+/// The same for functions that take less time than what catches their ERRORs. What follows
+/// `quickly` gives the result where that can be told at once, without anything that could
+/// panic or raise an ERROR; it sees only arguments that were [peeked](Argument::peek) at.
+macro_rules! quick_functions {
+    ($($(#[$attribute:meta])*
+       fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty $body:block
+       quickly $quick:block)*) => {$(
+        $(#[$attribute])*
+        fn $name($($argument: $type),*) -> $result $body
+
+        #[allow(unsafe_code)]
+        const _: () = {
+            unsafe fn quick(call: pgrx::pg_sys::FunctionCallInfo) -> Option<$result> {
+                let mut at = 0;
+                // SAFETY: the function is strict, and declared with these types.
+                $(let $argument =
+                    unsafe { <$type as $crate::function::Argument>::peek(call, &mut at) }?;)*
+                let _ = at;
+                $quick
+            }
+
+            #[pgrx::pg_guard]
+            unsafe extern "C-unwind" fn guarded(
+                call: pgrx::pg_sys::FunctionCallInfo,
+            ) -> pgrx::pg_sys::Datum {
+                // SAFETY: as above.
+                unsafe {
+                    let mut at = 0;
+                    $(let $argument = <$type as $crate::function::Argument>::take(call, &mut at);)*
+                    let _ = at;
+                    $crate::function::Returned::returned($name($($argument),*), call)
+                }
+            }
+
+            #[unsafe(export_name = concat!("insitu_", stringify!($name)))]
+            unsafe extern "C-unwind" fn call(
+                call: pgrx::pg_sys::FunctionCallInfo,
+            ) -> pgrx::pg_sys::Datum {
+                // SAFETY: as above; nothing in `quick` panics.
+                unsafe {
+                    match quick(call) {
+                        Some(result) => $crate::function::Returned::returned(result, call),
+                        None => guarded(call),
+                    }
+                }
+            }
+
+            #[unsafe(export_name = concat!("pg_finfo_insitu_", stringify!($name)))]
+            extern "C" fn information() -> &'static pgrx::pg_sys::Pg_finfo_record {
+                &pgrx::pg_sys::Pg_finfo_record { api_version: 1 }
+            }
+        };
+    )*};
+}
+pub(crate) use quick_functions;

@@ -1,11 +1,12 @@
 //! Casts between vectors and arrays, among vectors, and to `vector(n)`.
 
+use ann::SparseVector;
 use half::f16;
 use pgrx::prelude::*;
 
-use crate::function::{Scanned, functions};
+use crate::function::{Scanned, functions, quick_functions};
 use crate::types::arrays::{Double, Element, Integer, Numbers, Numeric, Real, new_reals};
-use crate::types::dense::{self, Component, Dense, check_dimensions, check_typmod};
+use crate::types::dense::{self, Component, Dense, check_dimensions, check_typmod, fits};
 use crate::types::{HalfVector, Sparse, Vector, sparse};
 
 fn from_array<T: Component, E: Element>(array: Numbers<'_, E>, typmod: i32) -> pg_sys::Datum {
@@ -18,13 +19,18 @@ fn from_array<T: Component, E: Element>(array: Numbers<'_, E>, typmod: i32) -> p
 macro_rules! casts {
     ($vector:ident of $component:ty: $to_itself:ident, $to_reals:ident,
      $($from:ident($element:ty)),*) => {
-        functions! {
+        quick_functions! {
             /// The type to itself, of so many dimensions.
             fn $to_itself(vector: $vector<'_>, typmod: i32) -> pg_sys::Datum {
                 check_typmod(typmod, vector.values().len());
                 vector.datum()
             }
+            quickly {
+                fits(typmod, vector.values().len()).then(|| vector.datum())
+            }
+        }
 
+        functions! {
             fn $to_reals(vector: Scanned<$vector<'_>>) -> pg_sys::Datum {
                 let values = vector.0.values();
                 new_reals(values.len(), |out| <$component>::widen_into(values, out))
@@ -55,17 +61,22 @@ functions! {
         check_typmod(typmod, values.len());
         dense::rounded::<f16>(values)
     }
+}
 
+quick_functions! {
     /// The type to itself, of so many dimensions.
     fn sparsevec_to_sparsevec(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
         check_typmod(typmod, vector.dimensions());
         vector.datum()
     }
+    quickly {
+        fits(typmod, vector.dimensions()).then(|| vector.datum())
+    }
 }
 
 fn to_sparse<T: Component>(vector: Dense<'_, T>, typmod: i32) -> pg_sys::Datum {
     check_typmod(typmod, vector.values().len());
-    sparse::of_dense(&vector.widened())
+    sparse::of_dense(vector.values())
 }
 
 /// All components of a sparse vector.
@@ -74,10 +85,18 @@ fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
     check_dimensions::<T>(vector.dimensions());
     check_typmod(typmod, vector.dimensions());
     dense::build::<T>(vector.dimensions(), |out| {
-        for (index, value) in vector.entries() {
-            // Only a damaged vector has an index outside.
-            if let Some(place) = out.get_mut(index) {
-                *place = dense::round(value);
+        /// Components that are rounded at a time.
+        const PART: usize = 64;
+        let SparseVector { indices, values } = vector.components();
+        let mut rounded = [T::zeroed(); PART];
+        for (indices, values) in indices.chunks(PART).zip(values.chunks(PART)) {
+            let rounded = &mut rounded[..values.len()];
+            dense::round_into(values, rounded);
+            for (&index, &value) in indices.iter().zip(&*rounded) {
+                // Only a damaged vector has an index outside.
+                if let Some(place) = out.get_mut(index as usize) {
+                    *place = value;
+                }
             }
         }
     })

@@ -3,12 +3,16 @@
 
 use std::cmp::Ordering;
 
-use crate::function::functions;
+use ann::SparseVector;
+
+use crate::function::quick_functions;
 use crate::types::dense::{Component, Dense};
 use crate::types::{HalfVector, Sparse, Vector};
 
 trait Compare {
     fn compare(self, other: Self) -> Ordering;
+    /// The order, where the first components tell it. It neither panics nor raises an ERROR.
+    fn compare_first(self, other: Self) -> Option<Ordering>;
 }
 
 /// How many elements at the beginning of two slices have the same bits.
@@ -25,25 +29,28 @@ fn common<T: bytemuck::Pod>(a: &[T], b: &[T]) -> usize {
 // Components are finite, so they have an order; −0 equals 0.
 
 impl<T: Component> Compare for Dense<'_, T> {
-    #[inline]
     fn compare(self, other: Self) -> Ordering {
         let (a, b) = (self.values(), other.values());
-        // Most pairs differ in their first components.
-        a[0].compare(b[0]).then_with(|| compare_all(a, b))
-    }
-}
-
-fn compare_all<T: Component>(a: &[T], b: &[T]) -> Ordering {
-    let mut at = 0;
-    loop {
-        at += common(&a[at..], &b[at..]);
-        let (Some(x), Some(y)) = (a.get(at), b.get(at)) else {
-            return a.len().cmp(&b.len());
-        };
-        match x.compare(*y) {
-            Ordering::Equal => at += 1,
-            order => return order,
+        let mut at = 0;
+        loop {
+            at += common(&a[at..], &b[at..]);
+            let (Some(x), Some(y)) = (a.get(at), b.get(at)) else {
+                return a.len().cmp(&b.len());
+            };
+            match x.compare(*y) {
+                Ordering::Equal => at += 1,
+                order => return order,
+            }
         }
+    }
+
+    #[inline]
+    fn compare_first(self, other: Self) -> Option<Ordering> {
+        // Most pairs differ in one of these.
+        const FIRST: usize = 4;
+        let pairs = self.values().iter().zip(other.values()).take(FIRST);
+        let mut orders = pairs.map(|(x, y)| x.compare(*y));
+        orders.find(|order| order.is_ne())
     }
 }
 
@@ -73,32 +80,34 @@ impl Compare for Sparse<'_> {
                 None => return self.dimensions().cmp(&other.dimensions()),
             }
         }
-        let order = match x.indices.len().cmp(&y.indices.len()) {
-            Ordering::Less => {
-                let next = x.indices.len();
-                alone(y.indices[next], y.values[next]).map(Ordering::reverse)
-            }
-            Ordering::Equal => None,
-            Ordering::Greater => {
-                let next = y.indices.len();
-                alone(x.indices[next], x.values[next])
-            }
+        let next = x.indices.len().min(y.indices.len());
+        let of = |vector: SparseVector<'_>| {
+            let (index, value) = (vector.indices.get(next)?, vector.values.get(next)?);
+            alone(*index, *value)
         };
+        let order = of(x).or_else(|| of(y).map(Ordering::reverse));
         order.unwrap_or_else(|| self.dimensions().cmp(&other.dimensions()))
+    }
+
+    #[inline]
+    fn compare_first(self, other: Self) -> Option<Ordering> {
+        Some(self.compare(other))
     }
 }
 
 macro_rules! comparisons {
     ($vector:ident: $cmp:ident, $($name:ident = $test:ident),*) => {
-        functions! {
+        quick_functions! {
             fn $cmp(a: $vector<'_>, b: $vector<'_>) -> i32 {
                 a.compare(b) as i32
             }
+            quickly { a.compare_first(b).map(|order| order as i32) }
 
             $(
                 fn $name(a: $vector<'_>, b: $vector<'_>) -> bool {
                     a.compare(b).$test()
                 }
+                quickly { a.compare_first(b).map(Ordering::$test) }
             )*
         }
     };

@@ -6,7 +6,7 @@ use ann::{SparseVector, metric};
 use pgrx::prelude::*;
 
 use crate::errors::raise;
-use crate::function::{Scanned, functions};
+use crate::function::{Scanned, functions, quick_functions};
 use crate::types::dense::{self, Component, Dense};
 use crate::types::{Bits, HalfVector, Sparse, Vector, sparse};
 
@@ -114,15 +114,18 @@ macro_rules! dense_functions {
                 product.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
             }
 
-            /// Number of dimensions.
-            fn $dims(vector: $vector<'_>) -> i32 {
-                vector.values().len() as i32
-            }
-
             /// The vector of length 1 in the same direction; a zero vector stays zero.
             fn $l2_normalize(vector: Scanned<$vector<'_>>) -> pg_sys::Datum {
                 normalize(vector.0)
             }
+        }
+
+        quick_functions! {
+            /// Number of dimensions.
+            fn $dims(vector: $vector<'_>) -> i32 {
+                vector.values().len() as i32
+            }
+            quickly { Some(vector.values().len() as i32) }
         }
     };
 }

@@ -49,6 +49,8 @@ pub trait Component: distance::Component + bytemuck::Pod {
     fn round(value: f32) -> Self;
     /// The same value.
     fn to_f32(self) -> f32;
+    /// Whether it is 0 or −0.
+    fn is_zero(self) -> bool;
     /// The order of two finite numbers; −0 equals 0.
     fn compare(self, other: Self) -> Ordering;
     /// The same values.
@@ -68,6 +70,10 @@ impl Component for f32 {
     }
     fn to_f32(self) -> f32 {
         self
+    }
+    #[inline]
+    fn is_zero(self) -> bool {
+        self == 0.0
     }
     #[inline]
     fn compare(self, other: f32) -> Ordering {
@@ -93,6 +99,10 @@ impl Component for f16 {
     }
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
+    }
+    #[inline]
+    fn is_zero(self) -> bool {
+        self.to_bits() << 1 == 0
     }
     #[inline]
     fn compare(self, other: f16) -> Ordering {
@@ -156,25 +166,52 @@ impl<'a, T: Component> Dense<'a, T> {
     /// the current memory context.
     #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
-        // SAFETY: the caller gives a varlena; detoasting returns a plain one
-        // whose size its header tells. The size is checked against the number
-        // of dimensions before any component is read.
+        // SAFETY: the caller gives a varlena; detoasting returns a plain one.
         unsafe {
             let plain = plain(datum);
-            let size = varsize_any(plain);
-            let header = plain.cast::<Header>();
-            let dim = if size < HEADER_LEN { -1 } else { (*header).dim };
-            if dim < 1 || size != HEADER_LEN + dim as usize * size_of::<T>() {
-                raise(
+            match Self::read(plain) {
+                Ok(vector) => vector,
+                Err((size, dim)) => raise(
                     PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
                     format!(
                         "a {} of {size} bytes claims to have {dim} dimensions",
                         T::TYPE
                     ),
-                );
+                ),
+            }
+        }
+    }
+
+    /// The same, if the datum is plain and in order.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Dense::from_datum`].
+    #[inline]
+    pub unsafe fn peek(datum: pg_sys::Datum) -> Option<Self> {
+        // SAFETY: the caller gives a varlena.
+        unsafe {
+            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+            varatt_is_4b_u(varlena).then_some(())?;
+            Self::read(varlena).ok()
+        }
+    }
+
+    /// Reads a plain varlena; its size and what it says of its dimensions, if they do not
+    /// fit.
+    #[inline]
+    unsafe fn read(plain: *mut pg_sys::varlena) -> Result<Self, (usize, i16)> {
+        // SAFETY: the header tells the size, which is checked against the number of
+        // dimensions before any component is read.
+        unsafe {
+            let size = varsize_any(plain);
+            let header = plain.cast::<Header>();
+            let dim = if size < HEADER_LEN { -1 } else { (*header).dim };
+            if dim < 1 || size != HEADER_LEN + dim as usize * size_of::<T>() {
+                return Err((size, dim));
             }
             let values = plain.cast::<u8>().add(HEADER_LEN).cast::<T>();
-            Dense(std::slice::from_raw_parts(values, dim as usize))
+            Ok(Dense(std::slice::from_raw_parts(values, dim as usize)))
         }
     }
 }
@@ -249,27 +286,23 @@ pub fn build<T: Component>(count: usize, fill: impl FnOnce(&mut [T])) -> pg_sys:
 /// A new vector of the rounded values, or an ERROR as for [`build`], or if one is not finite,
 /// or larger than any number that the type has.
 pub fn rounded<T: Component>(values: &[f32]) -> pg_sys::Datum {
-    build(values.len(), |out| {
-        T::round_into(values, out);
-        if !(T::components(kernels()).are_finite)(out) {
-            values.iter().for_each(|&value| {
-                round::<T>(value);
-            });
-            values
-                .iter()
-                .for_each(|&value| check_finite(T::TYPE, value));
-        }
-    })
+    build::<T>(values.len(), |out| round_into(values, out))
 }
 
-/// The nearest value, or an ERROR if the type has no number as large.
-#[inline]
-pub fn round<T: Component>(value: f32) -> T {
-    let rounded = T::round(value);
-    if rounded.to_f32().is_infinite() && value.is_finite() {
-        out_of_range(T::TYPE, &shortest(value));
+/// The rounded values, or an ERROR if one is not finite, or larger than any number that the
+/// type has.
+pub fn round_into<T: Component>(values: &[f32], out: &mut [T]) {
+    T::round_into(values, out);
+    if !(T::components(kernels()).are_finite)(out) {
+        for &value in values.iter().filter(|value| value.is_finite()) {
+            if T::round(value).to_f32().is_infinite() {
+                out_of_range(T::TYPE, &shortest(value));
+            }
+        }
+        for &value in values {
+            check_finite(T::TYPE, value);
+        }
     }
-    rounded
 }
 
 /// The first argument of an addition: a vector, which is the sum so far where the addition
@@ -347,11 +380,17 @@ pub fn check_dimensions<T: Component>(count: usize) {
     }
 }
 
+/// Whether the number of dimensions is the one that the type modifier asks for.
+#[inline]
+pub fn fits(typmod: i32, count: usize) -> bool {
+    typmod == -1 || typmod as usize == count
+}
+
 /// Raises an ERROR unless the number of dimensions is the one that the type
 /// modifier asks for.
 #[inline]
 pub fn check_typmod(typmod: i32, count: usize) {
-    if typmod != -1 && typmod as usize != count {
+    if !fits(typmod, count) {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("expected {typmod} dimensions, not {count}"),

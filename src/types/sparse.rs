@@ -13,9 +13,9 @@ use std::cmp::Ordering;
 use ann::SparseVector;
 use ann::simd::kernels;
 use pgrx::prelude::*;
-use pgrx::varlena::{set_varsize_4b, varsize_any};
+use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
-use super::dense::{Typmod, check_typmod, parse_typmod, plain};
+use super::dense::{Component, Typmod, check_typmod, parse_typmod, plain};
 use super::message::{Message, Text, new_bytea};
 use super::text::{MAX_FLOAT_TEXT, is_space, out_of_range, parse_number, write_shortest};
 use crate::errors::{raise, raise_with_detail};
@@ -94,10 +94,42 @@ impl<'a> Sparse<'a> {
     /// the current memory context.
     #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
-        // SAFETY: detoasting returns a plain varlena, whose size its header
-        // tells, and which is checked against the number of components.
+        // SAFETY: detoasting returns a plain varlena.
         unsafe {
-            let plain = plain(datum);
+            match Self::read(plain(datum)) {
+                Ok(vector) => vector,
+                Err((size, dim, nnz)) => raise(
+                    PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                    format!(
+                        "a sparsevec of {size} bytes claims to have {dim} dimensions and {nnz} \
+                         components"
+                    ),
+                ),
+            }
+        }
+    }
+
+    /// The same, if the datum is plain and in order.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Sparse::from_datum`].
+    #[inline]
+    pub unsafe fn peek(datum: pg_sys::Datum) -> Option<Self> {
+        // SAFETY: the caller gives a varlena.
+        unsafe {
+            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+            varatt_is_4b_u(varlena).then_some(())?;
+            Self::read(varlena).ok()
+        }
+    }
+
+    /// Reads a plain varlena; its size, dimensions and components, if they do not fit.
+    #[inline]
+    unsafe fn read(plain: *mut pg_sys::varlena) -> Result<Self, (usize, i32, i32)> {
+        // SAFETY: the header tells the size, which is checked against the number of
+        // components.
+        unsafe {
             let size = varsize_any(plain);
             let header = plain.cast::<Header>();
             let (dim, nnz) = match size {
@@ -106,21 +138,15 @@ impl<'a> Sparse<'a> {
             };
             let expected = usize::try_from(nnz).map(|nnz| HEADER_LEN + 8 * nnz);
             if dim < 1 || nnz > dim || expected != Ok(size) {
-                raise(
-                    PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                    format!(
-                        "a sparsevec of {size} bytes claims to have {dim} dimensions and {nnz} \
-                         components"
-                    ),
-                );
+                return Err((size, dim, nnz));
             }
             let (dimensions, nnz) = (dim as usize, nnz as usize);
             let indices = plain.cast::<u8>().add(HEADER_LEN).cast::<i32>();
-            Sparse {
+            Ok(Sparse {
                 dimensions,
                 indices: std::slice::from_raw_parts(indices, nnz),
                 values: std::slice::from_raw_parts(indices.add(nnz).cast(), nnz),
-            }
+            })
         }
     }
 }
@@ -201,18 +227,24 @@ pub fn of_array(values: &[f32]) -> pg_sys::Datum {
 }
 
 /// A new vector of all components, zeros too, which are finite.
-pub fn of_dense(values: &[f32]) -> pg_sys::Datum {
-    let count = values.iter().filter(|&&value| value != 0.0).count();
+pub fn of_dense<T: Component>(values: &[T]) -> pg_sys::Datum {
+    /// Components that are widened at a time.
+    const PART: usize = 64;
+    let count = values.iter().filter(|value| !value.is_zero()).count();
     write(values.len(), count, |out_indices, out_values| {
         let mut at = 0;
-        for (index, &value) in (0..).zip(values) {
-            if let (Some(out_index), Some(out_value)) =
-                (out_indices.get_mut(at), out_values.get_mut(at))
-            {
-                // What is zero is overwritten by the next one, so that nothing has to be
-                // foreseen.
-                (*out_index, *out_value) = (index, value);
-                at += usize::from(value != 0.0);
+        let mut wide = [0.0_f32; PART];
+        for (number, part) in values.chunks(PART).enumerate() {
+            let wide = &mut wide[..part.len()];
+            T::widen_into(part, wide);
+            for (index, &value) in (number * PART..).zip(&*wide) {
+                let places = (out_indices.get_mut(at), out_values.get_mut(at));
+                if let (Some(out_index), Some(out_value)) = places {
+                    // What is zero is overwritten by the next one, so that nothing has to
+                    // be foreseen.
+                    (*out_index, *out_value) = (index as u32, value);
+                    at += usize::from(value != 0.0);
+                }
             }
         }
     })

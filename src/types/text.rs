@@ -160,14 +160,23 @@ pub fn write_shortest(value: f32, text: &mut Text) {
 
 fn format<T: Component>(vector: Dense<'_, T>) -> pg_sys::Datum {
     let values = vector.values();
-    let mut text = Text::new((values.len() + 1) * MAX_FLOAT_TEXT);
-    let mut before = b'[';
-    for &value in values {
-        text.push(before);
-        write_shortest(value.to_f32(), &mut text);
-        before = b',';
+    // Fewer bytes of a number than that, and one before it; and one behind all.
+    let most = values.len() * MAX_FLOAT_TEXT + 1;
+    let mut text = Text::new(most);
+    // SAFETY: so much room is there, and so many bytes are written.
+    unsafe {
+        text.write(most, |start| {
+            let (mut to, mut before) = (start, b'[');
+            for &value in values {
+                *to = before;
+                before = b',';
+                let len = float_to_shortest_decimal_bufn(value.to_f32(), to.add(1).cast());
+                to = to.add(1 + len as usize);
+            }
+            *to = b']';
+            to.offset_from(start) as usize + 1
+        });
     }
-    text.push(b']');
     text.finish()
 }
 
