@@ -235,8 +235,9 @@ macro_rules! quick_functions {
             unsafe fn quick(call: pgrx::pg_sys::FunctionCallInfo) -> Option<$result> {
                 let mut at = 0;
                 // SAFETY: the function is strict, and declared with these types.
-                $(let $argument =
-                    unsafe { <$type as $crate::function::Argument>::peek(call, &mut at) }?;)*
+                let ($($argument,)*) = unsafe {
+                    ($(<$type as $crate::function::Argument>::peek(call, &mut at)?,)*)
+                };
                 let _ = at;
                 $quick
             }

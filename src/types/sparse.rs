@@ -232,6 +232,12 @@ pub fn of_dense<T: Component>(values: &[T]) -> pg_sys::Datum {
     const PART: usize = 64;
     let count = values.iter().filter(|value| !value.is_zero()).count();
     write(values.len(), count, |out_indices, out_values| {
+        if count == values.len() {
+            for (out_index, index) in out_indices.iter_mut().zip(0..) {
+                *out_index = index;
+            }
+            return T::widen_into(values, out_values);
+        }
         let mut at = 0;
         let mut wide = [0.0_f32; PART];
         for (number, part) in values.chunks(PART).enumerate() {

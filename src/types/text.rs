@@ -159,7 +159,8 @@ pub fn write_shortest(value: f32, text: &mut Text) {
 }
 
 fn format<T: Component>(vector: Dense<'_, T>) -> pg_sys::Datum {
-    let values = vector.values();
+    // At once, because each conversion of a number of half precision has a price.
+    let values = vector.widened();
     // Fewer bytes of a number than that, and one before it; and one behind all.
     let most = values.len() * MAX_FLOAT_TEXT + 1;
     let mut text = Text::new(most);
@@ -167,10 +168,10 @@ fn format<T: Component>(vector: Dense<'_, T>) -> pg_sys::Datum {
     unsafe {
         text.write(most, |start| {
             let (mut to, mut before) = (start, b'[');
-            for &value in values {
+            for &value in &*values {
                 *to = before;
                 before = b',';
-                let len = float_to_shortest_decimal_bufn(value.to_f32(), to.add(1).cast());
+                let len = float_to_shortest_decimal_bufn(value, to.add(1).cast());
                 to = to.add(1 + len as usize);
             }
             *to = b']';
