@@ -100,8 +100,13 @@ impl<V: Argument> Argument for Scanned<V> {
     }
     #[inline]
     unsafe fn peek(call: pg_sys::FunctionCallInfo, at: &mut usize) -> Option<Self> {
-        // SAFETY: passed on.
-        unsafe { V::peek(call, at).map(Scanned) }
+        // SAFETY: as in `take`.
+        unsafe {
+            let datum = next_datum(call, at);
+            *at -= 1;
+            prefetch_next(datum);
+            V::peek(call, at).map(Scanned)
+        }
     }
 }
 

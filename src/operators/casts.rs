@@ -90,9 +90,15 @@ fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
         let SparseVector { indices, values } = vector.components();
         let mut rounded = [T::zeroed(); PART];
         for (indices, values) in indices.chunks(PART).zip(values.chunks(PART)) {
-            let rounded = &mut rounded[..values.len()];
-            dense::round_into(values, rounded);
-            for (&index, &value) in indices.iter().zip(&*rounded) {
+            let rounded = match T::of_singles(values) {
+                Some(same) => same,
+                None => {
+                    let rounded = &mut rounded[..values.len()];
+                    dense::round_into(values, rounded);
+                    rounded
+                }
+            };
+            for (&index, &value) in indices.iter().zip(rounded) {
                 // Only a damaged vector has an index outside.
                 if let Some(place) = out.get_mut(index as usize) {
                     *place = value;

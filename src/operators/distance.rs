@@ -84,11 +84,14 @@ macro_rules! distances {
             fn $l1(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
                 measure(a.0, b, distance::l1)
             }
+        }
 
+        quick_functions! {
             /// Euclidean norm.
             fn $norm(vector: Scanned<$vector<'_>>) -> f64 {
                 vector.0.squares().sqrt()
             }
+            quickly { Some(vector.0.squares().sqrt()) }
         }
     };
 }

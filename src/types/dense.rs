@@ -49,6 +49,8 @@ pub trait Component: distance::Component + bytemuck::Pod {
     fn round(value: f32) -> Self;
     /// The same value.
     fn to_f32(self) -> f32;
+    /// The same numbers, if they need no rounding.
+    fn of_singles(values: &[f32]) -> Option<&[Self]>;
     /// Whether it is 0 or −0.
     fn is_zero(self) -> bool;
     /// The order of two finite numbers; −0 equals 0.
@@ -70,6 +72,10 @@ impl Component for f32 {
     }
     fn to_f32(self) -> f32 {
         self
+    }
+    #[inline]
+    fn of_singles(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
     }
     #[inline]
     fn is_zero(self) -> bool {
@@ -99,6 +105,10 @@ impl Component for f16 {
     }
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
+    }
+    #[inline]
+    fn of_singles(_values: &[f32]) -> Option<&[f16]> {
+        None
     }
     #[inline]
     fn is_zero(self) -> bool {
