@@ -182,12 +182,18 @@ pub fn inner_product<V: Measure>(kernels: &Kernels, a: V, b: V) -> f64 {
     if V::HAS_ROOM || is_sound(sum.abs()) {
         return sum.into();
     }
+    product_again(a, b, sum)
+}
+
+#[cold]
+#[inline(never)]
+fn product_again<V: Measure>(a: V, b: V, sum: f32) -> f64 {
     // Many vectors are at right angles, above all sparse ones; of them, no product can
     // have been too small.
     if sum == 0.0 && f64::from(a.least()) * f64::from(b.least()) >= f64::from(LEAST) {
         return 0.0;
     }
-    again(a, b, |x, y| x * y)
+    a.sum(b, |x, y| x * y)
 }
 
 /// Σ |aᵢ − bᵢ|. Differences lose nothing, however small.
