@@ -1,7 +1,7 @@
 -- The functions of the types, behind their operators, casts, aggregates and formats. The library has them without the
 -- wrapper that all other functions have (see src/function.rs), so they are declared here.
 --
--- In each row, T stands for the type, and the symbol is insitu_T_… in the library.
+-- In each row, T stands for the type, and the symbol is insitu_T_... in the library.
 SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$
 DECLARE

@@ -207,7 +207,7 @@ pub(super) unsafe fn centroids(
                         format!(
                             "relation \"{name}\" with the centroids of an index does not exist"
                         ),
-                        "Name it with its schema: ALTER INDEX … SET (centroids = 'schema.table').",
+                        "Name it with its schema: ALTER INDEX ... SET (centroids = 'schema.table').",
                     );
                 };
                 let is_temporary =
