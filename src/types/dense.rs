@@ -21,7 +21,7 @@ use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
 use super::message::{Message, new_bytea};
 use super::text::{out_of_range, shortest};
-use crate::errors::{raise, raise_with_detail};
+use crate::errors::{quoted_bytes, raise, raise_with_detail};
 use crate::function::{Argument, Scanned, functions, is_in_aggregate};
 
 /// A vector has at most so many dimensions.

@@ -18,7 +18,7 @@ use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 use super::dense::{Component, Typmod, check_typmod, parse_typmod, plain};
 use super::message::{Message, Text, new_bytea};
 use super::text::{MAX_FLOAT_TEXT, is_space, out_of_range, parse_number, write_shortest};
-use crate::errors::{raise, raise_with_detail};
+use crate::errors::{quoted_bytes, raise, raise_with_detail};
 use crate::function::{Scanned, functions};
 
 /// A sparse vector has at most so many dimensions.

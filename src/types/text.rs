@@ -12,7 +12,7 @@ use super::dense::{
 };
 use super::message::Text;
 use super::{HalfVector, Vector};
-use crate::errors::{raise, raise_with_detail};
+use crate::errors::{quoted, quoted_bytes, raise, raise_with_detail};
 use crate::function::{Scanned, functions};
 
 /// White space, as PostgreSQL's own scanner has it.

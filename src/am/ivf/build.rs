@@ -19,7 +19,6 @@ use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
-use crate::encoding::{ServerText, argument};
 use crate::errors::{notice, raise, raise_with_hint, unwrap_index};
 use crate::raised::unchanged;
 use crate::storage::RelationPages;

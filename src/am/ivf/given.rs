@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 
 use super::build::{Plan, check_budget};
 use crate::am::open::RowContext;
+use crate::encoding::{ServerText, argument};
 use crate::errors::{notice, raise, raise_with_hint};
 
 /// A table of centroids.
@@ -78,15 +79,16 @@ fn find(
               FROM found f JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) f.oid"
         ),
         Some(1),
-        &[index.into(), heap.into(), kind.into(), name.into()],
+        &[index.into(), heap.into(), kind.into(), argument(name)],
     )?;
     let mut found = None;
     for row in rows {
-        if let (Some(oid), Some(name), Some(is_temporary)) = (row.get(1)?, row.get(2)?, row.get(3)?)
+        if let (Some(oid), Some(name), Some(is_temporary)) =
+            (row.get(1)?, row.get::<ServerText>(2)?, row.get(3)?)
         {
             found = Some(Table {
                 oid,
-                name,
+                name: name.to_utf8(),
                 is_temporary,
             });
         }
@@ -272,8 +274,8 @@ unsafe fn read(
         None,
         &[table.oid.into(), kind.into()],
     )?;
-    let columns: Vec<String> = columns
-        .filter_map(|row| row.get::<String>(1).ok().flatten())
+    let columns: Vec<ServerText> = columns
+        .filter_map(|row| row.get::<ServerText>(1).ok().flatten())
         .collect();
     let Table { name, .. } = table;
     let [column] = &columns[..] else {
@@ -285,8 +287,10 @@ unsafe fn read(
             "Centroids are read from a table with one column of vectors.",
         );
     };
+    let column = column.to_utf8();
+    let query = format!("SELECT {column} FROM {name} WHERE {column} IS NOT NULL");
     let rows = client.select(
-        &format!("SELECT {column} FROM {name} WHERE {column} IS NOT NULL"),
+        &ServerText::new(&query).into_c_string(),
         Some(i64::from(MAX_LISTS) + 1),
         &[],
     )?;
