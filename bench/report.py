@@ -230,9 +230,9 @@ def _functions(results, _name):
     for what in part["engines"][engines[0]]:
         times = [part["engines"][engine][what] for engine in engines]
         ratio = [f"{times[1] / times[0]:.2f}x"] if len(times) == 2 else []
-        rows.append([f"`{what}`", *(f"{value:,.1f}" for value in times), *ratio])
-    return [f"## Distances without an index: ms for {part['rows']:,} rows, one process", "",
-            *_table(["type and operator", *engines, *([f"{engines[1]} / {engines[0]}"] if len(engines) == 2 else [])], rows)]
+        rows.append([f"`{what}`", *(f"{value:,.2f}" for value in times), *ratio])
+    return [f"## Functions without an index: ms for {part['rows']:,} rows, one process", "",
+            *_table(["function", *engines, *([f"{engines[1]} / {engines[0]}"] if len(engines) == 2 else [])], rows)]
 
 
 def _drift(results, _name):

@@ -16,6 +16,7 @@ mod am;
 mod embedding;
 mod encoding;
 mod errors;
+mod function;
 mod model;
 mod operators;
 mod raised;
@@ -70,31 +71,16 @@ fn replaced(_fcinfo: pg_sys::FunctionCallInfo) {
 mod insitu {}
 
 extension_sql_file!("../sql/bootstrap.sql", bootstrap);
+extension_sql_file!("../sql/functions.sql", name = "functions");
 extension_sql_file!(
     "../sql/types.sql",
     name = "types",
     requires = [
-        vector_in,
-        vector_out,
+        "functions",
         vector_typmod_in,
-        vector_recv,
-        vector_send,
-        halfvec_in,
-        halfvec_out,
         halfvec_typmod_in,
-        halfvec_recv,
-        halfvec_send,
-        sparsevec_in,
-        sparsevec_out,
-        sparsevec_typmod_in,
-        sparsevec_recv,
-        sparsevec_send
+        sparsevec_typmod_in
     ]
-);
-extension_sql_file!(
-    "../sql/distances.sql",
-    name = "distances",
-    requires = ["types"]
 );
 extension_sql_file!(
     "../sql/models.sql",

@@ -71,6 +71,67 @@ def test_temporary_table_with_centroids_that_forgets_on_commit(conn):
     assert verify(conn, "brief_emb").heap_tids == 0
 
 
+def test_a_table_of_centroids_goes_with_its_index(conn):
+    create_items(conn, ROWS[:20], "stars")
+    create_items(conn, ROWS[:300], "sky")
+    conn.execute("CREATE INDEX sky_emb ON sky USING ivf (emb vector_l2_ops) WITH (centroids = 'stars')")
+    refused(conn, "2BP01", "DROP TABLE stars", match="other objects depend on it")
+    conn.execute("CREATE SCHEMA far; ALTER TABLE stars RENAME TO suns; ALTER TABLE suns SET SCHEMA far")
+    for command in ("TRUNCATE sky", "INSERT INTO sky SELECT id, emb FROM far.suns", "VACUUM FULL sky",
+                    "CLUSTER sky USING sky_pkey", "REINDEX TABLE sky", "REINDEX INDEX CONCURRENTLY sky_emb",
+                    "REINDEX INDEX sky_emb", "ALTER TABLE sky ALTER id TYPE bigint"):
+        conn.execute(command)
+        assert verify(conn, "sky_emb").lists == 20, command
+        refused(conn, "2BP01", "DROP TABLE far.suns")
+    assert conn.execute("SELECT count(*) FROM pg_depend WHERE objid = 'sky_emb'::regclass"
+                        " AND refobjid = 'far.suns'::regclass").fetchone() == (1,)
+    # The table of the name is taken, if there is one again.
+    create_items(conn, ROWS[:10], "stars")
+    conn.execute("REINDEX INDEX sky_emb")
+    assert verify(conn, "sky_emb").lists == 10
+    conn.execute("DROP TABLE far.suns")
+    refused(conn, "2BP01", "DROP TABLE stars")
+    conn.execute("DROP TABLE stars CASCADE")
+    assert conn.execute("SELECT to_regclass('sky_emb')").fetchone() == (None,)
+    conn.execute("INSERT INTO sky SELECT 1000, emb FROM sky WHERE id = 1")
+    # Both together.
+    create_items(conn, ROWS[:20], "stars")
+    conn.execute("CREATE INDEX ON sky USING ivf (emb vector_l2_ops) WITH (centroids = 'stars')")
+    conn.execute("DROP TABLE stars, sky; DROP SCHEMA far")
+
+
+def test_centroids_are_looked_up_beside_the_table(conn):
+    """As in a restore, and in every maintenance command of PostgreSQL 17: nothing is on the search path."""
+    create_items(conn, ROWS[:20], "beacons")
+    create_items(conn, ROWS[:300], "sites")
+    conn.execute("SET search_path = ''")
+    conn.execute("CREATE INDEX sites_emb ON public.sites USING ivf (emb public.vector_l2_ops)"
+                 " WITH (centroids = 'beacons')")
+    conn.execute("RESET search_path")
+    assert verify(conn, "sites_emb").lists == 20
+
+
+def test_temporary_centroids(conn):
+    create_items(conn, ROWS[:300], "shores")
+    conn.execute(f"CREATE TEMP TABLE passing (id int, emb vector({DIMS})) ON COMMIT DELETE ROWS")
+    with conn.transaction():
+        conn.execute("CREATE TEMP TABLE fleeting ON COMMIT DROP AS SELECT id, emb FROM shores LIMIT 7")
+        refused_in_savepoint(conn, "42P16", "CREATE INDEX ON shores USING ivf (emb vector_l2_ops) WITH (centroids = 'fleeting')")
+        conn.execute("INSERT INTO passing SELECT id, emb FROM shores")
+        conn.execute("CREATE INDEX passing_emb ON passing USING ivf (emb vector_l2_ops) WITH (centroids = 'fleeting')")
+        assert verify(conn, "passing_emb").lists == 7
+    # The index went with the table, and nothing was in the way of the commit.
+    assert conn.execute("SELECT to_regclass('passing_emb')").fetchone() == (None,)
+    with conn.transaction():
+        conn.execute("INSERT INTO passing SELECT id, emb FROM shores")
+
+
+def refused_in_savepoint(conn, code, sql):
+    with pytest.raises(psycopg.Error) as error, conn.transaction():
+        conn.execute(sql)
+    assert error.value.sqlstate == code
+
+
 def test_an_index_gets_as_many_lists_as_there_is_room_for(conn):
     conn.execute("SET maintenance_work_mem = '1MB'")
     conn.execute("CREATE TABLE roomy AS SELECT array_fill(i, ARRAY[2000])::vector(2000) AS emb FROM generate_series(1, 3000) i")

@@ -42,3 +42,13 @@ DROP TABLE widest;
 
 -- The type's place in the catalog.
 SELECT typlen, typalign, typstorage, typcategory, typdelim FROM pg_type WHERE typname = 'vector';
+
+-- Numbers in every form that C reads, as pgvector has it.
+SELECT '[0x10,-0X1.8p1,+1,.5,5.,1E+2,1e-50]'::vector, '[0x10,0x1p-20]'::halfvec, '{1:0x10,2:0x1p-3}/2'::sparsevec;
+SELECT '[0x]'::vector;
+SELECT '[0x1g]'::vector;
+SELECT '[1 2]'::vector;
+SELECT '[0x1p999]'::vector;
+SELECT '[0x1p16]'::halfvec;
+SELECT '[nan(1)]'::vector;
+SELECT '{1:0x1p-200}/2'::sparsevec;

@@ -1,123 +1,146 @@
 //! Casts between vectors and arrays, among vectors, and to `vector(n)`.
 
+use ann::SparseVector;
 use half::f16;
 use pgrx::prelude::*;
 
-use crate::types::arrays::{Components, Double, Integer, Numeric, Real};
-use crate::types::dense::{Component, Dense, Owned, check_dimensions, check_typmod};
-use crate::types::{OwnedSparse, Sparse};
+use crate::function::{Scanned, functions, quick_functions};
+use crate::types::arrays::{Double, Element, Integer, Numbers, Numeric, Real, new_reals};
+use crate::types::dense::{self, Component, Dense, check_dimensions, check_typmod, fits};
+use crate::types::{HalfVector, Sparse, Vector, sparse};
 
-fn cast<E, T: Component>(array: Components<E>, typmod: i32) -> Owned<T> {
-    let values = array.into_values();
-    check_dimensions::<T>(values.len());
-    check_typmod(typmod, values.len());
-    Owned::rounded(&values)
+fn from_array<T: Component, E: Element>(array: Numbers<'_, E>, typmod: i32) -> pg_sys::Datum {
+    let count = array.len();
+    check_dimensions::<T>(count);
+    check_typmod(typmod, count);
+    dense::rounded::<T>(&array.components())
 }
 
 macro_rules! casts {
-    ($component:ty: $to_itself:ident as $type:literal, $array_to:literal =
-     $($from:ident($element:ty)),*; $to_reals:ident) => {
-        /// The type to itself, of so many dimensions.
-        #[pg_extern(immutable, strict, parallel_safe, name = $type)]
-        fn $to_itself(
-            vector: Dense<'_, $component>,
-            typmod: i32,
-            _explicit: bool,
-        ) -> Owned<$component> {
-            check_typmod(typmod, vector.values().len());
-            Owned::checked(vector.values().to_vec())
+    ($vector:ident of $component:ty: $to_itself:ident, $to_reals:ident,
+     $($from:ident($element:ty)),*) => {
+        quick_functions! {
+            /// The type to itself, of so many dimensions.
+            fn $to_itself(vector: $vector<'_>, typmod: i32) -> pg_sys::Datum {
+                check_typmod(typmod, vector.values().len());
+                vector.datum()
+            }
+            quickly {
+                fits(typmod, vector.values().len()).then(|| vector.datum())
+            }
         }
 
-        $(
-            #[pg_extern(immutable, strict, parallel_safe, name = $array_to)]
-            fn $from(array: Components<$element>, typmod: i32, _explicit: bool) -> Owned<$component> {
-                cast(array, typmod)
+        functions! {
+            fn $to_reals(vector: Scanned<$vector<'_>>) -> pg_sys::Datum {
+                let values = vector.0.values();
+                new_reals(values.len(), |out| <$component>::widen_into(values, out))
             }
-        )*
 
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $to_reals(vector: Dense<'_, $component>, _typmod: i32, _explicit: bool) -> Vec<f32> {
-            vector.widened().into_owned()
+            $(
+                fn $from(array: Scanned<Numbers<'_, $element>>, typmod: i32) -> pg_sys::Datum {
+                    from_array::<$component, $element>(array.0, typmod)
+                }
+            )*
         }
     };
 }
-casts!(f32: vector_to_vector as "vector", "array_to_vector" = integers_to_vector(Integer),
-    reals_to_vector(Real), doubles_to_vector(Double), numerics_to_vector(Numeric);
-    vector_to_float4);
-casts!(f16: halfvec_to_halfvec as "halfvec", "array_to_halfvec" = integers_to_halfvec(Integer),
-    reals_to_halfvec(Real), doubles_to_halfvec(Double), numerics_to_halfvec(Numeric);
-    halfvec_to_float4);
+casts!(Vector of f32: vector_to_vector, vector_to_reals, vector_from_integers(Integer),
+    vector_from_reals(Real), vector_from_doubles(Double), vector_from_numerics(Numeric));
+casts!(HalfVector of f16: halfvec_to_halfvec, halfvec_to_reals, halfvec_from_integers(Integer),
+    halfvec_from_reals(Real), halfvec_from_doubles(Double), halfvec_from_numerics(Numeric));
 
-#[pg_extern(immutable, strict, parallel_safe)]
-fn halfvec_to_vector(vector: Dense<'_, f16>, typmod: i32, _explicit: bool) -> Owned<f32> {
+functions! {
+    fn halfvec_to_vector(vector: Scanned<HalfVector<'_>>, typmod: i32) -> pg_sys::Datum {
+        let values = vector.0.values();
+        check_typmod(typmod, values.len());
+        dense::build(values.len(), |out| f16::widen_into(values, out))
+    }
+
+    fn vector_to_halfvec(vector: Scanned<Vector<'_>>, typmod: i32) -> pg_sys::Datum {
+        let values = vector.0.values();
+        check_typmod(typmod, values.len());
+        dense::rounded::<f16>(values)
+    }
+}
+
+quick_functions! {
+    /// The type to itself, of so many dimensions.
+    fn sparsevec_to_sparsevec(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
+        check_typmod(typmod, vector.dimensions());
+        vector.datum()
+    }
+    quickly {
+        fits(typmod, vector.dimensions()).then(|| vector.datum())
+    }
+}
+
+fn to_sparse<T: Component>(vector: Dense<'_, T>, typmod: i32) -> pg_sys::Datum {
     check_typmod(typmod, vector.values().len());
-    Owned::checked(vector.widened().into_owned())
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn vector_to_halfvec(vector: Dense<'_, f32>, typmod: i32, _explicit: bool) -> Owned<f16> {
-    check_typmod(typmod, vector.values().len());
-    Owned::rounded(vector.values())
-}
-
-// Sparse vectors.
-
-/// The type to itself, of so many dimensions.
-#[pg_extern(immutable, strict, parallel_safe, name = "sparsevec")]
-fn sparsevec_to_sparsevec(vector: Sparse<'_>, typmod: i32, _explicit: bool) -> OwnedSparse {
-    check_typmod(typmod, vector.dimensions());
-    OwnedSparse::checked(vector.dimensions(), vector.entries())
-}
-
-/// A sparse vector of all components.
-fn to_sparse(values: &[f32], typmod: i32) -> OwnedSparse {
-    check_typmod(typmod, values.len());
-    OwnedSparse::checked(values.len(), values.iter().copied().enumerate())
+    sparse::of_dense(vector.values())
 }
 
 /// All components of a sparse vector.
-fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> Owned<T> {
+fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
     // Before memory is asked for.
     check_dimensions::<T>(vector.dimensions());
     check_typmod(typmod, vector.dimensions());
-    Owned::rounded(&vector.to_dense())
+    dense::build::<T>(vector.dimensions(), |out| {
+        /// Components that are rounded at a time.
+        const PART: usize = 64;
+        let SparseVector { indices, values } = vector.components();
+        let mut rounded = [T::zeroed(); PART];
+        for (indices, values) in indices.chunks(PART).zip(values.chunks(PART)) {
+            let rounded = match T::of_singles(values) {
+                Some(same) => same,
+                None => {
+                    let rounded = &mut rounded[..values.len()];
+                    dense::round_into(values, rounded);
+                    rounded
+                }
+            };
+            for (&index, &value) in indices.iter().zip(rounded) {
+                // Only a damaged vector has an index outside.
+                if let Some(place) = out.get_mut(index as usize) {
+                    *place = value;
+                }
+            }
+        }
+    })
 }
 
-macro_rules! sparse_casts {
-    ($($component:ty: $to_sparse:ident, $from_sparse:ident);*) => {
-        $(
-            #[pg_extern(immutable, strict, parallel_safe)]
-            fn $to_sparse(
-                vector: Dense<'_, $component>,
-                typmod: i32,
-                _explicit: bool,
-            ) -> OwnedSparse {
-                to_sparse(&vector.widened(), typmod)
-            }
+functions! {
+    fn vector_to_sparsevec(vector: Scanned<Vector<'_>>, typmod: i32) -> pg_sys::Datum {
+        to_sparse(vector.0, typmod)
+    }
 
-            #[pg_extern(immutable, strict, parallel_safe)]
-            fn $from_sparse(vector: Sparse<'_>, typmod: i32, _explicit: bool) -> Owned<$component> {
-                to_dense(vector, typmod)
-            }
-        )*
-    };
+    fn halfvec_to_sparsevec(vector: Scanned<HalfVector<'_>>, typmod: i32) -> pg_sys::Datum {
+        to_sparse(vector.0, typmod)
+    }
+
+    fn sparsevec_to_vector(vector: Scanned<Sparse<'_>>, typmod: i32) -> pg_sys::Datum {
+        to_dense::<f32>(vector.0, typmod)
+    }
+
+    fn sparsevec_to_halfvec(vector: Scanned<Sparse<'_>>, typmod: i32) -> pg_sys::Datum {
+        to_dense::<f16>(vector.0, typmod)
+    }
 }
-sparse_casts!(f32: vector_to_sparsevec, sparsevec_to_vector;
-    f16: halfvec_to_sparsevec, sparsevec_to_halfvec);
 
 macro_rules! arrays_to_sparse {
     ($($name:ident($element:ty)),*) => {
-        $(
-            #[pg_extern(immutable, strict, parallel_safe, name = "array_to_sparsevec")]
-            fn $name(array: Components<$element>, typmod: i32, _explicit: bool) -> OwnedSparse {
-                to_sparse(&array.into_values(), typmod)
-            }
-        )*
+        functions! {
+            $(
+                fn $name(array: Scanned<Numbers<'_, $element>>, typmod: i32) -> pg_sys::Datum {
+                    check_typmod(typmod, array.0.len());
+                    sparse::of_array(&array.0.components())
+                }
+            )*
+        }
     };
 }
 arrays_to_sparse!(
-    integers_to_sparsevec(Integer),
-    reals_to_sparsevec(Real),
-    doubles_to_sparsevec(Double),
-    numerics_to_sparsevec(Numeric)
+    sparsevec_from_integers(Integer),
+    sparsevec_from_reals(Real),
+    sparsevec_from_doubles(Double),
+    sparsevec_from_numerics(Numeric)
 );

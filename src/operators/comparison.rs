@@ -3,13 +3,27 @@
 
 use std::cmp::Ordering;
 
-use pgrx::prelude::*;
+use ann::SparseVector;
 
+use crate::function::quick_functions;
 use crate::types::dense::{Component, Dense};
 use crate::types::{HalfVector, Sparse, Vector};
 
 trait Compare {
     fn compare(self, other: Self) -> Ordering;
+    /// The order, where the first components tell it. It neither panics nor raises an ERROR.
+    fn compare_first(self, other: Self) -> Option<Ordering>;
+}
+
+/// How many elements at the beginning of two slices have the same bits.
+fn common<T: bytemuck::Pod>(a: &[T], b: &[T]) -> usize {
+    const AT_ONCE: usize = 32;
+    let bytes = |values| bytemuck::cast_slice::<T, u8>(values);
+    let (a, b) = (bytes(a), bytes(b));
+    let chunks = a.chunks_exact(AT_ONCE).zip(b.chunks_exact(AT_ONCE));
+    let whole = AT_ONCE * chunks.take_while(|(a, b)| a == b).count();
+    let rest = a[whole..].iter().zip(&b[whole..]);
+    (whole + rest.take_while(|(a, b)| a == b).count()) / size_of::<T>()
 }
 
 // Components are finite, so they have an order; −0 equals 0.
@@ -17,38 +31,85 @@ trait Compare {
 impl<T: Component> Compare for Dense<'_, T> {
     fn compare(self, other: Self) -> Ordering {
         let (a, b) = (self.values(), other.values());
-        let pairs = a.iter().zip(b);
-        pairs
-            .filter_map(|(x, y)| x.to_f32().partial_cmp(&y.to_f32()))
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| a.len().cmp(&b.len()))
+        let mut at = 0;
+        loop {
+            at += common(&a[at..], &b[at..]);
+            let (Some(x), Some(y)) = (a.get(at), b.get(at)) else {
+                return a.len().cmp(&b.len());
+            };
+            match x.compare(*y) {
+                Ordering::Equal => at += 1,
+                order => return order,
+            }
+        }
+    }
+
+    #[inline]
+    fn compare_first(self, other: Self) -> Option<Ordering> {
+        // Most pairs differ in one of these.
+        const FIRST: usize = 4;
+        let pairs = self.values().iter().zip(other.values()).take(FIRST);
+        let mut orders = pairs.map(|(x, y)| x.compare(*y));
+        orders.find(|order| order.is_ne())
     }
 }
 
 impl Compare for Sparse<'_> {
+    #[inline]
     fn compare(self, other: Self) -> Ordering {
-        let (a, b) = (self.dimensions(), other.dimensions());
-        self.pairs(other)
-            .take_while(|&(index, ..)| index < a.min(b))
-            .filter_map(|(_, x, y)| x.partial_cmp(&y))
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| a.cmp(&b))
+        let (x, y) = (self.components(), other.components());
+        let both = self.dimensions().min(other.dimensions());
+        // What the one has of a component that the other does not have, compared with zero.
+        let alone = |index: u32, value: f32| match (index as usize) < both {
+            true => value.partial_cmp(&0.0),
+            false => None,
+        };
+        let (x_pairs, y_pairs) = (
+            x.indices.iter().zip(x.values),
+            y.indices.iter().zip(y.values),
+        );
+        for ((&i, &x), (&j, &y)) in x_pairs.zip(y_pairs) {
+            let order = match i.cmp(&j) {
+                Ordering::Less => alone(i, x),
+                Ordering::Equal => x.partial_cmp(&y),
+                Ordering::Greater => alone(j, y).map(Ordering::reverse),
+            };
+            match order {
+                Some(Ordering::Equal) => {}
+                Some(order) => return order,
+                None => return self.dimensions().cmp(&other.dimensions()),
+            }
+        }
+        let next = x.indices.len().min(y.indices.len());
+        let of = |vector: SparseVector<'_>| {
+            let (index, value) = (vector.indices.get(next)?, vector.values.get(next)?);
+            alone(*index, *value)
+        };
+        let order = of(x).or_else(|| of(y).map(Ordering::reverse));
+        order.unwrap_or_else(|| self.dimensions().cmp(&other.dimensions()))
+    }
+
+    #[inline]
+    fn compare_first(self, other: Self) -> Option<Ordering> {
+        Some(self.compare(other))
     }
 }
 
 macro_rules! comparisons {
     ($vector:ident: $cmp:ident, $($name:ident = $test:ident),*) => {
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $cmp(a: $vector<'_>, b: $vector<'_>) -> i32 {
-            a.compare(b) as i32
-        }
-
-        $(
-            #[pg_extern(immutable, strict, parallel_safe)]
-            fn $name(a: $vector<'_>, b: $vector<'_>) -> bool {
-                a.compare(b).$test()
+        quick_functions! {
+            fn $cmp(a: $vector<'_>, b: $vector<'_>) -> i32 {
+                a.compare(b) as i32
             }
-        )*
+            quickly { a.compare_first(b).map(|order| order as i32) }
+
+            $(
+                fn $name(a: $vector<'_>, b: $vector<'_>) -> bool {
+                    a.compare(b).$test()
+                }
+                quickly { a.compare_first(b).map(Ordering::$test) }
+            )*
+        }
     };
 }
 comparisons!(Vector: vector_cmp, vector_lt = is_lt, vector_le = is_le, vector_eq = is_eq,

@@ -1,256 +1,174 @@
 //! Distances between two vectors, and lengths of one.
-//!
-//! A sequential scan calls a distance for every row, where pgrx's wrapper would cost
-//! a good part of the distance itself (some 40 of 500 ns). So distances are plain
-//! functions of the server's version-1 interface, declared in `sql/distances.sql`.
 
-#![allow(unsafe_code)]
-
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use ann::metric;
-use ann::simd::{Kernel, SparseKernel, kernels};
+use ann::distance::{self, Measure};
+use ann::simd::{Kernels, kernels};
+use ann::{SparseVector, metric};
 use pgrx::prelude::*;
-use pgrx::varsize_any;
 
 use crate::errors::raise;
-use crate::types::dense::{self, Component, Dense, Owned, OwnedHalfVector};
-use crate::types::{Bits, HalfVector, OwnedSparse, OwnedVector, Sparse, Vector, sparse};
+use crate::function::{Scanned, functions, quick_functions};
+use crate::types::dense::{self, Component, Dense};
+use crate::types::{Bits, HalfVector, Sparse, Vector, sparse};
 
-/// Vectors that have distances: all sums are of `f32`.
-trait Measure: Copy {
-    /// Σ (aᵢ − bᵢ)².
-    fn l2_squared(self, other: Self) -> f32;
-    /// Σ aᵢ·bᵢ.
-    fn inner_product(self, other: Self) -> f32;
-    /// Σ |aᵢ − bᵢ|.
-    fn l1(self, other: Self) -> f32;
-    /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
-    fn cosine_parts(self, other: Self) -> (f32, f32, f32);
-    /// Euclidean norm.
-    fn norm(self) -> f64;
+/// Vectors that have distances, as [`ann::distance`] takes them.
+trait Measured: Copy {
+    type Measure: Measure;
+    /// The two, or an ERROR if they have different numbers of dimensions.
+    fn pair(self, other: Self) -> (Self::Measure, Self::Measure);
+    /// Σ xᵢ².
+    fn squares(self) -> f64;
 }
 
-fn apply<T: Component>(kernel: Kernel<T>, a: Dense<'_, T>, b: Dense<'_, T>) -> f32 {
-    dense::check_same(a, b);
-    kernel(a.values(), b.values())
-}
-
-fn norm(values: impl Iterator<Item = f32>) -> f64 {
-    values
-        .fold(0.0, |sum, x| sum + f64::from(x) * f64::from(x))
-        .sqrt()
-}
-
-impl<T: Component> Measure for Dense<'_, T> {
-    fn l2_squared(self, other: Self) -> f32 {
-        apply(T::distances().l2_squared, self, other)
-    }
-    fn inner_product(self, other: Self) -> f32 {
-        apply(T::distances().inner_product, self, other)
-    }
-    fn l1(self, other: Self) -> f32 {
-        apply(T::distances().l1, self, other)
-    }
-    fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
+impl<'a, T: Component> Measured for Dense<'a, T> {
+    type Measure = &'a [T];
+    fn pair(self, other: Self) -> (&'a [T], &'a [T]) {
         dense::check_same(self, other);
-        (T::distances().cosine_parts)(self.values(), other.values())
+        (self.values(), other.values())
     }
-    fn norm(self) -> f64 {
-        norm(self.values().iter().map(|x| x.to_f32()))
-    }
-}
-
-fn apply_sparse(kernel: SparseKernel, a: Sparse<'_>, b: Sparse<'_>) -> f32 {
-    sparse::check_same(a, b);
-    kernel(a.components(), b.components())
-}
-
-impl Measure for Sparse<'_> {
-    fn l2_squared(self, other: Self) -> f32 {
-        apply_sparse(kernels().sparse.l2_squared, self, other)
-    }
-    fn inner_product(self, other: Self) -> f32 {
-        apply_sparse(kernels().sparse.inner_product, self, other)
-    }
-    fn l1(self, other: Self) -> f32 {
-        apply_sparse(kernels().sparse.l1, self, other)
-    }
-    fn cosine_parts(self, other: Self) -> (f32, f32, f32) {
-        // By one kernel, so that equal vectors have distance 0.
-        let product = Self::inner_product;
-        (
-            product(self, other),
-            product(self, self),
-            product(other, other),
-        )
-    }
-    fn norm(self) -> f64 {
-        norm(self.values().iter().copied())
+    fn squares(self) -> f64 {
+        (T::components(kernels()).squares)(self.values())
     }
 }
 
-fn cosine<V: Measure>(a: V, b: V) -> f64 {
-    let (ab, aa, bb) = a.cosine_parts(b);
-    let similarity = f64::from(ab) / (f64::from(aa) * f64::from(bb)).sqrt();
-    // Rounding may take the similarity of parallel vectors out of its range;
-    // NaN passes through.
-    1.0 - similarity.clamp(-1.0, 1.0)
-}
-
-/// Asks for the row that a sequential scan comes to next. Rows fill a page from its end
-/// on, so it lies before this one, and is likely as long. Rows that an index found are
-/// far apart, and ask for nothing.
-///
-/// # Safety
-///
-/// `datum` is a varlena.
-unsafe fn prefetch_next(datum: pg_sys::Datum) {
-    static LAST: AtomicUsize = AtomicUsize::new(0);
-    const NEAR: usize = 4 * pg_sys::BLCKSZ as usize;
-    // The header of a row, and a few columns more.
-    const HEAD: usize = 64;
-    let last = LAST.load(Ordering::Relaxed);
-    LAST.store(datum.value(), Ordering::Relaxed);
-    // A constant is always in the same place.
-    if (1..NEAR).contains(&datum.value().abs_diff(last)) {
-        let row = datum.cast_mut_ptr::<u8>();
-        // SAFETY: the header of a varlena tells its size.
-        let len = unsafe { varsize_any(row.cast()) } + HEAD;
-        let len = len.min(pg_sys::BLCKSZ as usize);
-        ann::simd::prefetch(row.wrapping_sub(len), len);
+impl<'a> Measured for Sparse<'a> {
+    type Measure = SparseVector<'a>;
+    fn pair(self, other: Self) -> (SparseVector<'a>, SparseVector<'a>) {
+        sparse::check_same(self, other);
+        (self.components(), other.components())
+    }
+    fn squares(self) -> f64 {
+        (kernels().single_components.squares)(self.values())
     }
 }
 
-/// A function of the server for two arguments of a type, with its information record
-/// (fmgr.h). The server calls it with arguments that are not null.
-macro_rules! distance {
-    ($($function:ident, $info:ident: $vector:ident, $distance:expr;)*) => {$(
-        #[unsafe(no_mangle)]
-        #[pg_guard]
-        unsafe extern "C-unwind" fn $function(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-            let distance: fn($vector<'_>, $vector<'_>) -> f64 = $distance;
-            // SAFETY: the function is strict, of two arguments of this type.
-            unsafe {
-                let arguments = (*fcinfo).args.as_slice(2);
-                prefetch_next(arguments[0].value);
-                let a = $vector::from_datum(arguments[0].value);
-                let b = $vector::from_datum(arguments[1].value);
-                distance(a, b).into_datum().unwrap_or(pg_sys::Datum::null())
+/// A distance of [`ann::distance`].
+fn measure<V: Measured>(
+    a: V,
+    b: V,
+    distance: impl Fn(&Kernels, V::Measure, V::Measure) -> f64,
+) -> f64 {
+    let (a, b) = a.pair(b);
+    distance(kernels(), a, b)
+}
+
+/// The distances and the norm of a type that is [`Measured`].
+macro_rules! distances {
+    ($vector:ident: $l2:ident, $l2_squared:ident, $inner_product:ident,
+     $negative_inner_product:ident, $cosine:ident, $l1:ident, $norm:ident) => {
+        functions! {
+            /// `<->`: Euclidean distance.
+            fn $l2(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                measure(a.0, b, distance::l2)
+            }
+
+            /// Its square, which orders in the same way.
+            fn $l2_squared(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                measure(a.0, b, distance::l2_squared)
+            }
+
+            fn $inner_product(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                measure(a.0, b, distance::inner_product)
+            }
+
+            /// `<#>`: so that ascending order is nearest first.
+            fn $negative_inner_product(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                -measure(a.0, b, distance::inner_product)
+            }
+
+            /// `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
+            fn $cosine(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                measure(a.0, b, distance::cosine)
+            }
+
+            /// `<+>`: taxicab distance.
+            fn $l1(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                measure(a.0, b, distance::l1)
             }
         }
 
-        #[unsafe(no_mangle)]
-        extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
-            &pg_sys::Pg_finfo_record { api_version: 1 }
-        }
-    )*};
-}
-
-/// The distances of a type that has a [`Measure`].
-macro_rules! distances {
-    ($vector:ident: $l2:ident, $l2_info:ident, $l2_squared:ident, $l2_squared_info:ident,
-     $inner_product:ident, $inner_product_info:ident,
-     $negative_inner_product:ident, $negative_inner_product_info:ident,
-     $cosine:ident, $cosine_info:ident, $l1:ident, $l1_info:ident) => {
-        distance! {
-            // `<->`: Euclidean distance.
-            $l2, $l2_info: $vector, |a, b| f64::from(a.l2_squared(b)).sqrt();
-            // Its square, which orders in the same way.
-            $l2_squared, $l2_squared_info: $vector, |a, b| f64::from(a.l2_squared(b));
-            $inner_product, $inner_product_info: $vector, |a, b| f64::from(a.inner_product(b));
-            // `<#>`: so that ascending order is nearest first.
-            $negative_inner_product, $negative_inner_product_info: $vector,
-                |a, b| -f64::from(a.inner_product(b));
-            // `<=>`: 1 − cosine similarity; NaN if one of the vectors is zero.
-            $cosine, $cosine_info: $vector, |a, b| cosine(a, b);
-            // `<+>`: taxicab distance.
-            $l1, $l1_info: $vector, |a, b| f64::from(a.l1(b));
+        quick_functions! {
+            /// Euclidean norm.
+            fn $norm(vector: Scanned<$vector<'_>>) -> f64 {
+                vector.0.squares().sqrt()
+            }
+            quickly { Some(vector.0.squares().sqrt()) }
         }
     };
 }
-distances!(Vector:
-    insitu_vector_l2_distance, pg_finfo_insitu_vector_l2_distance,
-    insitu_vector_l2_squared_distance, pg_finfo_insitu_vector_l2_squared_distance,
-    insitu_vector_inner_product, pg_finfo_insitu_vector_inner_product,
-    insitu_vector_negative_inner_product, pg_finfo_insitu_vector_negative_inner_product,
-    insitu_vector_cosine_distance, pg_finfo_insitu_vector_cosine_distance,
-    insitu_vector_l1_distance, pg_finfo_insitu_vector_l1_distance);
-distances!(HalfVector:
-    insitu_halfvec_l2_distance, pg_finfo_insitu_halfvec_l2_distance,
-    insitu_halfvec_l2_squared_distance, pg_finfo_insitu_halfvec_l2_squared_distance,
-    insitu_halfvec_inner_product, pg_finfo_insitu_halfvec_inner_product,
-    insitu_halfvec_negative_inner_product, pg_finfo_insitu_halfvec_negative_inner_product,
-    insitu_halfvec_cosine_distance, pg_finfo_insitu_halfvec_cosine_distance,
-    insitu_halfvec_l1_distance, pg_finfo_insitu_halfvec_l1_distance);
-distances!(Sparse:
-    insitu_sparsevec_l2_distance, pg_finfo_insitu_sparsevec_l2_distance,
-    insitu_sparsevec_l2_squared_distance, pg_finfo_insitu_sparsevec_l2_squared_distance,
-    insitu_sparsevec_inner_product, pg_finfo_insitu_sparsevec_inner_product,
-    insitu_sparsevec_negative_inner_product, pg_finfo_insitu_sparsevec_negative_inner_product,
-    insitu_sparsevec_cosine_distance, pg_finfo_insitu_sparsevec_cosine_distance,
-    insitu_sparsevec_l1_distance, pg_finfo_insitu_sparsevec_l1_distance);
-distance! {
-    insitu_bit_hamming_distance, pg_finfo_insitu_bit_hamming_distance: Bits, hamming_distance;
-    insitu_bit_jaccard_distance, pg_finfo_insitu_bit_jaccard_distance: Bits, jaccard_distance;
-}
+distances!(Vector: vector_l2_distance, vector_l2_squared_distance, vector_inner_product,
+    vector_negative_inner_product, vector_cosine_distance, vector_l1_distance, vector_norm);
+distances!(HalfVector: halfvec_l2_distance, halfvec_l2_squared_distance, halfvec_inner_product,
+    halfvec_negative_inner_product, halfvec_cosine_distance, halfvec_l1_distance, halfvec_norm);
+distances!(Sparse: sparsevec_l2_distance, sparsevec_l2_squared_distance, sparsevec_inner_product,
+    sparsevec_negative_inner_product, sparsevec_cosine_distance, sparsevec_l1_distance,
+    sparsevec_norm);
 
-macro_rules! norms {
-    ($vector:ident: $norm:ident as $norm_name:literal) => {
-        /// Euclidean norm.
-        #[pg_extern(immutable, strict, parallel_safe, name = $norm_name)]
-        fn $norm(vector: $vector<'_>) -> f64 {
-            vector.norm()
-        }
-    };
-}
-norms!(Vector: vector_norm as "vector_norm");
-norms!(HalfVector: halfvec_l2_norm as "l2_norm");
-norms!(Sparse: sparsevec_l2_norm as "l2_norm");
-
-fn spherical<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) -> f64 {
-    let product = f64::from(a.inner_product(b));
-    product.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
-}
-
-fn normalize<T: Component>(vector: Dense<'_, T>) -> Owned<T> {
-    let mut values = vector.widened().into_owned();
-    metric::normalize(&mut values);
-    Owned::rounded(&values)
+/// The factor that gives a vector the length 1; `None` for a zero vector.
+fn to_unit(squares: f64) -> Option<f64> {
+    (squares > 0.0).then(|| squares.sqrt().recip())
 }
 
 macro_rules! dense_functions {
-    ($vector:ident -> $owned:ident: $spherical_distance:ident, $dims:ident, $l2_normalize:ident) => {
-        /// Angular distance of normalized vectors, as a part of π.
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $spherical_distance(a: $vector<'_>, b: $vector<'_>) -> f64 {
-            spherical(a, b)
+    ($vector:ident: $spherical_distance:ident, $dims:ident, $l2_normalize:ident) => {
+        functions! {
+            /// Angular distance of normalized vectors, as a part of π.
+            fn $spherical_distance(a: Scanned<$vector<'_>>, b: $vector<'_>) -> f64 {
+                let product = measure(a.0, b, distance::inner_product);
+                product.clamp(-1.0, 1.0).acos() / std::f64::consts::PI
+            }
+
+            /// The vector of length 1 in the same direction; a zero vector stays zero.
+            fn $l2_normalize(vector: Scanned<$vector<'_>>) -> pg_sys::Datum {
+                normalize(vector.0)
+            }
         }
 
-        /// Number of dimensions.
-        #[pg_extern(immutable, strict, parallel_safe, name = "vector_dims")]
-        fn $dims(vector: $vector<'_>) -> i32 {
-            vector.values().len() as i32
-        }
-
-        /// The vector of length 1 in the same direction; a zero vector stays zero.
-        #[pg_extern(immutable, strict, parallel_safe, name = "l2_normalize")]
-        fn $l2_normalize(vector: $vector<'_>) -> $owned {
-            normalize(vector)
+        quick_functions! {
+            /// Number of dimensions.
+            fn $dims(vector: $vector<'_>) -> i32 {
+                vector.values().len() as i32
+            }
+            quickly { Some(vector.values().len() as i32) }
         }
     };
 }
-dense_functions!(Vector -> OwnedVector: vector_spherical_distance, vector_dims, l2_normalize);
-dense_functions!(HalfVector -> OwnedHalfVector: halfvec_spherical_distance, halfvec_vector_dims,
-    halfvec_l2_normalize);
+dense_functions!(Vector: vector_spherical_distance, vector_dims, vector_l2_normalize);
+dense_functions!(HalfVector: halfvec_spherical_distance, halfvec_dims, halfvec_l2_normalize);
 
-/// As for the other types; what becomes zero is left out.
-#[pg_extern(immutable, strict, parallel_safe, name = "l2_normalize")]
-fn sparsevec_l2_normalize(vector: Sparse<'_>) -> OwnedSparse {
-    let mut values = vector.values().to_vec();
-    metric::normalize(&mut values);
-    let indices = vector.entries().map(|(index, _)| index);
-    OwnedSparse::checked(vector.dimensions(), indices.zip(values))
+fn normalize<T: Component>(vector: Dense<'_, T>) -> pg_sys::Datum {
+    let values = vector.values();
+    dense::build(values.len(), |out| {
+        if let Some(times) = to_unit(vector.squares()) {
+            (T::components(kernels()).scale)(values, times, out);
+        }
+    })
+}
+
+functions! {
+    /// As for the other types; what becomes zero is left out.
+    fn sparsevec_l2_normalize(vector: Scanned<Sparse<'_>>) -> pg_sys::Datum {
+        let vector = vector.0;
+        match to_unit(vector.squares()) {
+            Some(times) => sparse::with_values(vector, |values, out| {
+                (kernels().single_components.scale)(values, times, out);
+            }),
+            None => vector.datum(),
+        }
+    }
+
+    /// `<~>`: how many bits differ.
+    fn bit_hamming_distance(a: Scanned<Bits<'_>>, b: Bits<'_>) -> f64 {
+        check_same_length(a.0, b);
+        (kernels().hamming)(a.0.bytes, b.bytes) as f64
+    }
+
+    /// `<%>`: 1 − the part of the bits set in either that is set in both; 1 if none
+    /// is set in both.
+    fn bit_jaccard_distance(a: Scanned<Bits<'_>>, b: Bits<'_>) -> f64 {
+        check_same_length(a.0, b);
+        let (both, either) = (kernels().common_bits)(a.0.bytes, b.bytes);
+        metric::jaccard(both, either)
+    }
 }
 
 fn check_same_length(a: Bits<'_>, b: Bits<'_>) {
@@ -260,18 +178,4 @@ fn check_same_length(a: Bits<'_>, b: Bits<'_>) {
             format!("different bit lengths {} and {}", a.len, b.len),
         );
     }
-}
-
-/// `<~>`: how many bits differ.
-fn hamming_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
-    check_same_length(a, b);
-    (kernels().hamming)(a.bytes, b.bytes) as f64
-}
-
-/// `<%>`: 1 − the part of the bits set in either that is set in both; 1 if none
-/// is set in both.
-fn jaccard_distance(a: Bits<'_>, b: Bits<'_>) -> f64 {
-    check_same_length(a, b);
-    let (both, either) = (kernels().common_bits)(a.bytes, b.bytes);
-    metric::jaccard(both, either)
 }

@@ -50,6 +50,9 @@ pub struct RelationPages<'r> {
     has_hints: bool,
     /// As many blocks as the relation had when last asked; it never shrinks.
     blocks: Cell<Block>,
+    /// Pages that were recycled through this. They are also in the free space map, which
+    /// shows them only after it was vacuumed.
+    free: RefCell<Vec<Block>>,
     /// Called by [`PageStore::pause`].
     on_pause: fn(),
     _relation: PhantomData<&'r ()>,
@@ -184,6 +187,7 @@ impl<'r> RelationPages<'r> {
             has_hints: fork == pg_sys::ForkNumber::MAIN_FORKNUM
                 && persistence != pg_sys::RELPERSISTENCE_TEMP,
             blocks: Cell::new(0),
+            free: RefCell::default(),
             on_pause: || {
                 pgrx::check_for_interrupts!();
             },
@@ -533,6 +537,7 @@ impl PageStore for RelationPages<'_> {
     fn recycle(&self, block: Block) {
         // SAFETY: the relation is open, and the block is one of it.
         unsafe { pg_sys::RecordFreeIndexPage(self.relation, block) }
+        self.free.borrow_mut().push(block);
     }
 
     fn recycled(&self) -> Result<Option<Buffer<'_>>, Error> {
@@ -540,9 +545,10 @@ impl PageStore for RelationPages<'_> {
             return Ok(None);
         }
         loop {
+            let own = self.free.borrow_mut().pop();
             // SAFETY: the relation is open. What is free is not logged, so that a block
             // may be past the end after a crash.
-            let block = unsafe { pg_sys::GetFreeIndexPage(self.relation) };
+            let block = own.unwrap_or_else(|| unsafe { pg_sys::GetFreeIndexPage(self.relation) });
             if block == pg_sys::InvalidBlockNumber {
                 return Ok(None);
             }
@@ -570,6 +576,36 @@ impl PageStore for RelationPages<'_> {
         // SAFETY: reads the server's state; without a relation, of all databases.
         let oldest = unsafe { pg_sys::GetOldestNonRemovableTransactionId(std::ptr::null_mut()) };
         oldest.into_inner()
+    }
+
+    fn is_alone(&self) -> bool {
+        // SAFETY: reads the server's state. Who searches or inserts has a snapshot; a vacuum
+        // does neither. What a standby does is not known here, but that there may be one is,
+        // while it is connected or has a slot with a horizon.
+        unsafe {
+            if (*(*self.relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP {
+                return true;
+            }
+            let senders = (*pg_sys::WalSndCtl).walsnds.as_ptr();
+            let mut senders = (0..pg_sys::max_wal_senders as usize).map(|i| senders.add(i));
+            let mut of_slots = pg_sys::InvalidTransactionId;
+            pg_sys::ProcArrayGetReplicationSlotXmin(&mut of_slots, std::ptr::null_mut());
+            if of_slots != pg_sys::InvalidTransactionId
+                || senders.any(|sender| (&raw const (*sender).pid).read_volatile() != 0)
+            {
+                return false;
+            }
+            let mut count = 0;
+            let others = pg_sys::GetCurrentVirtualXIDs(
+                pg_sys::InvalidTransactionId,
+                true,
+                true,
+                pg_sys::PROC_IN_VACUUM as i32,
+                &mut count,
+            );
+            pg_sys::pfree(others.cast());
+            count == 0
+        }
     }
 
     fn block_of(&self, page: &Buffer<'_>) -> Block {

@@ -4,16 +4,11 @@
 
 #![allow(unsafe_code)]
 
-use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
-};
 use pgrx::prelude::*;
 use pgrx::varlena::{
     set_varsize_4b, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, vardata_any, varsize_any_exhdr,
 };
 
-use super::dense::sql_type;
 use crate::errors::raise;
 
 /// The fixed part of a stored bit string.
@@ -44,6 +39,7 @@ impl Bits<'_> {
     ///
     /// `datum` is a non-null datum of the type that lives as long as what is
     /// returned, and so does the current memory context.
+    #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: what is not compressed and not elsewhere is read in place, at
         // any address; detoasting makes it so. Its size is checked against the
@@ -77,58 +73,19 @@ impl Bits<'_> {
     }
 }
 
-// SAFETY: an argument of the type is a varlena, read by `from_datum`.
-unsafe impl<'fcx> ArgAbi<'fcx> for Bits<'fcx> {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the functions are strict.
-        unsafe {
-            match arg.unbox_arg_using_from_datum::<pg_sys::Datum>() {
-                Some(datum) => Bits::from_datum(datum),
-                None => raise(
-                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                    "a bit string argument is null",
-                ),
-            }
-        }
+/// A new bit string in the current memory context, all zeros until `fill` has seen its bytes.
+/// Those bits of the last one that are not in use stay zero.
+pub fn build(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
+    let count = len.div_ceil(8);
+    let size = HEADER_LEN + count;
+    // SAFETY: palloc0 returns `size` writable bytes, aligned for the header, or raises an
+    // ERROR.
+    unsafe {
+        let datum = pg_sys::palloc0(size);
+        set_varsize_4b(datum.cast(), size as i32);
+        (*datum.cast::<Header>()).bit_len = len as i32;
+        let first = datum.cast::<u8>().add(HEADER_LEN);
+        fill(std::slice::from_raw_parts_mut(first, count));
+        pg_sys::Datum::from(datum)
     }
 }
-
-/// A bit string to be returned.
-pub struct OwnedBits {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-impl FromIterator<bool> for OwnedBits {
-    fn from_iter<I: IntoIterator<Item = bool>>(bits: I) -> Self {
-        let mut bytes = Vec::new();
-        let mut len = 0;
-        for bit in bits {
-            if len % 8 == 0 {
-                bytes.push(0);
-            }
-            bytes[len / 8] |= u8::from(bit) << (7 - len % 8);
-            len += 1;
-        }
-        OwnedBits { bytes, len }
-    }
-}
-
-// SAFETY: the datum is laid out as PostgreSQL has it.
-unsafe impl BoxRet for OwnedBits {
-    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
-        let size = HEADER_LEN + self.bytes.len();
-        // SAFETY: palloc returns `size` writable bytes.
-        unsafe {
-            let datum = pg_sys::palloc(size);
-            set_varsize_4b(datum.cast(), size as i32);
-            (*datum.cast::<Header>()).bit_len = self.len as i32;
-            let bits = datum.cast::<u8>().add(HEADER_LEN);
-            std::ptr::copy_nonoverlapping(self.bytes.as_ptr(), bits, self.bytes.len());
-            fcinfo.return_raw_datum(pg_sys::Datum::from(datum))
-        }
-    }
-}
-
-sql_type!(['a] Bits<'a>, "bit");
-sql_type!([] OwnedBits, "bit");

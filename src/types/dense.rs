@@ -6,8 +6,10 @@
 #![allow(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
-use ann::simd::{Distances, kernels};
+use ann::distance;
+use ann::simd::kernels;
 use half::f16;
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::pg_sys;
@@ -17,8 +19,10 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
+use super::message::{Message, new_bytea};
 use super::text::{out_of_range, shortest};
 use crate::errors::{quoted_bytes, raise, raise_with_detail};
+use crate::function::{Argument, Scanned, functions, is_in_aggregate};
 
 /// A vector has at most so many dimensions.
 pub const MAX_DIMENSIONS: usize = 16_000;
@@ -35,7 +39,7 @@ const HEADER_LEN: usize = size_of::<Header>();
 const _: () = assert!(HEADER_LEN == 8);
 
 /// What a vector has for each dimension.
-pub trait Component: Copy + 'static {
+pub trait Component: distance::Component + bytemuck::Pod {
     /// The vector type's name in SQL.
     const TYPE: &'static str;
     /// What two vectors that cannot be compared differ in, as messages have it.
@@ -45,10 +49,18 @@ pub trait Component: Copy + 'static {
     fn round(value: f32) -> Self;
     /// The same value.
     fn to_f32(self) -> f32;
+    /// The same numbers, if they need no rounding.
+    fn of_singles(values: &[f32]) -> Option<&[Self]>;
+    /// Whether it is 0 or −0.
+    fn is_zero(self) -> bool;
+    /// The order of two finite numbers; −0 equals 0.
+    fn compare(self, other: Self) -> Ordering;
     /// The same values.
     fn widen(values: &[Self]) -> Cow<'_, [f32]>;
-    /// The distances of vectors of such components.
-    fn distances() -> &'static Distances<Self>;
+    /// The same values, into a slice of the same length.
+    fn widen_into(values: &[Self], out: &mut [f32]);
+    /// The nearest values, which may be infinite, into a slice of the same length.
+    fn round_into(values: &[f32], out: &mut [Self]);
 }
 
 impl Component for f32 {
@@ -61,11 +73,26 @@ impl Component for f32 {
     fn to_f32(self) -> f32 {
         self
     }
+    #[inline]
+    fn of_singles(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
+    }
+    #[inline]
+    fn is_zero(self) -> bool {
+        self == 0.0
+    }
+    #[inline]
+    fn compare(self, other: f32) -> Ordering {
+        self.partial_cmp(&other).unwrap_or(Ordering::Equal)
+    }
     fn widen(values: &[f32]) -> Cow<'_, [f32]> {
         Cow::Borrowed(values)
     }
-    fn distances() -> &'static Distances<f32> {
-        &kernels().single
+    fn widen_into(values: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(values);
+    }
+    fn round_into(values: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(values);
     }
 }
 
@@ -79,11 +106,35 @@ impl Component for f16 {
     fn to_f32(self) -> f32 {
         f16::to_f32(self)
     }
-    fn widen(values: &[f16]) -> Cow<'_, [f32]> {
-        Cow::Owned(values.iter().map(|x| x.to_f32()).collect())
+    #[inline]
+    fn of_singles(_values: &[f32]) -> Option<&[f16]> {
+        None
     }
-    fn distances() -> &'static Distances<f16> {
-        &kernels().half
+    #[inline]
+    fn is_zero(self) -> bool {
+        self.to_bits() << 1 == 0
+    }
+    #[inline]
+    fn compare(self, other: f16) -> Ordering {
+        // Not converted, which costs more than all the rest. The magnitude, or less it:
+        // without a branch, which nobody could foresee.
+        let order = |x: f16| {
+            let magnitude = i32::from(x.to_bits() & 0x7fff);
+            let negative = i32::from(x.to_bits().cast_signed()) >> 31;
+            (magnitude ^ negative) - negative
+        };
+        order(self).cmp(&order(other))
+    }
+    fn widen(values: &[f16]) -> Cow<'_, [f32]> {
+        let mut wide = vec![0.0; values.len()];
+        Self::widen_into(values, &mut wide);
+        Cow::Owned(wide)
+    }
+    fn widen_into(values: &[f16], out: &mut [f32]) {
+        (kernels().widen)(values, out);
+    }
+    fn round_into(values: &[f32], out: &mut [f16]) {
+        (kernels().narrow)(values, out);
     }
 }
 
@@ -98,8 +149,15 @@ pub type HalfVector<'a> = Dense<'a, f16>;
 
 impl<'a, T: Component> Dense<'a, T> {
     /// The components.
+    #[inline]
     pub fn values(self) -> &'a [T] {
         self.0
+    }
+
+    /// The datum that it was read from, or its plain copy.
+    pub fn datum(self) -> pg_sys::Datum {
+        let first: *const u8 = self.0.as_ptr().cast();
+        pg_sys::Datum::from(first.wrapping_sub(HEADER_LEN).cast_mut())
     }
 
     /// The components in single precision.
@@ -114,26 +172,54 @@ impl<'a, T: Component> Dense<'a, T> {
     ///
     /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
+    #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
-        // SAFETY: the caller gives a varlena; detoasting returns a plain one
-        // whose size its header tells. The size is checked against the number
-        // of dimensions before any component is read.
+        // SAFETY: the caller gives a varlena; detoasting returns a plain one.
         unsafe {
             let plain = plain(datum);
-            let size = varsize_any(plain);
-            let header = plain.cast::<Header>();
-            let dim = if size < HEADER_LEN { -1 } else { (*header).dim };
-            if dim < 1 || size != HEADER_LEN + dim as usize * size_of::<T>() {
-                raise(
+            match Self::read(plain) {
+                Ok(vector) => vector,
+                Err((size, dim)) => raise(
                     PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
                     format!(
                         "a {} of {size} bytes claims to have {dim} dimensions",
                         T::TYPE
                     ),
-                );
+                ),
+            }
+        }
+    }
+
+    /// The same, if the datum is plain and in order.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Dense::from_datum`].
+    #[inline]
+    pub unsafe fn peek(datum: pg_sys::Datum) -> Option<Self> {
+        // SAFETY: the caller gives a varlena.
+        unsafe {
+            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+            varatt_is_4b_u(varlena).then_some(())?;
+            Self::read(varlena).ok()
+        }
+    }
+
+    /// Reads a plain varlena; its size and what it says of its dimensions, if they do not
+    /// fit.
+    #[inline]
+    unsafe fn read(plain: *mut pg_sys::varlena) -> Result<Self, (usize, i16)> {
+        // SAFETY: the header tells the size, which is checked against the number of
+        // dimensions before any component is read.
+        unsafe {
+            let size = varsize_any(plain);
+            let header = plain.cast::<Header>();
+            let dim = if size < HEADER_LEN { -1 } else { (*header).dim };
+            if dim < 1 || size != HEADER_LEN + dim as usize * size_of::<T>() {
+                return Err((size, dim));
             }
             let values = plain.cast::<u8>().add(HEADER_LEN).cast::<T>();
-            Dense(std::slice::from_raw_parts(values, dim as usize))
+            Ok(Dense(std::slice::from_raw_parts(values, dim as usize)))
         }
     }
 }
@@ -144,6 +230,7 @@ impl<'a, T: Component> Dense<'a, T> {
 /// # Safety
 ///
 /// `datum` is a non-null varlena.
+#[inline]
 pub unsafe fn plain(datum: pg_sys::Datum) -> *mut pg_sys::varlena {
     // SAFETY: see above. Most are plain already, and a call of the server would
     // cost as much as a distance.
@@ -176,19 +263,6 @@ impl<T: Component> Owned<T> {
         Owned(values)
     }
 
-    /// A vector of the rounded values, or an ERROR as for [`Owned::checked`], or
-    /// if the type has no number as large as one of them.
-    pub fn rounded(values: &[f32]) -> Self {
-        let round = |&value: &f32| {
-            let rounded = T::round(value);
-            if rounded.to_f32().is_infinite() && value.is_finite() {
-                out_of_range(T::TYPE, &shortest(value));
-            }
-            rounded
-        };
-        Self::checked(values.iter().map(round).collect())
-    }
-
     /// Copies the vector into the current memory context.
     pub fn into_datum(self) -> pg_sys::Datum {
         new_datum(&self.0)
@@ -196,20 +270,102 @@ impl<T: Component> Owned<T> {
 }
 
 /// Writes components as a datum of their type into the current memory context.
-/// There are at most [`MAX_DIMENSIONS`] of them.
-pub fn new_datum<T: Component>(values: &[T]) -> pg_sys::Datum {
-    debug_assert!(values.len() <= MAX_DIMENSIONS);
-    let size = HEADER_LEN + size_of_val(values);
-    // SAFETY: palloc returns `size` writable bytes, aligned for the header.
+fn new_datum<T: Component>(values: &[T]) -> pg_sys::Datum {
+    build(values.len(), |out| out.copy_from_slice(values))
+}
+
+/// A new vector in the current memory context, all zeros until `fill` has seen its
+/// components; an ERROR if there are too few or too many of them.
+pub fn build<T: Component>(count: usize, fill: impl FnOnce(&mut [T])) -> pg_sys::Datum {
+    check_dimensions::<T>(count);
+    let size = HEADER_LEN + count * size_of::<T>();
+    // SAFETY: palloc0 returns `size` writable bytes, aligned for the header, or raises an
+    // ERROR. Zero is a number of either type.
     unsafe {
-        let datum = pg_sys::palloc(size);
+        let datum = pg_sys::palloc0(size);
         set_varsize_4b(datum.cast(), size as i32);
-        let header = datum.cast::<Header>();
-        (*header).dim = values.len() as i16;
-        (*header).unused = 0;
-        let stored = datum.cast::<u8>().add(HEADER_LEN).cast::<T>();
-        std::ptr::copy_nonoverlapping(values.as_ptr(), stored, values.len());
+        (*datum.cast::<Header>()).dim = count as i16;
+        let first = datum.cast::<u8>().add(HEADER_LEN).cast::<T>();
+        fill(std::slice::from_raw_parts_mut(first, count));
         pg_sys::Datum::from(datum)
+    }
+}
+
+/// A new vector of the rounded values, or an ERROR as for [`build`], or if one is not finite,
+/// or larger than any number that the type has.
+pub fn rounded<T: Component>(values: &[f32]) -> pg_sys::Datum {
+    build::<T>(values.len(), |out| round_into(values, out))
+}
+
+/// The rounded values, or an ERROR if one is not finite, or larger than any number that the
+/// type has.
+pub fn round_into<T: Component>(values: &[f32], out: &mut [T]) {
+    T::round_into(values, out);
+    if !(T::components(kernels()).are_finite)(out) {
+        for &value in values.iter().filter(|value| value.is_finite()) {
+            if T::round(value).to_f32().is_infinite() {
+                out_of_range(T::TYPE, &shortest(value));
+            }
+        }
+        for &value in values {
+            check_finite(T::TYPE, value);
+        }
+    }
+}
+
+/// The first argument of an addition: a vector, which is the sum so far where the addition
+/// is the transition function of an aggregate.
+pub struct Sum<'a, T> {
+    vector: Dense<'a, T>,
+    is_own: bool,
+}
+
+/// A sum that may be changed in place.
+pub struct OwnSum<T> {
+    datum: pg_sys::Datum,
+    first: *mut T,
+    count: usize,
+}
+
+impl<'a, T: Component> Sum<'a, T> {
+    /// The vector.
+    pub fn vector(&self) -> Dense<'a, T> {
+        self.vector
+    }
+
+    /// The sum of an aggregate, or a vector that belongs to somebody else.
+    pub fn into_own(self) -> Result<OwnSum<T>, Dense<'a, T>> {
+        match self.is_own {
+            true => Ok(OwnSum {
+                datum: self.vector.datum(),
+                first: self.vector.0.as_ptr().cast_mut(),
+                count: self.vector.0.len(),
+            }),
+            false => Err(self.vector),
+        }
+    }
+}
+
+impl<T: Component> OwnSum<T> {
+    /// The sum after a change.
+    pub fn change(self, change: impl FnOnce(&mut [T])) -> pg_sys::Datum {
+        // SAFETY: the state of an aggregate, or a plain copy of it, which only this call
+        // has.
+        change(unsafe { std::slice::from_raw_parts_mut(self.first, self.count) });
+        self.datum
+    }
+}
+
+impl<T: Component> Argument for Sum<'_, T> {
+    #[inline]
+    unsafe fn take(call: pg_sys::FunctionCallInfo, at: &mut usize) -> Self {
+        // SAFETY: passed on.
+        unsafe {
+            Sum {
+                vector: Dense::take(call, at),
+                is_own: is_in_aggregate(call),
+            }
+        }
     }
 }
 
@@ -232,10 +388,17 @@ pub fn check_dimensions<T: Component>(count: usize) {
     }
 }
 
+/// Whether the number of dimensions is the one that the type modifier asks for.
+#[inline]
+pub fn fits(typmod: i32, count: usize) -> bool {
+    typmod == -1 || typmod as usize == count
+}
+
 /// Raises an ERROR unless the number of dimensions is the one that the type
 /// modifier asks for.
+#[inline]
 pub fn check_typmod(typmod: i32, count: usize) {
-    if typmod != -1 && typmod as usize != count {
+    if !fits(typmod, count) {
         raise(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
             format!("expected {typmod} dimensions, not {count}"),
@@ -244,6 +407,7 @@ pub fn check_typmod(typmod: i32, count: usize) {
 }
 
 /// Raises an ERROR unless two vectors have the same number of dimensions.
+#[inline]
 pub fn check_same<T: Component>(a: Dense<'_, T>, b: Dense<'_, T>) {
     if a.0.len() != b.0.len() {
         raise(
@@ -363,77 +527,67 @@ pub fn parse_typmod(list: &pgrx::Array<'_, &core::ffi::CStr>, of: Typmod) -> i32
 
 /// Components as bytes in the order of the network.
 trait Wire: Component {
-    /// Reads one.
-    ///
-    /// # Safety
-    ///
-    /// `message` is a message that is being read.
-    unsafe fn read(message: *mut pg_sys::StringInfoData) -> Self;
-    /// Writes one.
-    fn write(self, message: &mut Vec<u8>);
+    /// Reads so many as there are places.
+    fn read(bytes: &[u8], out: &mut [Self]);
+    /// Writes them.
+    fn write(values: &[Self], out: &mut [u8]);
 }
 
-impl Wire for f32 {
-    unsafe fn read(message: *mut pg_sys::StringInfoData) -> f32 {
-        // SAFETY: the server checks that there is one.
-        unsafe { pg_sys::pq_getmsgfloat4(message) }
-    }
-    fn write(self, message: &mut Vec<u8>) {
-        message.extend(self.to_be_bytes());
-    }
+macro_rules! wire {
+    ($component:ty) => {
+        impl Wire for $component {
+            fn read(bytes: &[u8], out: &mut [Self]) {
+                for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                    *out = Self::from_be_bytes(bytes);
+                }
+            }
+            fn write(values: &[Self], out: &mut [u8]) {
+                for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                    *out = value.to_be_bytes();
+                }
+            }
+        }
+    };
 }
-
-impl Wire for f16 {
-    unsafe fn read(message: *mut pg_sys::StringInfoData) -> f16 {
-        // SAFETY: the server checks that there is one.
-        f16::from_bits(unsafe { pg_sys::pq_getmsgint(message, 2) } as u16)
-    }
-    fn write(self, message: &mut Vec<u8>) {
-        message.extend(self.to_be_bytes());
-    }
-}
+wire!(f32);
+wire!(f16);
 
 /// Reads the binary format: dimensions and zero as two bytes each, then the
 /// components, all big-endian.
-fn receive<T: Wire>(message: &pgrx::datum::Internal, typmod: i32) -> Owned<T> {
-    // SAFETY: a receive function gets a StringInfo; the pq_ functions check
-    // that it holds what they are asked for.
-    unsafe {
-        let Some(message) = message.get::<pg_sys::StringInfoData>() else {
-            raise(
-                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                "no binary vector to read",
-            )
-        };
-        let message = std::ptr::from_ref(message).cast_mut();
-        let dim = pg_sys::pq_getmsgint(message, 2) as u16 as i16;
-        let unused = pg_sys::pq_getmsgint(message, 2) as u16 as i16;
-        check_dimensions::<T>(usize::try_from(dim).unwrap_or(0));
-        check_typmod(typmod, dim as usize);
-        if unused != 0 {
-            raise_with_detail(
-                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-                format!("expected unused to be 0, not {unused}"),
-                "The second field of the binary format of a vector is reserved.",
-            );
-        }
-        Owned::checked((0..dim).map(|_| T::read(message)).collect())
+fn receive<T: Wire>(message: Message<'_>, typmod: i32) -> pg_sys::Datum {
+    let [dim, unused] = [(); 2].map(|()| i16::from_be_bytes(message.array()));
+    let count = usize::try_from(dim).unwrap_or(0);
+    check_dimensions::<T>(count);
+    check_typmod(typmod, count);
+    if unused != 0 {
+        raise_with_detail(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            format!("expected unused to be 0, not {unused}"),
+            "The second field of the binary format of a vector is reserved.",
+        );
     }
+    let bytes = message.bytes(count * size_of::<T>());
+    build(count, |out| {
+        T::read(bytes, out);
+        if !(T::components(kernels()).are_finite)(out) {
+            out.iter().for_each(|x| check_finite(T::TYPE, x.to_f32()));
+        }
+    })
 }
 
 /// Writes the binary format, see [`receive`].
-fn send<T: Wire>(vector: Dense<'_, T>) -> Vec<u8> {
+fn send<T: Wire>(vector: Dense<'_, T>) -> pg_sys::Datum {
     let values = vector.values();
-    let mut message = Vec::with_capacity(4 + size_of_val(values));
-    message.extend((values.len() as i16).to_be_bytes());
-    message.extend(0_i16.to_be_bytes());
-    values.iter().for_each(|x| x.write(&mut message));
-    message
+    new_bytea(4 + size_of_val(values), |out| {
+        let (head, rest) = out.split_at_mut(4);
+        head[..2].copy_from_slice(&(values.len() as i16).to_be_bytes());
+        T::write(values, rest);
+    })
 }
 
 /// The functions of a type that its definition names.
 macro_rules! type_functions {
-    ($component:ty: $typmod_in:ident, $recv:ident, $send:ident) => {
+    ($vector:ident of $component:ty: $typmod_in:ident, $recv:ident, $send:ident) => {
         #[pg_extern(immutable, strict, parallel_safe)]
         fn $typmod_in(list: pgrx::Array<'_, &core::ffi::CStr>) -> i32 {
             parse_typmod(
@@ -445,20 +599,16 @@ macro_rules! type_functions {
             )
         }
 
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $recv(
-            message: pgrx::datum::Internal,
-            _element: pg_sys::Oid,
-            typmod: i32,
-        ) -> Owned<$component> {
-            receive(&message, typmod)
-        }
+        functions! {
+            fn $recv(message: Message<'_>, _element: i32, typmod: i32) -> pg_sys::Datum {
+                receive::<$component>(message, typmod)
+            }
 
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $send(vector: Dense<'_, $component>) -> Vec<u8> {
-            send(vector)
+            fn $send(vector: Scanned<$vector<'_>>) -> pg_sys::Datum {
+                send(vector.0)
+            }
         }
     };
 }
-type_functions!(f32: vector_typmod_in, vector_recv, vector_send);
-type_functions!(f16: halfvec_typmod_in, halfvec_recv, halfvec_send);
+type_functions!(Vector of f32: vector_typmod_in, vector_recv, vector_send);
+type_functions!(HalfVector of f16: halfvec_typmod_in, halfvec_recv, halfvec_send);

@@ -3,9 +3,10 @@
 pub mod arrays;
 pub mod bits;
 pub mod dense;
+mod message;
 pub mod sparse;
 pub mod text;
 
-pub use bits::{Bits, OwnedBits};
+pub use bits::Bits;
 pub use dense::{HalfVector, OwnedVector, Vector};
-pub use sparse::{OwnedSparse, Sparse};
+pub use sparse::Sparse;

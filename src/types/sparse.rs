@@ -9,19 +9,17 @@
 
 use core::ffi::CStr;
 use std::cmp::Ordering;
-use std::ffi::CString;
 
 use ann::SparseVector;
-use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
-use pgrx::pgrx_sql_entity_graph::metadata::{
-    ArgumentError, ReturnsError, ReturnsRef, SqlMappingRef, SqlTranslatable, TypeOrigin,
-};
+use ann::simd::kernels;
 use pgrx::prelude::*;
-use pgrx::varlena::{set_varsize_4b, varsize_any};
+use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
-use super::dense::{Typmod, check_typmod, parse_typmod, plain, sql_type};
-use super::text::{is_space, out_of_range, parse_number, write_shortest};
+use super::dense::{Component, Typmod, check_typmod, parse_typmod, plain};
+use super::message::{Message, Text, new_bytea};
+use super::text::{MAX_FLOAT_TEXT, is_space, out_of_range, parse_number, write_shortest};
 use crate::errors::{quoted_bytes, raise, raise_with_detail};
+use crate::function::{Scanned, functions};
 
 /// A sparse vector has at most so many dimensions.
 pub const MAX_DIMENSIONS: i64 = 1_000_000_000;
@@ -52,16 +50,19 @@ pub struct Sparse<'a> {
 
 impl<'a> Sparse<'a> {
     /// The number of dimensions.
+    #[inline]
     pub fn dimensions(self) -> usize {
         self.dimensions
     }
 
     /// The components that are not zero.
+    #[inline]
     pub fn values(self) -> &'a [f32] {
         self.values
     }
 
     /// The same with their indices, from 0 on.
+    #[inline]
     pub fn components(self) -> SparseVector<'a> {
         SparseVector {
             indices: bytemuck::cast_slice(self.indices),
@@ -71,40 +72,17 @@ impl<'a> Sparse<'a> {
 
     /// The index, from 0 on, of each component that is not zero, and the
     /// component.
+    #[inline]
     pub fn entries(self) -> impl Iterator<Item = (usize, f32)> + Clone + use<'a> {
         let indices = self.indices.iter().map(|&index| index as usize);
         indices.zip(self.values.iter().copied())
     }
 
-    /// The components of two vectors, index by index, where one of them is not
-    /// zero.
-    pub fn pairs(self, other: Sparse<'a>) -> impl Iterator<Item = (usize, f32, f32)> + use<'a> {
-        let (mut a, mut b) = (self.entries().peekable(), other.entries().peekable());
-        std::iter::from_fn(move || {
-            let order = match (a.peek(), b.peek()) {
-                (None, None) => return None,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(a), Some(b)) => a.0.cmp(&b.0),
-            };
-            let left = a.next_if(|_| order.is_le());
-            let right = b.next_if(|_| order.is_ge());
-            let index = left.or(right)?.0;
-            let value = |component: Option<(usize, f32)>| component.map_or(0.0, |(_, x)| x);
-            Some((index, value(left), value(right)))
-        })
-    }
-
-    /// All components, zeros too, of a vector of few dimensions.
-    pub fn to_dense(self) -> Vec<f32> {
-        let mut values = vec![0.0; self.dimensions];
-        for (index, value) in self.entries() {
-            // Only a damaged vector has an index outside.
-            if let Some(place) = values.get_mut(index) {
-                *place = value;
-            }
-        }
-        values
+    /// The datum that it was read from, or its plain copy.
+    #[inline]
+    pub fn datum(self) -> pg_sys::Datum {
+        let first: *const u8 = self.indices.as_ptr().cast();
+        pg_sys::Datum::from(first.wrapping_sub(HEADER_LEN).cast_mut())
     }
 
     /// Reads a datum of the type; a toasted one is copied into the current
@@ -114,11 +92,44 @@ impl<'a> Sparse<'a> {
     ///
     /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
+    #[inline]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
-        // SAFETY: detoasting returns a plain varlena, whose size its header
-        // tells, and which is checked against the number of components.
+        // SAFETY: detoasting returns a plain varlena.
         unsafe {
-            let plain = plain(datum);
+            match Self::read(plain(datum)) {
+                Ok(vector) => vector,
+                Err((size, dim, nnz)) => raise(
+                    PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+                    format!(
+                        "a sparsevec of {size} bytes claims to have {dim} dimensions and {nnz} \
+                         components"
+                    ),
+                ),
+            }
+        }
+    }
+
+    /// The same, if the datum is plain and in order.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Sparse::from_datum`].
+    #[inline]
+    pub unsafe fn peek(datum: pg_sys::Datum) -> Option<Self> {
+        // SAFETY: the caller gives a varlena.
+        unsafe {
+            let varlena = datum.cast_mut_ptr::<pg_sys::varlena>();
+            varatt_is_4b_u(varlena).then_some(())?;
+            Self::read(varlena).ok()
+        }
+    }
+
+    /// Reads a plain varlena; its size, dimensions and components, if they do not fit.
+    #[inline]
+    unsafe fn read(plain: *mut pg_sys::varlena) -> Result<Self, (usize, i32, i32)> {
+        // SAFETY: the header tells the size, which is checked against the number of
+        // components.
+        unsafe {
             let size = varsize_any(plain);
             let header = plain.cast::<Header>();
             let (dim, nnz) = match size {
@@ -127,92 +138,129 @@ impl<'a> Sparse<'a> {
             };
             let expected = usize::try_from(nnz).map(|nnz| HEADER_LEN + 8 * nnz);
             if dim < 1 || nnz > dim || expected != Ok(size) {
-                raise(
-                    PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-                    format!(
-                        "a sparsevec of {size} bytes claims to have {dim} dimensions and {nnz} \
-                         components"
-                    ),
-                );
+                return Err((size, dim, nnz));
             }
             let (dimensions, nnz) = (dim as usize, nnz as usize);
             let indices = plain.cast::<u8>().add(HEADER_LEN).cast::<i32>();
-            Sparse {
+            Ok(Sparse {
                 dimensions,
                 indices: std::slice::from_raw_parts(indices, nnz),
                 values: std::slice::from_raw_parts(indices.add(nnz).cast(), nnz),
-            }
+            })
         }
     }
 }
 
-// SAFETY: an argument of the type is a varlena, read by `from_datum`.
-unsafe impl<'fcx> ArgAbi<'fcx> for Sparse<'fcx> {
-    unsafe fn unbox_arg_unchecked(arg: Arg<'_, 'fcx>) -> Self {
-        // SAFETY: the functions are strict.
-        unsafe {
-            match arg.unbox_arg_using_from_datum::<pg_sys::Datum>() {
-                Some(datum) => Sparse::from_datum(datum),
-                None => raise(
-                    PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                    "a sparsevec argument is null",
-                ),
-            }
-        }
-    }
-}
-
-/// A sparse vector to be returned.
-pub struct OwnedSparse {
+/// Writes a vector of so many components into the current memory context. `fill` gets places
+/// for their indices and for them.
+fn write(
     dimensions: usize,
-    indices: Vec<i32>,
-    values: Vec<f32>,
-}
-
-impl OwnedSparse {
-    /// A vector of these components, of ascending indices from 0 on, without the
-    /// zeros; or an ERROR if there are too many, or one is not finite.
-    pub fn checked(dimensions: usize, components: impl Iterator<Item = (usize, f32)>) -> Self {
-        check_dimensions(dimensions as i64);
-        let (mut indices, mut values) = (Vec::new(), Vec::new());
-        for (index, value) in components.filter(|&(_, value)| value != 0.0) {
-            check_finite(value);
-            indices.push(index as i32);
-            values.push(value);
-        }
-        check_count(values.len() as i64, dimensions);
-        OwnedSparse {
-            dimensions,
-            indices,
-            values,
-        }
+    count: usize,
+    fill: impl FnOnce(&mut [u32], &mut [f32]),
+) -> pg_sys::Datum {
+    check_dimensions(dimensions as i64);
+    check_count(count as i64, dimensions);
+    let size = HEADER_LEN + 8 * count;
+    // SAFETY: palloc0 returns `size` writable bytes, aligned for the header, or raises an
+    // ERROR.
+    unsafe {
+        let datum = pg_sys::palloc0(size);
+        set_varsize_4b(datum.cast(), size as i32);
+        let header = datum.cast::<Header>();
+        (*header).dim = dimensions as i32;
+        (*header).nnz = count as i32;
+        let indices = datum.cast::<u8>().add(HEADER_LEN).cast::<u32>();
+        let values = indices.add(count).cast::<f32>();
+        fill(
+            std::slice::from_raw_parts_mut(indices, count),
+            std::slice::from_raw_parts_mut(values, count),
+        );
+        pg_sys::Datum::from(datum)
     }
 }
 
-// SAFETY: the datum is laid out as above.
-unsafe impl BoxRet for OwnedSparse {
-    unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> pgrx::datum::Datum<'fcx> {
-        let nnz = self.values.len();
-        let size = HEADER_LEN + 8 * nnz;
-        // SAFETY: palloc returns `size` writable bytes, aligned for the header.
-        unsafe {
-            let datum = pg_sys::palloc(size);
-            set_varsize_4b(datum.cast(), size as i32);
-            let header = datum.cast::<Header>();
-            (*header).dim = self.dimensions as i32;
-            (*header).nnz = nnz as i32;
-            (*header).unused = 0;
-            let indices = datum.cast::<u8>().add(HEADER_LEN).cast::<i32>();
-            std::ptr::copy_nonoverlapping(self.indices.as_ptr(), indices, nnz);
-            let values = indices.add(nnz).cast::<f32>();
-            std::ptr::copy_nonoverlapping(self.values.as_ptr(), values, nnz);
-            fcinfo.return_raw_datum(pg_sys::Datum::from(datum))
+/// A new vector in the current memory context, of components with ascending indices from 0
+/// on, without the zeros; an ERROR if there are too many, or one is not finite.
+pub fn build(dimensions: usize, (indices, values): (&[u32], &[f32])) -> pg_sys::Datum {
+    check_all_finite(values);
+    let count = values.iter().filter(|&&value| value != 0.0).count();
+    write(dimensions, count, |out_indices, out_values| {
+        if count == values.len() {
+            out_indices.copy_from_slice(indices);
+            out_values.copy_from_slice(values);
+            return;
         }
-    }
+        let pairs = indices.iter().zip(values).filter(|pair| *pair.1 != 0.0);
+        let out = out_indices.iter_mut().zip(out_values);
+        for ((out_index, out_value), (&index, &value)) in out.zip(pairs) {
+            (*out_index, *out_value) = (index, value);
+        }
+    })
 }
 
-sql_type!(['a] Sparse<'a>, "sparsevec");
-sql_type!([] OwnedSparse, "sparsevec");
+/// A new vector with other components at the same indices: `fill` makes them of those that
+/// there are. What becomes zero is left out.
+pub fn with_values(vector: Sparse<'_>, fill: impl FnOnce(&[f32], &mut [f32])) -> pg_sys::Datum {
+    let SparseVector { indices, values } = vector.components();
+    let mut has_zero = false;
+    let datum = write(
+        vector.dimensions,
+        values.len(),
+        |out_indices, out_values| {
+            out_indices.copy_from_slice(indices);
+            fill(values, out_values);
+            has_zero = out_values.contains(&0.0);
+        },
+    );
+    if !has_zero {
+        return datum;
+    }
+    // SAFETY: it was just written.
+    let made = unsafe { Sparse::from_datum(datum) };
+    build(vector.dimensions, (indices, made.values))
+}
+
+/// A new vector of all components, zeros too, of an array of any numbers.
+pub fn of_array(values: &[f32]) -> pg_sys::Datum {
+    check_all_finite(values);
+    of_dense(values)
+}
+
+/// A new vector of all components, zeros too, which are finite.
+pub fn of_dense<T: Component>(values: &[T]) -> pg_sys::Datum {
+    /// Components that are widened at a time.
+    const PART: usize = 64;
+    let count = values.iter().filter(|value| !value.is_zero()).count();
+    write(values.len(), count, |out_indices, out_values| {
+        if count == values.len() {
+            for (out_index, index) in out_indices.iter_mut().zip(0..) {
+                *out_index = index;
+            }
+            return T::widen_into(values, out_values);
+        }
+        let mut at = 0;
+        let mut wide = [0.0_f32; PART];
+        for (number, part) in values.chunks(PART).enumerate() {
+            let wide = &mut wide[..part.len()];
+            T::widen_into(part, wide);
+            for (index, &value) in (number * PART..).zip(&*wide) {
+                let places = (out_indices.get_mut(at), out_values.get_mut(at));
+                if let (Some(out_index), Some(out_value)) = places {
+                    // What is zero is overwritten by the next one, so that nothing has to
+                    // be foreseen.
+                    (*out_index, *out_value) = (index as u32, value);
+                    at += usize::from(value != 0.0);
+                }
+            }
+        }
+    })
+}
+
+fn check_all_finite(values: &[f32]) {
+    if !(kernels().single_components.are_finite)(values) {
+        values.iter().for_each(|&value| check_finite(value));
+    }
+}
 
 /// Raises an ERROR unless a sparse vector can have so many dimensions.
 fn check_dimensions(count: i64) {
@@ -257,6 +305,7 @@ fn check_finite(value: f32) {
 }
 
 /// Raises an ERROR unless two vectors have the same number of dimensions.
+#[inline]
 pub fn check_same(a: Sparse<'_>, b: Sparse<'_>) {
     if a.dimensions != b.dimensions {
         raise(
@@ -368,7 +417,8 @@ impl<'a> Parser<'a> {
         (index, value)
     }
 
-    fn parse(mut self) -> OwnedSparse {
+    /// The number of dimensions, and indices from 0 on and components in their order.
+    fn parse(mut self) -> (usize, Vec<u32>, Vec<f32>) {
         if !self.take(b'{') {
             invalid(self.input, Some("Vector contents must start with \"{\"."));
         }
@@ -402,73 +452,48 @@ impl<'a> Parser<'a> {
         let indices = components.iter().map(|&(index, _)| index.saturating_sub(1));
         check_indices(indices, dimensions as usize);
         let components = components.iter();
-        OwnedSparse::checked(
-            dimensions as usize,
-            components.map(|&(index, value)| (index as usize - 1, value)),
-        )
+        let components = components.map(|&(index, value)| (index as u32 - 1, value));
+        let (indices, values) = components.unzip();
+        (dimensions as usize, indices, values)
     }
 }
 
-/// Text to vector.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn sparsevec_in(input: &CStr, _element: pg_sys::Oid, typmod: i32) -> OwnedSparse {
-    let parser = Parser {
-        input: input.to_bytes(),
-        at: 0,
-    };
-    let vector = parser.parse();
-    check_typmod(typmod, vector.dimensions);
-    vector
-}
-
-/// Vector to text.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn sparsevec_out(vector: Sparse<'_>) -> CString {
-    let mut text = vec![b'{'];
-    for (n, (index, value)) in vector.entries().enumerate() {
-        if n > 0 {
-            text.push(b',');
-        }
-        text.extend((index + 1).to_string().bytes());
-        text.push(b':');
-        write_shortest(value, &mut text);
-    }
-    text.extend(b"}/");
-    text.extend(vector.dimensions.to_string().bytes());
-    CString::new(text).unwrap_or_default()
-}
-
-#[pg_extern(immutable, strict, parallel_safe)]
-fn sparsevec_typmod_in(list: pgrx::Array<'_, &CStr>) -> i32 {
-    parse_typmod(
-        &list,
-        Typmod {
-            name: TYPE,
-            most: MAX_DIMENSIONS,
-        },
-    )
-}
-
-/// The binary format: dimensions, components and zero, then the indices from 0
-/// on and the components, four bytes each, all big-endian.
-#[pg_extern(immutable, strict, parallel_safe)]
-fn sparsevec_recv(
-    message: pgrx::datum::Internal,
-    _element: pg_sys::Oid,
-    typmod: i32,
-) -> OwnedSparse {
-    // SAFETY: a receive function gets a StringInfo; the pq_ functions check
-    // that it holds what they are asked for.
-    unsafe {
-        let Some(message) = message.get::<pg_sys::StringInfoData>() else {
-            raise(
-                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-                "no binary vector to read",
-            )
+functions! {
+    /// Text to vector.
+    fn sparsevec_in(input: &CStr, _element: i32, typmod: i32) -> pg_sys::Datum {
+        let parser = Parser {
+            input: input.to_bytes(),
+            at: 0,
         };
-        let message = std::ptr::from_ref(message).cast_mut();
-        let next = || pg_sys::pq_getmsgint(message, 4) as i32;
-        let (dimensions, count, unused) = (next(), next(), next());
+        let (dimensions, indices, values) = parser.parse();
+        check_typmod(typmod, dimensions);
+        build(dimensions, (&indices, &values))
+    }
+
+    /// Vector to text.
+    fn sparsevec_out(vector: Scanned<Sparse<'_>>) -> pg_sys::Datum {
+        let vector = vector.0;
+        // An index has at most ten digits.
+        let mut text = Text::new((MAX_FLOAT_TEXT + 12) * (vector.values.len() + 1));
+        text.push(b'{');
+        for (n, (index, value)) in vector.entries().enumerate() {
+            if n > 0 {
+                text.push(b',');
+            }
+            write_integer(index + 1, &mut text);
+            text.push(b':');
+            write_shortest(value, &mut text);
+        }
+        text.extend(b"}/");
+        write_integer(vector.dimensions, &mut text);
+        text.finish()
+    }
+
+    /// The binary format: dimensions, components and zero, then the indices from 0
+    /// on and the components, four bytes each, all big-endian.
+    fn sparsevec_recv(message: Message<'_>, _element: i32, typmod: i32) -> pg_sys::Datum {
+        let [dimensions, count, unused] =
+            [(); 3].map(|()| i32::from_be_bytes(message.array()));
         check_dimensions(i64::from(dimensions));
         let dimensions = dimensions as usize;
         check_count(i64::from(count), dimensions);
@@ -480,30 +505,60 @@ fn sparsevec_recv(
                 "The third field of the binary format of a sparsevec is reserved.",
             );
         }
-        let indices: Vec<i32> = (0..count).map(|_| next()).collect();
+        let words = |count: usize| message.bytes(4 * count).as_chunks::<4>().0;
+        let indices = words(count as usize);
+        let indices: Vec<i32> = indices.iter().map(|&word| i32::from_be_bytes(word)).collect();
         check_indices(indices.iter().map(|&i| i64::from(i)), dimensions);
-        let values: Vec<f32> = (0..count)
-            .map(|_| pg_sys::pq_getmsgfloat4(message))
-            .collect();
+        let values = words(count as usize);
+        let values: Vec<f32> = values.iter().map(|&word| f32::from_be_bytes(word)).collect();
         if values.contains(&0.0) {
             raise(
                 PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
                 "binary representation of sparsevec cannot contain zero values",
             );
         }
-        let indices = indices.into_iter().map(|index| index as usize);
-        OwnedSparse::checked(dimensions, indices.zip(values))
+        build(dimensions, (bytemuck::cast_slice(&indices), &values))
+    }
+
+    /// The binary format, see [`sparsevec_recv`].
+    fn sparsevec_send(vector: Scanned<Sparse<'_>>) -> pg_sys::Datum {
+        let Sparse { dimensions, indices, values } = vector.0;
+        new_bytea(12 + 8 * values.len(), |out| {
+            let words = &mut out.as_chunks_mut::<4>().0;
+            let head = [dimensions as i32, values.len() as i32, 0];
+            for (out, word) in words.iter_mut().zip(head.iter().chain(indices)) {
+                *out = word.to_be_bytes();
+            }
+            for (out, value) in words[3 + indices.len()..].iter_mut().zip(values) {
+                *out = value.to_be_bytes();
+            }
+        })
     }
 }
 
-/// The binary format, see [`sparsevec_recv`].
+/// Appends a number to a text.
+fn write_integer(value: usize, text: &mut Text) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    text.extend(&digits[at..]);
+}
+
 #[pg_extern(immutable, strict, parallel_safe)]
-fn sparsevec_send(vector: Sparse<'_>) -> Vec<u8> {
-    let mut message = Vec::with_capacity(12 + 8 * vector.values.len());
-    message.extend((vector.dimensions as i32).to_be_bytes());
-    message.extend((vector.values.len() as i32).to_be_bytes());
-    message.extend(0_i32.to_be_bytes());
-    message.extend(vector.indices.iter().flat_map(|i| i.to_be_bytes()));
-    message.extend(vector.values.iter().flat_map(|x| x.to_be_bytes()));
-    message
+fn sparsevec_typmod_in(list: pgrx::Array<'_, &CStr>) -> i32 {
+    parse_typmod(
+        &list,
+        Typmod {
+            name: TYPE,
+            most: MAX_DIMENSIONS,
+        },
+    )
 }

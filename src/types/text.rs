@@ -5,13 +5,15 @@
 use core::ffi::{CStr, c_char, c_int};
 use std::ffi::CString;
 
-use half::f16;
 use pgrx::prelude::*;
 
 use super::dense::{
-    Component, Dense, MAX_DIMENSIONS, Owned, check_dimensions, check_finite, check_typmod,
+    self, Component, Dense, MAX_DIMENSIONS, check_dimensions, check_finite, check_typmod,
 };
+use super::message::Text;
+use super::{HalfVector, Vector};
 use crate::errors::{quoted, quoted_bytes, raise, raise_with_detail};
+use crate::function::{Scanned, functions};
 
 /// White space, as PostgreSQL's own scanner has it.
 pub fn is_space(byte: u8) -> bool {
@@ -37,11 +39,30 @@ fn message_of_invalid<T: Component>(input: &[u8]) -> String {
 /// large is an ERROR.
 pub fn parse_number(name: &str, token: &[u8]) -> Option<f32> {
     let text = std::str::from_utf8(token).unwrap_or("");
-    let value: f32 = text.parse().ok()?;
+    let value = match text.parse() {
+        Ok(value) => value,
+        Err(_) => parse_as_c(text)?,
+    };
     if value.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
         out_of_range(name, text);
     }
     Some(value)
+}
+
+/// A number as C reads it, and so PostgreSQL's `real` and pgvector: hexadecimal ones too.
+fn parse_as_c(text: &str) -> Option<f32> {
+    // White space before a number is none of it here.
+    if text.is_empty() || text.starts_with(|c: char| c.is_ascii_whitespace()) {
+        return None;
+    }
+    let text = CString::new(text).ok()?;
+    let mut end = std::ptr::null_mut();
+    // SAFETY: the text ends with a zero; the server has the locale C for numbers.
+    unsafe {
+        let value = libc::strtof(text.as_ptr(), &mut end);
+        let is_all = end.cast_const() == text.as_ptr().add(text.count_bytes());
+        is_all.then_some(value)
+    }
 }
 
 /// Raises an ERROR about a number in the text of a type.
@@ -81,7 +102,8 @@ fn parse<T: Component>(input: &[u8]) -> Vec<T> {
     if input.get(at) == Some(&b']') {
         check_dimensions::<T>(0);
     }
-    let mut values = Vec::new();
+    // A number and a comma have some bytes.
+    let mut values = Vec::with_capacity((input.len() / 4).min(MAX_DIMENSIONS));
     loop {
         if values.len() == MAX_DIMENSIONS {
             check_dimensions::<T>(MAX_DIMENSIONS + 1);
@@ -114,52 +136,66 @@ unsafe extern "C" {
 }
 
 /// The longest text of an `f32`, with a closing zero (FLOAT_SHORTEST_DECIMAL_LEN).
-const MAX_FLOAT_TEXT: usize = 16;
+pub const MAX_FLOAT_TEXT: usize = 16;
 
 /// The shortest decimal that reads back as a number.
 pub fn shortest(value: f32) -> String {
-    let mut text = Vec::with_capacity(MAX_FLOAT_TEXT);
-    write_shortest(value, &mut text);
-    String::from_utf8(text).unwrap_or_default()
+    let mut text = [0_u8; MAX_FLOAT_TEXT];
+    // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes, and calls nothing of the
+    // server.
+    let len = unsafe { float_to_shortest_decimal_bufn(value, text.as_mut_ptr().cast()) };
+    String::from_utf8_lossy(&text[..len as usize]).into_owned()
 }
 
 /// Appends [`shortest`] to a text.
-pub fn write_shortest(value: f32, text: &mut Vec<u8>) {
-    let mut buffer = [0_u8; MAX_FLOAT_TEXT];
-    // SAFETY: the function writes fewer than MAX_FLOAT_TEXT bytes, and calls
-    // nothing of the server.
-    let len = unsafe { float_to_shortest_decimal_bufn(value, buffer.as_mut_ptr().cast()) };
-    text.extend(&buffer[..len as usize]);
+#[inline]
+pub fn write_shortest(value: f32, text: &mut Text) {
+    // SAFETY: as in `shortest`; the function tells how many bytes it wrote.
+    unsafe {
+        text.write(MAX_FLOAT_TEXT, |to| {
+            float_to_shortest_decimal_bufn(value, to.cast()) as usize
+        });
+    }
 }
 
-fn format<T: Component>(vector: Dense<'_, T>) -> CString {
-    let mut text = Vec::with_capacity(vector.values().len() * MAX_FLOAT_TEXT + 2);
-    text.push(b'[');
-    for (i, &value) in vector.values().iter().enumerate() {
-        if i > 0 {
-            text.push(b',');
-        }
-        write_shortest(value.to_f32(), &mut text);
+fn format<T: Component>(vector: Dense<'_, T>) -> pg_sys::Datum {
+    // At once, because each conversion of a number of half precision has a price.
+    let values = vector.widened();
+    // Fewer bytes of a number than that, and one before it; and one behind all.
+    let most = values.len() * MAX_FLOAT_TEXT + 1;
+    let mut text = Text::new(most);
+    // SAFETY: so much room is there, and so many bytes are written.
+    unsafe {
+        text.write(most, |start| {
+            let (mut to, mut before) = (start, b'[');
+            for &value in &*values {
+                *to = before;
+                before = b',';
+                let len = float_to_shortest_decimal_bufn(value, to.add(1).cast());
+                to = to.add(1 + len as usize);
+            }
+            *to = b']';
+            to.offset_from(start) as usize + 1
+        });
     }
-    text.push(b']');
-    CString::new(text).unwrap_or_default()
+    text.finish()
 }
 
 /// Text to vector, and vector to text.
 macro_rules! text_functions {
-    ($component:ty: $in:ident, $out:ident) => {
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $in(input: &CStr, _element: pg_sys::Oid, typmod: i32) -> Owned<$component> {
-            let values = parse(input.to_bytes());
-            check_typmod(typmod, values.len());
-            Owned::checked(values)
-        }
+    ($vector:ident of $component:ty: $in:ident, $out:ident) => {
+        functions! {
+            fn $in(input: &CStr, _element: i32, typmod: i32) -> pg_sys::Datum {
+                let values = parse::<$component>(input.to_bytes());
+                check_typmod(typmod, values.len());
+                dense::build(values.len(), |out| out.copy_from_slice(&values))
+            }
 
-        #[pg_extern(immutable, strict, parallel_safe)]
-        fn $out(vector: Dense<'_, $component>) -> CString {
-            format(vector)
+            fn $out(vector: Scanned<$vector<'_>>) -> pg_sys::Datum {
+                format(vector.0)
+            }
         }
     };
 }
-text_functions!(f32: vector_in, vector_out);
-text_functions!(f16: halfvec_in, halfvec_out);
+text_functions!(Vector of f32: vector_in, vector_out);
+text_functions!(HalfVector of half::f16: halfvec_in, halfvec_out);

@@ -1,6 +1,6 @@
 //! Nanoseconds a distance, per instruction set and dimension.
 
-use ann::{SparseVector, simd};
+use ann::{SparseVector, distance, simd};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -21,6 +21,41 @@ fn distances(c: &mut Criterion) {
                 });
             }
         }
+    }
+}
+
+/// What the operators do, beside what the kernels alone would give: the difference is the
+/// look at the sums.
+fn operators(c: &mut Criterion) {
+    let kernels = simd::kernels();
+    for dimension in [96_usize, 384] {
+        let a: Vec<f32> = (0..dimension).map(|i| (i as f32).sin()).collect();
+        let b: Vec<f32> = (0..dimension).map(|i| (i as f32).cos()).collect();
+        let mut group = c.benchmark_group(format!("operators, dimension {dimension}"));
+        group.bench_function("cosine, unchecked", |bench| {
+            bench.iter(|| {
+                let (ab, aa, bb) = (kernels.single.cosine_parts)(black_box(&a), black_box(&b));
+                let norms = (f64::from(aa) * f64::from(bb)).sqrt();
+                1.0 - (f64::from(ab) / norms).clamp(-1.0, 1.0)
+            })
+        });
+        group.bench_function("cosine", |bench| {
+            bench.iter(|| distance::cosine(kernels, black_box(&a[..]), black_box(&b[..])))
+        });
+        group.bench_function("l2, unchecked", |bench| {
+            bench.iter(|| {
+                f64::from((kernels.single.l2_squared)(black_box(&a), black_box(&b))).sqrt()
+            })
+        });
+        group.bench_function("l2", |bench| {
+            bench.iter(|| distance::l2(kernels, black_box(&a[..]), black_box(&b[..])))
+        });
+        group.bench_function("inner product, unchecked", |bench| {
+            bench.iter(|| f64::from((kernels.single.inner_product)(black_box(&a), black_box(&b))))
+        });
+        group.bench_function("inner product", |bench| {
+            bench.iter(|| distance::inner_product(kernels, black_box(&a[..]), black_box(&b[..])))
+        });
     }
 }
 
@@ -79,5 +114,5 @@ fn bits(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, distances, sparse_distances, bits);
+criterion_group!(benches, distances, operators, sparse_distances, bits);
 criterion_main!(benches);

@@ -1,7 +1,7 @@
 //! Vectors in, nearest vectors out.
 //!
 //! This crate holds everything of insitu that is an algorithm over vectors:
-//! distances with run-time SIMD dispatch ([`simd`]), metrics ([`metric`]), short
+//! distances ([`distance`]) with run-time SIMD dispatch ([`simd`]), metrics ([`metric`]), short
 //! codes ([`quantize`]), and two indexes: the graph [`hnsw`] and the inverted
 //! file [`ivf`]. An index lives on fixed-size pages that it reads and changes
 //! through one trait, [`page::PageStore`], so the same code runs over the
@@ -10,6 +10,7 @@
 //!
 //! Nothing here knows of PostgreSQL or of models.
 
+pub mod distance;
 pub mod error;
 mod heap_tid;
 pub mod hnsw;

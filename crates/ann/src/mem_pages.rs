@@ -6,7 +6,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::{ArcRwLockReadGuard, ArcRwLockWriteGuard, Mutex, RawRwLock, RwLock};
 
@@ -23,6 +23,7 @@ pub struct MemPages {
     journal: Mutex<Vec<Record>>,
     recycled: Mutex<Vec<Block>>,
     ticks: AtomicU32,
+    alone: AtomicBool,
 }
 
 /// A page under a share lock.
@@ -89,6 +90,11 @@ impl MemPages {
         change(&mut page.write());
     }
 
+    /// What [`PageStore::is_alone`] says from now on; no, at first.
+    pub fn set_alone(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+    }
+
     fn page(&self, block: Block) -> Result<Arc<RwLock<Body>>, Error> {
         self.pages
             .read()
@@ -147,6 +153,10 @@ impl PageStore for MemPages {
 
     fn horizon(&self) -> u32 {
         self.stamp()
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
     }
 
     fn block_of(&self, page: &WriteGuard) -> Block {

@@ -125,8 +125,8 @@ pub trait PageStore {
     /// the page is there need not survive a crash; what a record writes to it does.
     fn extend(&self) -> Result<Self::Write<'_>, Error>;
 
-    /// Lets a page that nobody uses any more be used again. That it may be need not
-    /// survive a crash.
+    /// Lets a page that nobody uses any more be used again, or one that waits for that: who
+    /// gets it finds out. That it may be need not survive a crash.
     fn recycle(&self, block: Block);
 
     /// Locks a page that may be used again, if there is one. It waits for nobody's lock.
@@ -140,6 +140,11 @@ pub trait PageStore {
     /// A stamp: everything has ended that had begun when an [earlier](is_earlier) one was
     /// given, searches, inserts and all else that may remember a page's number.
     fn horizon(&self) -> u32;
+
+    /// Whether nothing is under way, beside the caller, that may remember a page's number: no
+    /// search and no insert, here or on a server that replays this one's records. It may say
+    /// no without a reason.
+    fn is_alone(&self) -> bool;
 
     /// The number of a locked page.
     fn block_of(&self, page: &Self::Write<'_>) -> Block;

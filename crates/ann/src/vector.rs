@@ -33,3 +33,11 @@ impl SparseVector<'_> {
         (&self.indices[..count], &self.values[..count])
     }
 }
+
+impl<'a> SparseVector<'a> {
+    /// Each index with its component.
+    pub(crate) fn entries(self) -> impl Iterator<Item = (u32, f32)> + use<'a> {
+        let indices = self.indices.iter().copied();
+        indices.zip(self.values.iter().copied())
+    }
+}

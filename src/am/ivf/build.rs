@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::sync::{Arc, LazyLock};
 
 use ann::ivf::kmeans::{Centroids, ROUNDS, Sample, cluster};
-use ann::ivf::layout::{MAX_LISTS, default_lists};
+use ann::ivf::layout::default_lists;
 use ann::ivf::{Builder, Codec, Options, index::create};
 use ann::quantize::extended::Bits;
 use ann::{HeapTid, Metric};
@@ -14,13 +14,12 @@ use pgrx::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::{index as open_index, options};
+use super::{given, index as open_index, options};
 use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
 };
 use crate::am::sample::rows_of_pages;
-use crate::encoding::{ServerText, argument};
 use crate::errors::{notice, raise, raise_with_hint, unwrap_index};
 use crate::raised::unchanged;
 use crate::storage::RelationPages;
@@ -72,12 +71,12 @@ pub unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut core::ffi::
 }
 
 /// Everything that is known of an index before its rows are read.
-struct Plan {
+pub(super) struct Plan {
     method: String,
     name: String,
-    codec: Codec,
+    pub(super) codec: Codec,
     options: Options,
-    reader: Reader,
+    pub(super) reader: Reader,
     /// Lists, if the creator said how many.
     lists: Option<u32>,
     centroids: Option<String>,
@@ -227,7 +226,7 @@ fn missing_budget(lists: usize, plan: &Plan) -> Option<(usize, usize)> {
 }
 
 /// Raises an ERROR if there is no room for so many lists.
-fn check_budget(lists: usize, plan: &Plan) {
+pub(super) fn check_budget(lists: usize, plan: &Plan) {
     if let Some((size, room)) = missing_budget(lists, plan) {
         raise_with_hint(
             PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -273,8 +272,9 @@ unsafe fn centroids(
     // SAFETY: passed on.
     let (mut vectors, lists) = unsafe {
         match &plan.centroids {
-            Some(table) => (given_centroids(heap, index, plan, table), None),
+            Some(table) => (given::centroids(heap, index, plan, table), None),
             None => {
+                given::forget(index);
                 let (vectors, lists) = sampled(heap, index, index_info, plan);
                 (vectors, Some(lists))
             }
@@ -372,121 +372,6 @@ unsafe fn sampled(
             None => affordable(default_lists(rows) as usize, plan),
         };
         (sample.into_vectors(), lists)
-    }
-}
-
-/// The vectors of a table of centroids, loaded: of its one column of the index's type.
-/// It may be empty if the index is, as where a schema is restored without its data.
-///
-/// # Safety
-///
-/// An open index and its table.
-unsafe fn given_centroids(
-    heap: pg_sys::Relation,
-    index: pg_sys::Relation,
-    plan: &Plan,
-    table: &str,
-) -> Vec<f32> {
-    // SAFETY: reads a table with the rights of the index's owner, as whom an index
-    // is built.
-    unsafe {
-        let wrong = |message: String, hint: &str| -> ! {
-            raise_with_hint(
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                message,
-                hint,
-            )
-        };
-        let kind = *(*index).rd_opcintype;
-        let mut values = Vec::new();
-        let mut loaded = vec![0.0; plan.codec.padded()];
-        // The commit that empties a temporary table builds its indexes anew, after the
-        // snapshot is gone.
-        let is_commit = !pg_sys::ActiveSnapshotSet();
-        if is_commit {
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        }
-        let result = Spi::connect(|client| {
-            let columns = client.select(
-                "SELECT pg_catalog.quote_ident(attname) FROM pg_catalog.pg_attribute
-                  WHERE attrelid OPERATOR(pg_catalog.=) $1::pg_catalog.regclass::pg_catalog.oid
-                    AND atttypid OPERATOR(pg_catalog.=) $2
-                    AND attnum OPERATOR(pg_catalog.>) 0 AND NOT attisdropped",
-                None,
-                &[argument(table), kind.into()],
-            )?;
-            let columns: Vec<ServerText> = columns
-                .filter_map(|row| row.get::<ServerText>(1).ok().flatten())
-                .collect();
-            let [column] = &columns[..] else {
-                wrong(
-                    format!(
-                        "table {table} has {} columns of the index's type, not one",
-                        columns.len()
-                    ),
-                    "Centroids are read from a table with one column of vectors.",
-                );
-            };
-            let relation = client
-                .select(
-                    "SELECT $1::pg_catalog.regclass::pg_catalog.text",
-                    None,
-                    &[argument(table)],
-                )?
-                .first()
-                .get_one::<ServerText>()?;
-            let (column, relation) = (column.to_utf8(), relation.map(|name| name.to_utf8()));
-            let query = format!(
-                "SELECT {column} FROM {} WHERE {column} IS NOT NULL",
-                relation.unwrap_or_default()
-            );
-            let rows = client.select(
-                &ServerText::new(&query).into_c_string(),
-                Some(i64::from(MAX_LISTS) + 1),
-                &[],
-            )?;
-            let context = RowContext::new();
-            for row in rows {
-                pgrx::check_for_interrupts!();
-                let Some(vector) = row.get::<pgrx::AnyElement>(1)? else {
-                    continue;
-                };
-                check_budget(values.len() / plan.codec.padded() + 1, plan);
-                context.run_and_reset(|| {
-                    let value = plan.reader.read(vector.datum());
-                    if plan.codec.load(value.as_vector(), &mut loaded).is_some() {
-                        values.extend_from_slice(&loaded);
-                    }
-                });
-            }
-            Ok::<(), spi::Error>(())
-        });
-        if is_commit {
-            pg_sys::PopActiveSnapshot();
-        }
-        if let Err(error) = result {
-            wrong(
-                format!("centroids cannot be read from {table}: {error}"),
-                "Name a table.",
-            );
-        }
-        let lists = values.len() / plan.codec.padded();
-        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
-        if lists == 0 && pg_sys::RelationGetNumberOfBlocksInFork(heap, main) == 0 {
-            notice(
-                format!("table {table} has no centroids: the index gets one list"),
-                None,
-                Some("REINDEX when both tables have rows."),
-            );
-            return values;
-        }
-        if lists == 0 || lists > MAX_LISTS as usize {
-            wrong(
-                format!("table {table} has {lists} centroids"),
-                &format!("An index has 1 to {MAX_LISTS} lists."),
-            );
-        }
-        values
     }
 }
 

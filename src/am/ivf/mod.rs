@@ -6,6 +6,7 @@
 
 mod build;
 mod cost;
+mod given;
 mod insert;
 pub mod options;
 pub mod scan;

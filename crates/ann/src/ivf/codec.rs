@@ -15,7 +15,7 @@
 
 use super::layout::{ENTRY_HEAD, Entry, EntryHead, Layout, Member, Options, RoundedUp};
 use crate::metric::{self, normalize};
-use crate::quantize::bound::{Norms, has_exact_norm, lower_bound};
+use crate::quantize::bound::{Norms, has_exact_norm, has_exact_products, lower_bound};
 use crate::quantize::extended::{self, Bits};
 use crate::quantize::fastscan::Table;
 use crate::quantize::rabitq::{self, Form};
@@ -242,7 +242,7 @@ impl Codec {
                 head.copy_from_slice(values);
                 rest.fill(0.0);
                 self.subtract_mean(head);
-                let is_exact = has_exact_norm(head);
+                let is_exact = has_exact_products(self.options.metric, head);
                 let is_placed = self.options.metric != Metric::Cosine || normalize(head);
                 if !is_exact {
                     shorten(head);

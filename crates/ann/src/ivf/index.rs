@@ -554,8 +554,14 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// the file.
     pub(super) fn allocate(&self) -> Result<S::Write<'s>, Error> {
         while let Some(page) = self.store.recycled()? {
-            if Header::of(&page).kind() == Some(Kind::New) {
-                return Ok(page);
+            match Header::of(&page).kind() {
+                Some(Kind::New) => return Ok(page),
+                Some(Kind::Closed) => match self.free_if_unread(page)? {
+                    Some(page) => return Ok(page),
+                    // The others wait likewise.
+                    None => break,
+                },
+                _ => {}
             }
         }
         self.store.extend()

@@ -62,6 +62,8 @@ impl Seen {
 #[derive(Default)]
 struct Usage {
     pages: Vec<Block>,
+    /// Those of them that are list pages.
+    list_pages: Vec<Block>,
     members: usize,
     /// The first list page with room.
     room: Option<Block>,
@@ -75,7 +77,7 @@ struct Copies {
     pages: Vec<Block>,
 }
 
-impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
+impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     /// Removes the rows for which `is_dead` says so.
     ///
     /// The inserts of these rows must have ended before this call. (Those that
@@ -96,6 +98,12 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             if gain >= LEAST_GAIN.max(needed) {
                 counts.unlinked += usage.pages.len() as u64;
                 self.write_anew(list, link.head)?;
+                if self.store.is_alone() {
+                    // The next list that is written anew finds room there.
+                    for block in usage.list_pages {
+                        self.free(block, &|_| true)?;
+                    }
+                }
                 return self.see(list, &mut seen);
             }
             usage.pages.iter().for_each(|&block| seen.add(block));
@@ -110,9 +118,10 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         })?;
         let unseen = || (0..blocks).filter(|&block| !seen.has(block));
         let horizon = self.store.horizon();
+        let is_alone = self.store.is_alone();
         for block in unseen() {
             self.store.pause();
-            counts.unused += self.free_or_wait(block, horizon)?;
+            counts.unused += self.free_or_wait(block, horizon, is_alone)?;
         }
         for block in unseen() {
             self.store.pause();
@@ -153,6 +162,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
             drop(page);
             self.store.pause();
             usage.pages.push(at);
+            usage.list_pages.push(at);
             let code_pages = directory
                 .iter()
                 .enumerate()
@@ -380,10 +390,11 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
     }
 
     /// Looks at a page that no list has: a closed list page is emptied if everything has
-    /// ended that had begun when it was found before. Else gives how many pages wait for
-    /// that. (Of the other pages that were not seen, a list has taken some since, and the
-    /// others are code pages of closed ones.)
-    fn free_or_wait(&self, block: Block, horizon: u32) -> Result<u64, Error> {
+    /// ended that had begun when it was found before, or if nothing else is under way. Else
+    /// gives how many pages wait for that; inserts look at them too. (Of the other pages that
+    /// were not seen, a list has taken some since, and the others are code pages of closed
+    /// ones.)
+    fn free_or_wait(&self, block: Block, horizon: u32, is_alone: bool) -> Result<u64, Error> {
         let layout = self.codec.layout(Level::Rows);
         let (kind, of_list, directory) = {
             let page = self.store.read(block)?;
@@ -393,31 +404,61 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
         if kind != Some(Kind::Closed) {
             return Ok(0);
         }
-        if of_list.unlinked != 0 && is_earlier(of_list.unlinked, horizon) {
-            self.free(block)?;
+        let unlinked = of_list.unlinked;
+        if is_alone || is_unread(&of_list, horizon) {
+            // Unless an insert has taken it since.
+            self.free(block, &|page| ListHeader::of(page).unlinked == unlinked)?;
             return Ok(0);
         }
-        let unlinked = self.store.stamp();
+        let now = self.store.stamp();
         // A time to come is from before a crash, or half of all stamps ago.
-        if of_list.unlinked == 0 || is_earlier(unlinked, of_list.unlinked) {
+        if unlinked == 0 || is_earlier(now, unlinked) {
             let mut page = self.store.lock(block)?;
-            self.store.commit(&mut [&mut page], &mut |bodies| {
-                let of_list = ListHeader::of(bodies[0]);
-                ListHeader {
-                    unlinked,
-                    ..of_list
-                }
-                .write(bodies[0]);
-            });
+            if Header::of(&page).kind() == Some(Kind::Closed) {
+                self.store.commit(&mut [&mut page], &mut |bodies| {
+                    let of_list = ListHeader::of(bodies[0]);
+                    ListHeader {
+                        unlinked: now,
+                        ..of_list
+                    }
+                    .write(bodies[0]);
+                });
+            }
         }
+        self.store.recycle(block);
         let code_pages = directory.iter().filter(|&&codes| codes != 0);
         Ok(1 + code_pages.count() as u64)
     }
 
-    /// Empties a list page that nobody reads any more, and its code pages.
-    fn free(&self, block: Block) -> Result<(), Error> {
+    /// Empties a page that came out of those that can be used again or wait for that, if
+    /// nobody reads it any more; else it goes on to wait.
+    pub(super) fn free_if_unread(&self, page: S::Write<'s>) -> Result<Option<S::Write<'s>>, Error> {
+        let of_list = ListHeader::of(&page);
+        if is_unread(&of_list, self.store.horizon()) {
+            return self.free_locked(page).map(Some);
+        }
+        // Without a stamp it is a list's, or nobody knows how long it has been nobody's.
+        if of_list.unlinked != 0 {
+            self.store.recycle(self.store.block_of(&page));
+        }
+        Ok(None)
+    }
+
+    /// Empties a closed list page that nobody reads any more, and its code pages, if it is
+    /// still what it was.
+    fn free(&self, block: Block, is_same: &dyn Fn(&Body) -> bool) -> Result<(), Error> {
+        let page = self.store.lock(block)?;
+        if Header::of(&page).kind() == Some(Kind::Closed) && is_same(&page) {
+            drop(self.free_locked(page)?);
+            self.store.recycle(block);
+        }
+        Ok(())
+    }
+
+    /// Empties a locked list page that nobody reads any more, and its code pages.
+    fn free_locked(&self, mut page: S::Write<'s>) -> Result<S::Write<'s>, Error> {
         let layout = self.codec.layout(Level::Rows);
-        let mut page = self.store.lock(block)?;
+        let block = self.store.block_of(&page);
         let header = Header::of(&page);
         for number in 0..layout.code_pages {
             let codes = layout.directory(&page)[number];
@@ -436,12 +477,20 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'_, S, C> {
                     layout.directory_mut(bodies[0])[number] = 0;
                     Header::new(Kind::New, 0, 0, 0).write(bodies[1]);
                 });
+            drop(code_page);
+            self.store.recycle(codes);
         }
         self.store.commit(&mut [&mut page], &mut |bodies| {
             Header::new(Kind::New, 0, 0, 0).write(bodies[0]);
         });
-        Ok(())
+        Ok(page)
     }
+}
+
+/// Whether everything has ended that had begun when a closed list page was found to be
+/// nobody's.
+fn is_unread(of_list: &ListHeader, horizon: u32) -> bool {
+    of_list.unlinked != 0 && is_earlier(of_list.unlinked, horizon)
 }
 
 /// Makes a locked list page one of another kind.

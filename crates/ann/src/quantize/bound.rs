@@ -8,9 +8,8 @@
 //! bound also allows for rounding: of the rotation (relative to the norms, a few
 //! times log₂ D units of 2⁻²⁴), of the product with the code, and of the
 //! operator's own sum over D terms in at least four accumulators (at most
-//! D/4 + 8 units). What underflows in the operator is allowed for by
-//! [`UNDERFLOW`]; vectors so short or so long that more than that is lost have an
-//! infinite error ([`has_exact_norm`]).
+//! D/4 + 8 units). What underflows is allowed for by [`UNDERFLOW`]; vectors so short or
+//! so long that more than that is lost here have an infinite error ([`has_exact_products`]).
 
 use crate::{Metric, metric};
 
@@ -41,6 +40,12 @@ impl Norms {
             rest: norm,
         }
     }
+}
+
+/// Whether the code of a vector can tell of its distances under a metric. Under cosine it
+/// can always: what is coded has length 1.
+pub fn has_exact_products(metric: Metric, vector: &[f32]) -> bool {
+    metric == Metric::Cosine || has_exact_norm(vector)
 }
 
 /// A lower bound, in the units of the metric's SQL operator, of a vector's
@@ -107,18 +112,14 @@ pub(crate) mod tests {
     use super::*;
     use crate::hnsw::{Code, Codec, Fused};
     use crate::quantize::frame::Frame;
-    use crate::simd;
+    use crate::{distance, simd};
 
     /// What the operators compute.
     pub(crate) fn operator(kernels: &simd::Kernels, metric: Metric, a: &[f32], b: &[f32]) -> f64 {
         match metric {
-            Metric::L2 => f64::from((kernels.single.l2_squared)(a, b)).sqrt(),
-            Metric::InnerProduct => f64::from(-(kernels.single.inner_product)(a, b)),
-            _ => {
-                let (ab, aa, bb) = (kernels.single.cosine_parts)(a, b);
-                let norms = (f64::from(aa) * f64::from(bb)).sqrt();
-                1.0 - (f64::from(ab) / norms).clamp(-1.0, 1.0)
-            }
+            Metric::L2 => distance::l2(kernels, a, b),
+            Metric::InnerProduct => -distance::inner_product(kernels, a, b),
+            _ => distance::cosine(kernels, a, b),
         }
     }
 
@@ -200,6 +201,7 @@ pub(crate) mod tests {
                 let key = codec.key(&query, code.bytes());
                 let bound = codec.bound(&query, code.bytes(), key);
                 prop_assert!(!bound.is_nan());
+                prop_assert!(metric != Metric::Cosine || bound > -0.1, "it tells nothing: {bound}");
                 for kernels in simd::available() {
                     let exact = operator(&kernels, metric, &a, &b);
                     prop_assert!(

@@ -22,6 +22,10 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn load_partial(p: *const f32, n: usize) -> Self;
     /// Loads `LANES` half-precision values from `p`, which needs no alignment.
     unsafe fn load_half(p: *const f16) -> Self;
+    /// Stores `LANES` values at `p`, which needs no alignment.
+    unsafe fn store(self, p: *mut f32);
+    /// Stores `LANES` values, rounded to half precision, at `p`, which needs no alignment.
+    unsafe fn store_half(self, p: *mut f16);
     /// Loads `LANES` bytes from `p`, which needs no alignment, as numbers.
     unsafe fn load_i8(p: *const i8) -> Self;
     /// All lanes the same.
@@ -47,15 +51,31 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn sum(self) -> f32;
 }
 
-/// Components that a register of `f32` lanes can be loaded from.
+/// Components that a register of `f32` lanes can be loaded from and stored to.
 pub(super) trait Component: Copy {
+    /// Their bits.
+    type Bits: Copy + Default + Ord;
+    /// The bits of infinity.
+    const INFINITE: Self::Bits;
+
     /// Loads `LANES` values from `p`, which needs no alignment.
     unsafe fn load<V: Lanes>(p: *const Self) -> V;
     /// Loads `n < LANES` values from `p`; the other lanes are zero.
     unsafe fn load_partial<V: Lanes>(p: *const Self, n: usize) -> V;
+    /// Stores `LANES` values at `p`, which needs no alignment.
+    unsafe fn store<V: Lanes>(values: V, p: *mut Self);
+    /// Stores the first `n < LANES` values at `p`.
+    unsafe fn store_partial<V: Lanes>(values: V, p: *mut Self, n: usize);
+    /// The bits of the magnitude, which are in the order of magnitudes.
+    fn magnitude(self) -> Self::Bits;
+    /// The same values, if they are `f32`.
+    fn as_single(values: &[Self]) -> Option<&[f32]>;
 }
 
 impl Component for f32 {
+    type Bits = u32;
+    const INFINITE: u32 = f32::INFINITY.to_bits();
+
     #[inline(always)]
     unsafe fn load<V: Lanes>(p: *const f32) -> V {
         // SAFETY: passed on.
@@ -66,9 +86,35 @@ impl Component for f32 {
         // SAFETY: passed on.
         unsafe { V::load_partial(p, n) }
     }
+    #[inline(always)]
+    unsafe fn store<V: Lanes>(values: V, p: *mut f32) {
+        // SAFETY: passed on.
+        unsafe { values.store(p) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<V: Lanes>(values: V, p: *mut f32, n: usize) {
+        // As many as the widest register has.
+        let mut lanes = [0.0; 16];
+        // SAFETY: `n < LANES <= 16` values are writable at `p`.
+        unsafe {
+            values.store(lanes.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+    #[inline(always)]
+    fn magnitude(self) -> u32 {
+        self.to_bits() & (u32::MAX >> 1)
+    }
+    #[inline(always)]
+    fn as_single(values: &[f32]) -> Option<&[f32]> {
+        Some(values)
+    }
 }
 
 impl Component for f16 {
+    type Bits = u16;
+    const INFINITE: u16 = f16::INFINITY.to_bits();
+
     #[inline(always)]
     unsafe fn load<V: Lanes>(p: *const f16) -> V {
         // SAFETY: passed on.
@@ -83,6 +129,29 @@ impl Component for f16 {
             std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
             V::load_half(lanes.as_ptr())
         }
+    }
+    #[inline(always)]
+    unsafe fn store<V: Lanes>(values: V, p: *mut f16) {
+        // SAFETY: passed on.
+        unsafe { values.store_half(p) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<V: Lanes>(values: V, p: *mut f16, n: usize) {
+        // As many as the widest register has.
+        let mut lanes = [f16::ZERO; 16];
+        // SAFETY: `n < LANES <= 16` values are writable at `p`.
+        unsafe {
+            values.store_half(lanes.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+    #[inline(always)]
+    fn magnitude(self) -> u16 {
+        self.to_bits() & (u16::MAX >> 1)
+    }
+    #[inline(always)]
+    fn as_single(_values: &[f16]) -> Option<&[f32]> {
+        None
     }
 }
 
@@ -513,7 +582,7 @@ macro_rules! kernels {
         use crate::quantize::extended;
         use crate::SparseVector;
         use crate::simd::generic::Lanes;
-        use crate::simd::{Distances, Kernels, SparseDistances, generic};
+        use crate::simd::{Components, Distances, Kernels, SparseDistances, components, generic};
         use half::f16;
 
         /// A kernel compiled for the instruction set, as a safe function: the
@@ -549,10 +618,54 @@ macro_rules! kernels {
                 }
             };
         }
+        macro_rules! components {
+            ($component:ty) => {
+                Components::<$component> {
+                    add: kernel!(
+                        (a: &[$component], b: &[$component], out: &mut [$component]) -> (),
+                        components::add::<$lanes, $component>(a, b, out)),
+                    add_to: kernel!(
+                        (sums: &mut [$component], b: &[$component]) -> (),
+                        components::add_to::<$lanes, $component>(sums, b)),
+                    subtract: kernel!(
+                        (a: &[$component], b: &[$component], out: &mut [$component]) -> (),
+                        components::subtract::<$lanes, $component>(a, b, out)),
+                    multiply: kernel!(
+                        (a: &[$component], b: &[$component], out: &mut [$component]) -> (),
+                        components::multiply::<$lanes, $component>(a, b, out)),
+                    underflow: kernel!(
+                        (a: &[$component], b: &[$component], products: &[$component]) -> bool,
+                        components::underflow::<$component>(a, b, products)),
+                    are_finite: kernel!(
+                        (values: &[$component]) -> bool,
+                        components::are_finite::<$component>(values)),
+                    squares: kernel!(
+                        (values: &[$component]) -> f64,
+                        components::squares::<$lanes, $component>(values)),
+                    scale: kernel!(
+                        (values: &[$component], times: f64, out: &mut [$component]) -> (),
+                        components::scale::<$lanes, $component>(values, times, out)),
+                    accumulate: kernel!(
+                        (sums: &mut [f64], values: &[$component]) -> bool,
+                        components::accumulate::<$lanes, $component>(sums, values)),
+                    signs: kernel!(
+                        (values: &[$component], bits: &mut [u8]) -> (),
+                        components::signs::<$lanes, $component>(values, bits)),
+                }
+            };
+        }
         Kernels {
             name: $name,
             single: distances!(f32),
             half: distances!(f16),
+            single_components: components!(f32),
+            half_components: components!(f16),
+            widen: kernel!(
+                (values: &[f16], out: &mut [f32]) -> (),
+                components::convert::<$lanes, f16, f32>(values, out)),
+            narrow: kernel!(
+                (values: &[f32], out: &mut [f16]) -> (),
+                components::convert::<$lanes, f32, f16>(values, out)),
             sparse: SparseDistances {
                 l2_squared: kernel!(
                     (a: SparseVector<'_>, b: SparseVector<'_>) -> f32,

@@ -16,6 +16,7 @@
 
 #![allow(unsafe_code)]
 
+mod components;
 mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -49,6 +50,35 @@ pub struct Distances<T> {
     pub l1: Kernel<T>,
     /// Σ aᵢ·bᵢ, Σ aᵢ², Σ bᵢ².
     pub cosine_parts: CosineKernel<T>,
+}
+
+/// A kernel that writes what it makes of each pair of components.
+pub type PairsKernel<T> = fn(&[T], &[T], &mut [T]);
+
+/// The kernels over components of one type. All slices have one length.
+#[derive(Clone, Copy)]
+pub struct Components<T> {
+    /// aᵢ + bᵢ, rounded to the type; infinite if that is too large.
+    pub add: PairsKernel<T>,
+    /// aᵢ + bᵢ in the place of aᵢ.
+    pub add_to: fn(&mut [T], &[T]),
+    /// aᵢ − bᵢ.
+    pub subtract: PairsKernel<T>,
+    /// aᵢ·bᵢ.
+    pub multiply: PairsKernel<T>,
+    /// Whether a product, of the third slice, is zero although neither factor is.
+    pub underflow: fn(&[T], &[T], &[T]) -> bool,
+    /// Whether all components are finite.
+    pub are_finite: fn(&[T]) -> bool,
+    /// Σ xᵢ² in `f64`.
+    pub squares: fn(&[T]) -> f64,
+    /// xᵢ·times, rounded from `f64`.
+    pub scale: fn(&[T], f64, &mut [T]),
+    /// Adds a vector to sums, and tells whether all of these are finite.
+    pub accumulate: fn(&mut [f64], &[T]) -> bool,
+    /// A bit for each component, eight to a byte, the first one highest: whether it is
+    /// positive. The bits that the last byte has beside them are zero.
+    pub signs: fn(&[T], &mut [u8]),
 }
 
 /// A distance kernel over two sparse vectors.
@@ -107,6 +137,14 @@ pub struct Kernels {
     pub single: Distances<f32>,
     /// For half precision.
     pub half: Distances<f16>,
+    /// For components in single precision.
+    pub single_components: Components<f32>,
+    /// For components in half precision.
+    pub half_components: Components<f16>,
+    /// Half precision as single precision.
+    pub widen: fn(&[f16], &mut [f32]),
+    /// The nearest numbers of half precision, of which infinity is one.
+    pub narrow: fn(&[f32], &mut [f16]),
     /// For sparse vectors.
     pub sparse: SparseDistances,
     /// How many bits of two strings of one length differ.

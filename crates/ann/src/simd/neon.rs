@@ -77,6 +77,17 @@ unsafe impl Lanes for float32x4_t {
         vld1q_f32(values.map(f16::to_f32).as_ptr())
     }
     #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        vst1q_f32(p, self);
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f16) {
+        let mut lanes = [0.0_f32; 4];
+        vst1q_f32(lanes.as_mut_ptr(), self);
+        p.cast::<[f16; 4]>()
+            .write_unaligned(lanes.map(f16::from_f32));
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {
         let four = vreinterpret_s8_s32(vdup_n_s32(p.cast::<i32>().read_unaligned()));
         vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four))))

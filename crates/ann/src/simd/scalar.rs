@@ -34,6 +34,16 @@ unsafe impl Lanes for One {
         One(unsafe { p.read_unaligned() }.to_f32())
     }
     #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: the caller gives a writable place.
+        unsafe { *p = self.0 };
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f16) {
+        // SAFETY: the caller gives a writable place.
+        unsafe { p.write_unaligned(f16::from_f32(self.0)) };
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {
         // SAFETY: the caller gives a readable value.
         One(f32::from(unsafe { *p }))

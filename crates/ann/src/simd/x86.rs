@@ -284,6 +284,15 @@ unsafe impl Lanes for __m512 {
         _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
     }
     #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm512_storeu_ps(p, self);
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f16) {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<NEAREST>(self));
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
     }
@@ -354,6 +363,14 @@ unsafe impl Lanes for __m256 {
     #[inline(always)]
     unsafe fn load_half(p: *const f16) -> Self {
         _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        _mm256_storeu_ps(p, self);
+    }
+    #[inline(always)]
+    unsafe fn store_half(self, p: *mut f16) {
+        _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self));
     }
     #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {

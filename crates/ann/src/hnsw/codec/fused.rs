@@ -26,7 +26,9 @@
 use super::{Codec, Measured};
 use crate::Metric;
 use crate::metric;
-use crate::quantize::bound::{Norms, cosine_of_chord, has_exact_norm, lower_bound};
+use crate::quantize::bound::{
+    Norms, cosine_of_chord, has_exact_norm, has_exact_products, lower_bound,
+};
 use crate::quantize::fastscan::{self, BLOCK, Table};
 use crate::quantize::frame::Frame;
 use crate::quantize::rabitq::{self, Factors, Form};
@@ -107,7 +109,7 @@ impl Fused {
         Some(Parts {
             along,
             rotated,
-            is_exact: has_exact_norm(vector) && has_exact_norm(&rest),
+            is_exact: has_exact_products(self.metric, vector) && has_exact_norm(&rest),
         })
     }
 

@@ -15,7 +15,7 @@
 
 use super::Codec;
 use crate::metric;
-use crate::quantize::bound::{Norms, has_exact_norm, lower_bound};
+use crate::quantize::bound::{Norms, has_exact_products, lower_bound};
 use crate::{Metric, SparseVector, simd};
 
 const HEAD: usize = 16;
@@ -133,7 +133,7 @@ impl Codec for Sparse {
             Metric::L1 => rest.map(|x| f64::from(x.abs())).sum(),
             _ => norm(rest),
         };
-        if !has_exact_norm(vector.values) {
+        if !has_exact_products(self.metric, vector.values) {
             error = f64::INFINITY;
         }
         let kept = norm(places.iter().map(|&i| values[i]));
@@ -167,7 +167,7 @@ impl Codec for Sparse {
             values: &values,
             ..vector
         });
-        if !has_exact_norm(vector.values) {
+        if !has_exact_products(self.metric, vector.values) {
             query.norm = f32::INFINITY;
         }
         Some(query)
@@ -196,6 +196,7 @@ mod tests {
 
     use super::super::Code;
     use super::*;
+    use crate::distance;
 
     const METRICS: [Metric; 4] = [Metric::L2, Metric::InnerProduct, Metric::Cosine, Metric::L1];
 
@@ -220,16 +221,12 @@ mod tests {
 
     /// What the operators compute.
     fn operator(metric: Metric, a: SparseVector<'_>, b: SparseVector<'_>) -> f64 {
-        let kernels = &simd::kernels().sparse;
+        let kernels = simd::kernels();
         match metric {
-            Metric::L2 => f64::from((kernels.l2_squared)(a, b)).sqrt(),
-            Metric::InnerProduct => -f64::from((kernels.inner_product)(a, b)),
-            Metric::L1 => f64::from((kernels.l1)(a, b)),
-            _ => {
-                let product = |a, b| f64::from((kernels.inner_product)(a, b));
-                let norms = (product(a, a) * product(b, b)).sqrt();
-                1.0 - (product(a, b) / norms).clamp(-1.0, 1.0)
-            }
+            Metric::L2 => distance::l2(kernels, a, b),
+            Metric::InnerProduct => -distance::inner_product(kernels, a, b),
+            Metric::L1 => distance::l1(kernels, a, b),
+            _ => distance::cosine(kernels, a, b),
         }
     }
 

@@ -130,6 +130,49 @@ fn every_prefix_of_writing_lists_anew_is_a_valid_index() {
     }
 }
 
+/// The same where nobody else is there, so that pages are used again by the vacuum that has
+/// emptied them, and where inserts empty pages that were waiting.
+#[test]
+fn every_prefix_of_using_pages_again_is_a_valid_index() {
+    let mut rng = SmallRng::seed_from_u64(24);
+    let vectors = clustered(&mut rng, 700, 300);
+    for alone in [true, false] {
+        let store = MemPages::new();
+        let options = options(Metric::L2, 300, Bits::Eight);
+        let index = built_with(&store, &options, &vectors[..500], (4, true));
+        let stays = |tid: u64| tid.is_multiple_of(5);
+        let begun = store.records();
+        store.set_alone(alone);
+        let counts = index.remove(&mut |tid| !stays(tid.0)).unwrap();
+        assert!(
+            counts.unlinked > 0 && (counts.free > 0) == alone,
+            "{counts:?}"
+        );
+        let removed = store.records();
+        store.tick();
+        let blocks = store.block_count();
+        insert_all(&index, &vectors[500..], 501);
+        assert_eq!(store.block_count(), blocks);
+        for records in begun..=store.records() {
+            let crashed = store.replay(records);
+            let held = rows_of(&crashed, &vectors[0]);
+            let mut expected = (1..=500).filter(|&tid| stays(tid));
+            assert!(expected.all(|tid| held.contains(&tid)), "{records}");
+            assert!(records <= removed || held.iter().all(|&tid| stays(tid) || tid > 500));
+            crashed.set_alone(true);
+            let index = open(&crashed);
+            let counts = index
+                .remove(&mut |tid| tid.0 <= 500 && !stays(tid.0))
+                .unwrap();
+            let report = index.check(&mut |_, _, _| {}).unwrap();
+            assert_eq!((report.problems, counts.unused), (vec![], counts.free));
+            // No page is lost.
+            let pages = u64::from(crashed.block_count());
+            assert_eq!(report.pages + counts.free, pages, "{records}");
+        }
+    }
+}
+
 #[test]
 fn a_page_that_a_crash_left_unused_is_used() {
     let mut rng = SmallRng::seed_from_u64(22);

@@ -196,3 +196,67 @@ fn closed_pages_are_opened() {
     assert!(!is_closed(&crashed));
     assert_eq!(index.check(&mut |_, _, _| {}).unwrap().problems, []);
 }
+
+/// Where nobody else is there, a table that is replaced again and again needs no more pages
+/// than the first time.
+#[test]
+fn an_index_that_is_replaced_does_not_grow() {
+    let store = MemPages::new();
+    let rows = sample(&store);
+    let index = open(&store);
+    store.set_alone(true);
+    let blocks = store.block_count();
+    for cycle in 1..4 {
+        let counts = index.remove(&mut |_| true).unwrap();
+        assert_eq!(counts.remaining, 0);
+        assert_eq!(counts.free, counts.unused);
+        insert_all(&index, &rows, cycle * ROWS + 1);
+        let report = index.check(&mut |_, _, _| {}).unwrap();
+        assert_eq!((report.problems, report.rows), (vec![], ROWS));
+        // Lists that were filled row by row may have their last pages elsewhere.
+        assert!(
+            store.block_count() <= blocks + blocks / 10,
+            "{} {blocks}",
+            store.block_count()
+        );
+    }
+    // New rows first, then the old ones go: lists are written anew where others were.
+    insert_all(&index, &rows, 4 * ROWS + 1);
+    let blocks = store.block_count();
+    for cycle in 4..7 {
+        let counts = index.remove(&mut |tid| tid.0 <= cycle * ROWS).unwrap();
+        assert_eq!((counts.remaining, counts.free), (ROWS, counts.unused));
+        insert_all(&index, &rows, (cycle + 1) * ROWS + 1);
+        assert_eq!(index.check(&mut |_, _, _| {}).unwrap().problems, []);
+        // One of five lists is there twice while it is copied.
+        assert!(
+            store.block_count() <= blocks + blocks / 4,
+            "{} {blocks}",
+            store.block_count()
+        );
+    }
+}
+
+/// What a vacuum had to leave, inserts take when those have ended that could read it.
+#[test]
+fn inserts_take_pages_that_were_waiting() {
+    let store = MemPages::new();
+    let rows = sample(&store);
+    let index = open(&store);
+    let blocks = store.block_count();
+    let counts = index.remove(&mut |_| true).unwrap();
+    assert!(counts.unused > 0 && counts.free == 0);
+    // A scan is under way.
+    insert_all(&index, &rows[..1000], ROWS + 1);
+    assert!(store.block_count() > blocks);
+    let more = store.block_count();
+    store.tick();
+    insert_all(&index, &rows[1000..], ROWS + 1001);
+    let report = index.check(&mut |_, _, _| {}).unwrap();
+    assert_eq!((report.problems, report.rows), (vec![], ROWS));
+    assert!(
+        store.block_count() <= more + 3,
+        "{} {more}",
+        store.block_count()
+    );
+}
