@@ -220,6 +220,9 @@ fn give(job: Job) -> Result<(), Job> {
             .stack_size(STACK)
             .spawn(|| {
                 allocator::note_aside();
+                // The system's allocator reserves addresses for a thread when it first asks:
+                // now, and not after somebody has found that there are enough.
+                drop(std::hint::black_box(Vec::<u8>::with_capacity(64)));
                 HAS_BEGUN.store(true, Ordering::Release);
                 work_aside();
             });
