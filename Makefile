@@ -32,7 +32,7 @@ demo: install ## ask questions about Debian's packages (ROWS=3000, or all)
 test: test-crates test-regress test-clusters ## run every test
 
 test-crates: setup ## unit and property tests of the crates, without a server
-	@$(ENV) cargo test -p ann -p encoder
+	@$(ENV) cargo test -p ann -p encoder -p memory
 
 test-regress: install ## SQL regression tests
 	@scripts/regress.sh

@@ -48,7 +48,13 @@ sed -i -E 's/^CREATE +FUNCTION /CREATE OR REPLACE FUNCTION /' "$package$extensio
 "${sudo[@]}" mv -f "$libdir/insitu.so.new" "$libdir/insitu.so"
 "${sudo[@]}" install -m 644 "$package$extensiondir"/insitu.control "$package$extensiondir"/insitu--*.sql "$extensiondir"
 # Under the project's own name: another program's ONNX Runtime may be of another version.
-"${sudo[@]}" install -m 755 "$INSITU_ONNXRUNTIME" "$libdir/insitu-onnxruntime.so"
+# Put there as a whole, and without a record meanwhile: sessions check the one against the other.
+runtime=$libdir/insitu-onnxruntime.so
+"${sudo[@]}" install -m 755 "$INSITU_ONNXRUNTIME" "$runtime.new"
+"${sudo[@]}" rm -f "$runtime.sha256"
+"${sudo[@]}" mv -f "$runtime.new" "$runtime"
+printf '%s %s\n' "$(stat -c %s "$INSITU_ONNXRUNTIME")" "$(sha256sum <"$INSITU_ONNXRUNTIME" | cut -d ' ' -f 1)" |
+    "${sudo[@]}" tee "$runtime.sha256" >/dev/null
 "${sudo[@]}" install -d "$docdir"
 "${sudo[@]}" install -m 644 LICENSE "$docdir/LICENSE"
 "${sudo[@]}" install -m 644 target/runtime/LICENSE "$docdir/LICENSE.onnxruntime"

@@ -161,6 +161,7 @@ pub fn raise_index(error: ann::Error, index: &str) -> ! {
         );
     }
     let (code, hint) = match error {
+        ann::Error::OutOfMemory(error) => crate::allocator::raise(error),
         ann::Error::Corrupted { .. } | ann::Error::NotOfList { .. } => (
             PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
             "REINDEX the index; if it happens again, check the storage.",

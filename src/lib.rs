@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 #[cfg(not(panic = "unwind"))]
 compile_error!("insitu needs panic = \"unwind\": PostgreSQL's errors unwind through it");
 
+mod allocator;
 mod am;
 mod embedding;
 mod encoding;

@@ -12,11 +12,13 @@
 
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
 use pgrx::prelude::*;
+
+use crate::allocator;
 
 /// Blocks all signals in this thread until it is dropped.
 struct BlockedSignals(libc::sigset_t);
@@ -61,19 +63,30 @@ pub fn with_workers<R>(
             (self.0)();
         }
     }
+    let begun = AtomicUsize::new(0);
+    let worker = || {
+        begun.fetch_add(1, Ordering::Release);
+        worker();
+    };
     std::thread::scope(|scope| {
         // Dropped at the end of `main` or when it panics, before the scope
         // waits for the workers.
         let _stop = Stop(stop);
         {
             let _blocked = BlockedSignals::new();
-            for _ in 0..workers {
+            for number in 0..workers {
                 // A machine that has no thread to give just builds slower.
+                if memory::check_thread().is_err() {
+                    break;
+                }
                 let spawned = std::thread::Builder::new()
                     .name("insitu build".into())
-                    .spawn_scoped(scope, &worker);
+                    .spawn_scoped(scope, worker);
                 if spawned.is_err() {
                     break;
+                }
+                while begun.load(Ordering::Acquire) <= number {
+                    std::thread::yield_now();
                 }
             }
         }
@@ -83,6 +96,9 @@ pub fn with_workers<R>(
 
 /// How long an interrupt of the server may wait while work is done aside.
 const PERIOD: Duration = Duration::from_millis(10);
+
+/// Bytes of its stack.
+const STACK: usize = 8 << 20;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -170,6 +186,10 @@ pub fn aside<R: Send>(work: impl FnOnce() -> R + Send, mut tick: impl FnMut()) -
 
 /// Has the thread for work aside do something short, if it is there and at rest.
 pub fn at_rest(work: fn()) {
+    if allocator::is_ending() {
+        // What is under way may have the lock.
+        return;
+    }
     let mut state = lock();
     if matches!(*state, Aside::Idle) {
         *state = Aside::Given(Box::new(work));
@@ -189,14 +209,28 @@ fn give(job: Job) -> Result<(), Job> {
     });
     let mut state = lock();
     if matches!(*state, Aside::Absent) {
+        static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+        if memory::check_available(STACK, "a thread").is_err() || memory::check_thread().is_err() {
+            return Err(job);
+        }
         let _blocked = BlockedSignals::new();
         let spawned = std::thread::Builder::new()
             .name("insitu model".into())
             // As much as the main thread has.
-            .stack_size(8 << 20)
-            .spawn(work_aside);
+            .stack_size(STACK)
+            .spawn(|| {
+                allocator::note_aside();
+                // The system's allocator reserves addresses for a thread when it first asks:
+                // now, and not after somebody has found that there are enough.
+                drop(std::hint::black_box(Vec::<u8>::with_capacity(64)));
+                HAS_BEGUN.store(true, Ordering::Release);
+                work_aside();
+            });
         if spawned.is_err() {
             return Err(job);
+        }
+        while !HAS_BEGUN.load(Ordering::Acquire) {
+            std::thread::yield_now();
         }
         *state = Aside::Idle;
     }
@@ -234,16 +268,25 @@ fn is_done_soon() -> bool {
     let is_at_work = |state: &mut Aside| !matches!(state, Aside::Idle | Aside::Absent);
     let waited = ASIDE_CHANGED.wait_timeout_while(lock(), PERIOD, is_at_work);
     let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-    !is_at_work(&mut state)
+    let is_done = !is_at_work(&mut state);
+    drop(state);
+    if !is_done {
+        allocator::end_for_aside();
+    }
+    is_done
 }
 
 fn stop_and_wait() {
     STOPPED.store(true, Ordering::Relaxed);
-    while !is_done_soon() {}
+    while !is_done_soon() && !allocator::is_ending() {}
     STOPPED.store(false, Ordering::Relaxed);
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    if allocator::is_ending() {
+        // The thread may wait for ever, and this one may have its lock.
+        return;
+    }
     stop_and_wait();
 }

@@ -1,7 +1,9 @@
 """Missing, truncated and hostile model files, and no runtime: one clear error each, and a session that goes on."""
 
+import hashlib
 import json
 import os
+import pathlib
 import random
 import shutil
 import struct
@@ -352,3 +354,33 @@ def test_a_gpu_that_is_not_there(model_database):
         assert notices == ["models of this session run on the processor"]
         with pytest.raises(psycopg.Error):
             conn.execute("SET insitu.execution_provider = tpu")
+
+
+def test_a_damaged_runtime_library(model_database, server_dir, settings):
+    """As a half-copied upgrade leaves it: mapping it would end the process."""
+    whole = pathlib.Path(settings["insitu.onnxruntime_path"]).read_bytes()
+    copy = server_dir / "libonnxruntime.so"
+
+    def fails(why):
+        with model_database.connect() as conn:
+            conn.execute("SELECT set_config('insitu.onnxruntime_path', %s, false)", [str(copy)])
+            with pytest.raises(psycopg.Error, match=why) as error:
+                conn.execute("SELECT insitu.embed('minilm', 'river')")
+            assert error.value.sqlstate == MISSING
+            assert "install it again" in error.value.diag.message_hint
+            assert conn.execute("SELECT 1").fetchone() == (1,)
+
+    for length in [0, 63, 4096, len(whole) // 2, len(whole) - 1]:
+        copy.write_bytes(whole[:length])
+        fails("is damaged: it has .* bytes")
+    # Whole by its size, but not by what was recorded of it.
+    copy.write_bytes(whole[:-100_000] + bytes(100_000))
+    record = pathlib.Path(f"{copy}.sha256")
+    record.write_text(f"{len(whole)} {hashlib.sha256(whole).hexdigest()}\n")
+    fails("is damaged: it has other content")
+    copy.write_bytes(whole + b"more")
+    fails("were installed")
+    copy.write_bytes(whole)
+    with model_database.connect() as conn:
+        conn.execute("SELECT set_config('insitu.onnxruntime_path', %s, false)", [str(copy)])
+        conn.execute("SELECT insitu.embed('minilm', 'river')")

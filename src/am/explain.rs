@@ -239,7 +239,7 @@ unsafe fn explain(
         let snapshot = pg_sys::GetActiveSnapshot();
         let scan = begin_scan(heap, index, snapshot);
         pg_sys::index_rescan(scan, std::ptr::null_mut(), 0, &raw mut key, 1);
-        let rows = Rows::new(heap, index, query);
+        let mut rows = Rows::new(heap, index, query);
 
         let method = match &*open::method(index) {
             "hnsw" => HNSW,
@@ -354,12 +354,12 @@ impl Rows {
     /// # Safety
     ///
     /// The slot holds a row of the table.
-    unsafe fn distance(&self, heap: pg_sys::Relation) -> f64 {
+    unsafe fn distance(&mut self, heap: pg_sys::Relation) -> f64 {
         let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
         let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
         // SAFETY: the arrays have room for the columns of any index; the
         // operator takes what is indexed. Nothing of the last row is in use.
-        self.context.run_and_reset(|| unsafe {
+        let work = || unsafe {
             pg_sys::MemoryContextReset((*self.expressions).ecxt_per_tuple_memory);
             let mut form = || {
                 pg_sys::FormIndexDatum(
@@ -388,7 +388,10 @@ impl Rows {
             } else {
                 distance
             }
-        })
+        };
+        // SAFETY: a number has no reference into the context, which lives as long as the
+        // rows.
+        unsafe { self.context.run_and_reset(work) }
     }
 
     /// # Safety

@@ -300,13 +300,17 @@ pub fn item_pointer(tid: HeapTid) -> pg_sys::ItemPointerData {
     pointer
 }
 
-/// A memory context for the work on one row.
-#[derive(Clone, Copy)]
+/// A memory context for the work on one row. There is one of each, so that it is freed
+/// once, and nothing empties it while it is in use.
 pub struct RowContext(pg_sys::MemoryContext);
 
 impl RowContext {
     /// A context below the current one, which frees it in the end.
-    pub fn new() -> Self {
+    ///
+    /// # Safety
+    ///
+    /// It is used only for as long as the current context lives.
+    pub unsafe fn new() -> Self {
         // SAFETY: the name is a constant string.
         RowContext(unsafe {
             pg_sys::AllocSetContextCreateInternal(
@@ -321,9 +325,13 @@ impl RowContext {
 
     /// Makes the context the current one while `work` runs, and frees it then.
     /// An ERROR leaves that to the server.
-    pub fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: the context lives until its parent is freed; after `work`,
-        // nothing refers to it any more.
+    ///
+    /// # Safety
+    ///
+    /// What `work` gives has no reference into the context.
+    pub unsafe fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: the context lives, as who made it says; after `work`, nothing refers
+        // to it any more.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.0);
             let result = work();
@@ -335,7 +343,11 @@ impl RowContext {
 
     /// Makes the context the current one while `work` runs, and empties it
     /// then. An ERROR leaves that to the server.
-    pub fn run_and_reset<R>(&self, work: impl FnOnce() -> R) -> R {
+    ///
+    /// # Safety
+    ///
+    /// As for [`RowContext::run`].
+    pub unsafe fn run_and_reset<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // SAFETY: as in `run`, but the context lives on.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.0);

@@ -5,6 +5,7 @@
 use ann::team::{Parts, Team};
 use pgrx::prelude::*;
 
+use crate::allocator;
 use crate::threads::with_workers;
 
 /// Numbers of `pg_stat_progress_create_index` (commands/progress.h).
@@ -53,6 +54,7 @@ impl Team for Workers {
             || {
                 while let Some(part) = parts.take() {
                     pgrx::check_for_interrupts!();
+                    allocator::check();
                     work(part);
                 }
             },

@@ -7,6 +7,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::open::RowContext;
+use crate::allocator;
 
 /// What is done with a row.
 struct Sampling<'f> {
@@ -31,8 +32,8 @@ unsafe extern "C-unwind" fn on_row(
             return;
         }
         let datum = *values;
-        let context = sampling.row_context;
-        context.run_and_reset(|| (sampling.show)(datum));
+        let Sampling { show, row_context } = sampling;
+        row_context.run_and_reset(|| show(datum));
     }
 }
 
@@ -52,7 +53,8 @@ pub unsafe fn rows_of_pages(
 ) -> f64 {
     let mut sampling = Sampling {
         show,
-        row_context: RowContext::new(),
+        // SAFETY: used for as long as this function, whose caller has the current context.
+        row_context: unsafe { RowContext::new() },
     };
     // SAFETY: the caller gives open relations.
     unsafe {
@@ -69,6 +71,7 @@ pub unsafe fn rows_of_pages(
             }
             wanted -= 1;
             pgrx::check_for_interrupts!();
+            allocator::check();
             pg_sys::table_index_build_range_scan(
                 heap,
                 index,

@@ -7,18 +7,91 @@ use std::collections::HashMap;
 
 use ann::HeapTid;
 use ann::ivf::index::List;
+use memory::vec::{push, reserve_in_map};
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
 use super::open::{self, RowContext};
+use super::progress::budget;
 use super::{hnsw, ivf};
+use crate::allocator;
 use crate::encoding::shown_name;
-use crate::errors::{raise, raise_index, unwrap_index};
+use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
 use crate::security::run_as;
 use crate::storage::RelationPages;
 
-/// What the index holds for each row: a hash of its code.
-type Held = HashMap<HeapTid, u64>;
+/// What the index holds for a row.
+struct Held {
+    /// Of its code.
+    hash: u64,
+    /// The number of its list.
+    list: u32,
+}
+
+/// What the index holds for each row, as far as there is memory for it.
+struct Rows<'a> {
+    held: HashMap<HeapTid, Held>,
+    /// Vertices of the graph, which the checker remembers.
+    vertices: usize,
+    index: &'a str,
+}
+
+/// Bytes of a hash table for so many entries: a power of two of places, an eighth of
+/// them free, with a byte more for each.
+fn size_of_table(entries: usize, size: usize) -> usize {
+    (entries / 7).saturating_mul(8).next_power_of_two() * (size + 1)
+}
+
+impl<'a> Rows<'a> {
+    /// What holds as many rows as the server expects in the table, or an ERROR if
+    /// `maintenance_work_mem` has no room for these.
+    ///
+    /// # Safety
+    ///
+    /// An open table.
+    unsafe fn new(heap: pg_sys::Relation, vertices: usize, index: &'a str) -> Self {
+        // SAFETY: the caller gives an open table. A table that was never analyzed has -1.
+        let expected = unsafe { (*(*heap).rd_rel).reltuples }.max(0.0) as usize;
+        let mut rows = Rows {
+            held: HashMap::new(),
+            vertices,
+            index,
+        };
+        rows.make_room(expected);
+        rows
+    }
+
+    /// Makes room for so many rows in all, or raises an ERROR.
+    fn make_room(&mut self, rows: usize) {
+        /// What the checker remembers of a row, and of a vertex.
+        const CHECKED: (usize, usize) = (size_of::<HeapTid>(), 18);
+        let entry = size_of::<(HeapTid, Held)>();
+        let size = size_of_table(rows, entry) + size_of_table(rows, CHECKED.0);
+        let size = size + self.vertices * CHECKED.1;
+        if size > budget() {
+            raise_with_hint(
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!(
+                    "checking index \"{}\" with {rows} rows takes {} MB, maintenance_work_mem is {} MB",
+                    self.index,
+                    size.div_ceil(1 << 20),
+                    budget() >> 20
+                ),
+                "Increase maintenance_work_mem.",
+            );
+        }
+        let more = rows - self.held.len();
+        allocator::unwrap(reserve_in_map(&mut self.held, more, "the rows of an index"));
+    }
+
+    fn insert(&mut self, tid: HeapTid, held: Held) {
+        let len = self.held.len();
+        if len == self.held.capacity() {
+            self.make_room(2 * len + 1);
+        }
+        self.held.insert(tid, held);
+    }
+}
 
 fn hash(code: &[u8]) -> u64 {
     use std::hash::{DefaultHasher, Hasher};
@@ -33,7 +106,7 @@ type Expected<'a> = dyn FnMut(pg_sys::Datum, HeapTid) -> Option<u64> + 'a;
 
 /// The comparison of a table with what its index holds.
 struct Comparison<'a, 'e> {
-    held: &'a Held,
+    held: &'a HashMap<HeapTid, Held>,
     expected: &'a mut Expected<'e>,
     row_context: RowContext,
     problem: Option<String>,
@@ -55,15 +128,14 @@ unsafe extern "C-unwind" fn on_row(
             return;
         }
         let (datum, tid) = (*values, open::heap_tid(*tid));
-        let context = comparison.row_context;
-        context.run_and_reset(|| {
+        comparison.row_context.run_and_reset(|| {
             let Some(expected) = (comparison.expected)(datum, tid) else {
                 return;
             };
             let row = format!("({},{})", tid.0 >> 16, tid.0 & 0xffff);
             match comparison.held.get(&tid) {
                 None => comparison.problem = Some(format!("the index lacks row {row}")),
-                Some(&held) if held != expected => {
+                Some(held) if held.hash != expected => {
                     let problem = format!("the index holds another vector for row {row}");
                     comparison.problem = Some(problem);
                 }
@@ -88,7 +160,8 @@ struct Counts {
 /// holds every live row of its table with the row's own vector. Raises an ERROR
 /// if it does not; else returns what was counted.
 ///
-/// Writes to the table wait meanwhile.
+/// Writes to the table wait meanwhile. It takes memory for each row, at most
+/// `maintenance_work_mem`.
 #[pg_extern(schema = "insitu", parallel_unsafe, strict)]
 #[allow(clippy::type_complexity)]
 fn verify_index(
@@ -143,16 +216,18 @@ unsafe fn verify_hnsw(heap: pg_sys::Relation, relation: pg_sys::Relation) -> Cou
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
         let graph = hnsw::index(&pages, &name);
-        let mut held = Held::new();
+        let vertices = unwrap_index(graph.meta(), &name).vertex_count;
+        let mut rows = Rows::new(heap, vertices as usize, &name);
         let report = graph.check(&mut |tid, code| {
-            held.insert(tid, hash(code));
+            let hash = hash(code);
+            rows.insert(tid, Held { hash, list: 0 });
         });
         let mut report = unwrap_index(report, &name);
         if !report.problems.is_empty() {
             raise_index(report.problems.swap_remove(0), &name);
         }
         let reader = hnsw::reader(relation, &graph);
-        compare(heap, relation, &held, &mut |datum, _| {
+        compare(heap, relation, &rows.held, &mut |datum, _| {
             let code = hnsw::encode(reader, graph.codec(), datum);
             code.map(|code| hash(code.bytes()))
         });
@@ -176,21 +251,25 @@ unsafe fn verify_ivf(heap: pg_sys::Relation, relation: pg_sys::Relation) -> Coun
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
         let index = ivf::index(&pages, &name);
-        let mut held = Held::new();
-        let mut lists: HashMap<HeapTid, List> = HashMap::new();
+        let mut rows = Rows::new(heap, 0, &name);
+        // They come one after the other.
+        let mut lists: Vec<List> = Vec::new();
         let report = index.check(&mut |tid, list, entry| {
-            held.insert(tid, hash(entry));
-            lists.insert(tid, list);
+            if lists.last().is_none_or(|last| last.number != list.number) {
+                allocator::unwrap(push(&mut lists, list, "the lists of an index"));
+            }
+            let (hash, list) = (hash(entry), lists.len() as u32 - 1);
+            rows.insert(tid, Held { hash, list });
         });
         let mut report = unwrap_index(report, &name);
         if !report.problems.is_empty() {
             raise_index(report.problems.swap_remove(0), &name);
         }
         let reader = ivf::reader(relation, &index);
-        compare(heap, relation, &held, &mut |datum, tid| {
+        compare(heap, relation, &rows.held, &mut |datum, tid| {
             let value = reader.read(datum);
-            let entry = match lists.get(&tid) {
-                Some(&list) => index.encode_row(list, value.as_vector(), tid),
+            let entry = match rows.held.get(&tid) {
+                Some(held) => index.encode_row(lists[held.list as usize], value.as_vector(), tid),
                 // The index lacks the row, unless it leaves such ones out.
                 None => return index.codec().prepare(value.as_vector()).map(|_| 0),
             };
@@ -214,13 +293,14 @@ unsafe fn verify_ivf(heap: pg_sys::Relation, relation: pg_sys::Relation) -> Coun
 unsafe fn compare(
     heap: pg_sys::Relation,
     relation: pg_sys::Relation,
-    held: &Held,
+    held: &HashMap<HeapTid, Held>,
     expected: &mut Expected<'_>,
 ) {
     let mut comparison = Comparison {
         held,
         expected,
-        row_context: RowContext::new(),
+        // SAFETY: it is used until the end of this function.
+        row_context: unsafe { RowContext::new() },
         problem: None,
     };
     // SAFETY: open relations. A scan with the server's own snapshot rules, as for

@@ -18,6 +18,7 @@ use super::columns::{
 };
 use super::progress::Progress;
 use super::statement::{Argument, Connection, fill};
+use crate::allocator;
 use crate::errors::{notice, raise, raise_with_hint, warning};
 
 const MOST_ROWS: i32 = 100_000;
@@ -281,6 +282,7 @@ impl Job {
         let (mut written, mut left_out) = (0, 0);
         let mut is_tail = false;
         loop {
+            allocator::check();
             let batch = self.embed_batch(statement, &mut last, &mut end);
             if batch.found == 0 {
                 if is_tail {

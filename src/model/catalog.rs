@@ -14,6 +14,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
+use ::memory::check_available;
 use encoder::{CompiledModel, Settings, file_sha256};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
@@ -21,6 +22,7 @@ use pgrx::prelude::*;
 use super::role;
 use super::scan::{self, Key, Row};
 use super::session;
+use crate::allocator;
 use crate::encoding::argument;
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
@@ -28,6 +30,9 @@ use crate::security::run_as;
 /// Files are kept in parts of so many bytes: a single value of `bytea` could
 /// not hold more than 1 GB, and a dump writes each as one line.
 const PART_LEN: usize = 8 << 20;
+
+/// What memory is asked for.
+const PARTS: &str = "the bytes of a model";
 
 /// A model's row, without its bytes.
 pub struct Model {
@@ -229,6 +234,9 @@ pub fn read_file(file: &StoredFile) -> Result<Vec<u8>, i32> {
     let mut bytes = Vec::new();
     for part in 1..=file.parts {
         pgrx::check_for_interrupts!();
+        allocator::check();
+        // The server reads it once more.
+        allocator::unwrap(check_available(3 * PART_LEN, PARTS));
         // One part at a time, so that the file is in memory only once.
         let keys = [
             (c"file", Key::Text(&file.sha256)),
@@ -253,6 +261,7 @@ fn store_file(sha256: &str, bytes: &[u8]) -> i32 {
     }
     for (part, &data) in (1_i32..).zip(&parts) {
         pgrx::check_for_interrupts!();
+        allocator::check();
         run(
             "INSERT INTO insitu.model_part AS p (file, part, data) VALUES ($1, $2, $3)
              ON CONFLICT (file, part) DO UPDATE SET data = excluded.data

@@ -15,6 +15,7 @@ use std::ffi::{CStr, CString, c_void};
 use pgrx::prelude::*;
 
 use super::catalog;
+use crate::allocator;
 use crate::encoding::{ServerText, argument};
 use crate::errors::{raise, raise_with_detail_and_hint};
 
@@ -183,6 +184,7 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
         let mut found: Vec<String> = Vec::new();
         for row in client.select(EXPRESSIONS, None, &[functions.clone().into()])? {
             pgrx::check_for_interrupts!();
+            allocator::check();
             let (object, tree) = (row.get::<ServerText>(1)?, row.get::<Vec<u8>>(2)?);
             let object = object.map(|object| object.to_utf8());
             if let (Some(object), Some(tree)) = (object, tree)

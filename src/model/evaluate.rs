@@ -4,11 +4,13 @@
 
 use std::time::Instant;
 
+use ::memory::vec::reserve;
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use super::access;
 use super::session::{self, Role};
+use crate::allocator;
 use crate::encoding::{Text, from_server, shown_name};
 use crate::errors::{raise, raise_with_hint};
 use crate::raised::unchanged;
@@ -111,6 +113,7 @@ fn texts_of(sample: Text<'_>) -> Vec<String> {
         let mut texts = Vec::new();
         for row in rows {
             pgrx::check_for_interrupts!();
+            allocator::check();
             if let Some(value) = row.get::<pgrx::AnyElement>(1)? {
                 // SAFETY: a value of the type that the row says it is of.
                 texts.push(unsafe { written(value.datum(), value.oid()) });
@@ -186,9 +189,18 @@ fn measure(name: &str, texts: &[&str]) -> Measured {
         })
         .collect();
     times.sort_unstable_by(f64::total_cmp);
+    let dimension = vectors.first().map_or(1, Vec::len);
+    let mut values = Vec::new();
+    let room = reserve(
+        &mut values,
+        vectors.len() * dimension,
+        "the vectors of the sample",
+    );
+    allocator::unwrap(room);
+    (vectors.iter()).for_each(|vector| values.extend_from_slice(vector));
     Measured {
-        dimension: vectors.first().map_or(1, Vec::len),
-        vectors: vectors.concat(),
+        dimension,
+        vectors: values,
         bytes,
         tokens_per_second: tokens as f64 / seconds,
         milliseconds: times[ROUNDS / 2],

@@ -5,10 +5,12 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use ::memory::vec::copied;
 use encoder::{CompileOptions, CompiledModel, ModelFiles, compile_with};
 use pgrx::prelude::*;
 
 use super::{access, catalog, dependents, session, unwrap_model};
+use crate::allocator;
 use crate::encoding::{Text, TextArray};
 use crate::errors::{quoted, raise, raise_with_hint};
 
@@ -72,7 +74,9 @@ fn load_model_files(
             )
         };
         pgrx::check_for_interrupts!();
-        let before = by_name.insert(file_name.as_str().to_owned(), file.to_vec());
+        allocator::check();
+        let bytes = allocator::unwrap(copied(file, "a file of the model"));
+        let before = by_name.insert(file_name.as_str().to_owned(), bytes);
         if before.is_some() {
             raise(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -148,6 +152,7 @@ fn load(name: &str, files: &ModelFiles, dimensions: i32) {
 pub fn store(name: &str, model: &CompiledModel) {
     session::try_out(model);
     pgrx::check_for_interrupts!();
+    allocator::check();
     // Another session may have taken the name meanwhile.
     catalog::lock_name(name, false);
     check_name(name);

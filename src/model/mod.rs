@@ -45,6 +45,7 @@ fn unwrap_model<T>(result: Result<T, encoder::Error>) -> T {
         }
         ErrorKind::Tokenizer => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
         ErrorKind::Interrupted => PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+        ErrorKind::Memory => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
         ErrorKind::Resource => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
         _ => PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
     };

@@ -11,8 +11,10 @@
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 
+use ::memory::vec::reserve;
 use pgrx::prelude::*;
 
+use crate::allocator;
 use crate::encoding::{ServerText, from_server};
 use crate::errors::raise;
 
@@ -90,7 +92,9 @@ impl Row {
         unsafe {
             let stored = datum.cast_mut_ptr::<pg_sys::varlena>();
             let value = pg_sys::pg_detoast_datum_packed(stored);
-            bytes.extend_from_slice(pgrx::varlena::varlena_to_byte_slice(value));
+            let more = pgrx::varlena::varlena_to_byte_slice(value);
+            allocator::unwrap(reserve(bytes, more.len(), "the bytes of a model"));
+            bytes.extend_from_slice(more);
             if value != stored {
                 pg_sys::pfree(value.cast());
             }

@@ -14,21 +14,27 @@ use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use ::memory::{OutOfMemory, vec};
 use encoder::{CompiledModel, Encoder, Error, Options, Provider, Settings};
 use lru::LruCache;
 use pgrx::prelude::*;
 
 use super::catalog::StoredFile;
 use super::{access, catalog, memory, transaction, unwrap_model};
+use crate::allocator;
 use crate::errors::{notice, raise_with_detail_and_hint, raise_with_hint};
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 use crate::threads;
 
 /// The most tokens in one run of a model, on a GPU; on a processor there are fewer.
 const BATCH_TOKENS: usize = 32_768;
+/// What memory is asked for.
+const TEXTS: &str = "the texts to embed";
+const VECTORS: &str = "the vectors of the texts";
+
 /// Embeddings of single texts that are remembered, per model.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 /// Longer texts are not remembered.
@@ -85,6 +91,10 @@ fn with_session<R>(work: impl FnOnce(&mut Session) -> R) -> R {
 }
 
 fn forget_names() {
+    if allocator::is_ending() {
+        // The session may be locked by what is under way.
+        return;
+    }
     with_session(|session| session.names.clear());
 }
 
@@ -110,7 +120,9 @@ fn drop_unknown_encoders() {
 unsafe extern "C-unwind" fn on_relation_change(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     if relation == pg_sys::InvalidOid || relation.to_u32() == MODEL_TABLE.load(Ordering::Relaxed) {
         forget_names();
-        with_session(|session| session.models_changed = true);
+        if !allocator::is_ending() {
+            with_session(|session| session.models_changed = true);
+        }
     }
 }
 
@@ -172,14 +184,20 @@ fn model_changed(_fcinfo: pg_sys::FunctionCallInfo) -> i64 {
 /// meanwhile. On the main thread any interrupt of the server stops a model; it is served,
 /// and then the model runs aside.
 pub fn interrupted() -> bool {
+    // What ran out of memory is to end, too.
+    if allocator::is_short() {
+        return true;
+    }
     if threads::is_at_work() {
         return threads::is_stopped();
     }
-    // SAFETY: the flags are plain integers that signal handlers set.
+    // SAFETY: aligned integers of the process, which the backend's thread writes and
+    // its signal handlers, as a whole each.
     unsafe {
-        std::ptr::read_volatile(&raw const pg_sys::InterruptPending) != 0
-            && std::ptr::read_volatile(&raw const pg_sys::InterruptHoldoffCount) == 0
-            && std::ptr::read_volatile(&raw const pg_sys::CritSectionCount) == 0
+        let is_zero = |count| AtomicU32::from_ptr(count).load(Ordering::Relaxed) == 0;
+        AtomicI32::from_ptr(&raw mut pg_sys::InterruptPending).load(Ordering::Relaxed) != 0
+            && is_zero(&raw mut pg_sys::InterruptHoldoffCount)
+            && is_zero(&raw mut pg_sys::CritSectionCount)
     }
 }
 
@@ -220,11 +238,14 @@ pub fn uninterrupted_with<T: Send>(
     mut operation: impl FnMut() -> Result<T, Error> + Send,
     mut tick: impl FnMut(),
 ) -> T {
+    allocator::check();
     loop {
         match threads::aside(&mut operation, &mut tick) {
             // Where there is no other thread, any interrupt stops it.
             Err(Error::Interrupted) => {
                 pgrx::check_for_interrupts!();
+                // It would run out of memory again, even if there is some now that it ended.
+                allocator::check_stopped();
             }
             result => return unwrap_model(result),
         }
@@ -268,6 +289,11 @@ fn keep(sha256: String, encoder: Encoder) {
         remembered,
     };
     with_session(|session| session.loaded.insert(sha256, loaded));
+}
+
+/// The dimensions of a model's vectors. The current role must be allowed to use it.
+pub fn dimension(name: &str) -> usize {
+    resolve(name).settings.dimension
 }
 
 /// The model that a name means, if the current role may use it; else an ERROR.
@@ -415,20 +441,30 @@ pub fn embed(name: &str, texts: &[&str], role: Role) -> Vec<Vec<f32>> {
     };
     let prefixed: Vec<String> = match prefix.as_str() {
         "" => Vec::new(),
-        prefix => texts.iter().map(|text| format!("{prefix}{text}")).collect(),
+        prefix => {
+            let prefixed = texts.iter().map(|text| joined(prefix, text));
+            allocator::unwrap(prefixed.collect())
+        }
     };
-    let texts: Vec<&str> = if prefix.is_empty() {
-        texts.to_vec()
-    } else {
-        prefixed.iter().map(String::as_str).collect()
-    };
+    let prefixed = allocator::unwrap(vec::collect(prefixed.iter().map(String::as_str), TEXTS));
+    let texts = if prefix.is_empty() { texts } else { &prefixed };
     let bytes: usize = texts.iter().map(|text| text.len()).sum();
     if bytes > LARGE_CALL {
         memory::give_back_at_end();
     }
     with_encoder(name, &content, bytes <= SHORT_CALL, |loaded| {
-        loaded.embed(&texts)
+        loaded.embed(texts)
     })
+}
+
+/// A prefix and a text.
+fn joined(prefix: &str, text: &str) -> Result<String, OutOfMemory> {
+    let mut bytes = Vec::new();
+    vec::reserve(&mut bytes, prefix.len() + text.len(), TEXTS)?;
+    let mut joined = String::from_utf8(bytes).unwrap_or_default();
+    joined.push_str(prefix);
+    joined.push_str(text);
+    Ok(joined)
 }
 
 /// The pieces of a text: characters before each, and its characters.
@@ -436,7 +472,7 @@ pub fn chunk(name: &str, text: &str, max_tokens: usize, overlap: usize) -> Vec<(
     with_encoder(name, &resolve(name), text.len() <= SHORT_CALL, |loaded| {
         let chunks = loaded.encoder.chunk(text, max_tokens, overlap)?;
         let places = chunks.iter().map(|chunk| (chunk.start, chunk.length));
-        Ok(places.collect())
+        Ok(vec::collect(places, TEXTS)?)
     })
 }
 
@@ -464,7 +500,9 @@ impl Loaded {
         }
         let dimension = self.encoder.dimension();
         let values = self.encoder.embed(texts)?;
-        let vectors: Vec<Vec<f32>> = values.chunks(dimension).map(<[f32]>::to_vec).collect();
+        let vectors = values.chunks(dimension);
+        let vectors = vectors.map(|vector| vec::copied(vector, VECTORS));
+        let vectors: Vec<Vec<f32>> = vectors.collect::<Result<_, _>>()?;
         if let (Some(text), [vector]) = (single, &vectors[..]) {
             self.remembered.put(text.to_owned(), vector.clone());
         }

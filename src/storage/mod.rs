@@ -17,10 +17,13 @@ pub use rows::RowsAhead;
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ann::Error;
 use ann::page::{BODY_LEN, Block, Body, PageStore};
 use pgrx::pg_sys;
+
+use crate::allocator;
 
 /// Tells pages of this extension from others.
 const PAGE_ID: u32 = 0x4953_5455; // "ISTU"
@@ -190,6 +193,7 @@ impl<'r> RelationPages<'r> {
             free: RefCell::default(),
             on_pause: || {
                 pgrx::check_for_interrupts!();
+                allocator::check();
             },
             _relation: PhantomData,
         }
@@ -205,6 +209,7 @@ impl<'r> RelationPages<'r> {
                 #[cfg(feature = "pg18")]
                 pg_sys::vacuum_delay_point(false);
             }
+            allocator::check();
         };
         self
     }
@@ -300,6 +305,7 @@ impl<'r> RelationPages<'r> {
             });
         }
         pgrx::check_for_interrupts!();
+        allocator::check();
         let buffer = self.pin(block);
         // SAFETY: the buffer was just pinned.
         unsafe {
@@ -413,13 +419,18 @@ fn prefetch_descriptor(buffer: pg_sys::Buffer) {
 
 /// Whether a shared buffer seems to have a page of a file's main fork. Nothing is
 /// locked: what it says is good for no more than a prefetch.
-fn seems_to_have(buffer: pg_sys::Buffer, file: u32, block: Block) -> bool {
+///
+/// # Safety
+///
+/// There is a shared buffer of this number.
+unsafe fn seems_to_have(buffer: pg_sys::Buffer, file: u32, block: Block) -> bool {
     // A descriptor begins with a BufferTag: the numbers of tablespace, database, file,
     // fork and block.
-    let tag = descriptor(buffer).cast::<[u32; 5]>();
-    // SAFETY: hints are buffers that exist, and descriptors stay where they are. Another
-    // process may be writing the tag: any value will do.
-    let [_, _, file_there, fork, block_there] = unsafe { tag.read_volatile() };
+    let tag = descriptor(buffer).cast::<u32>().cast_mut();
+    // SAFETY: the buffer exists, and its descriptor, which is aligned, stays where it is.
+    // Another process may be writing the tag: any value of a number will do.
+    let number = |at| unsafe { AtomicU32::from_ptr(tag.add(at)) }.load(Ordering::Relaxed);
+    let [file_there, fork, block_there] = [2, 3, 4].map(number);
     (file_there, fork, block_there) == (file, pg_sys::ForkNumber::MAIN_FORKNUM as u32, block)
 }
 
@@ -641,7 +652,9 @@ impl PageStore for RelationPages<'_> {
             return;
         }
         let hint = self.hint(block);
-        let hint = hint.filter(|&buffer| seems_to_have(buffer, self.file(), block));
+        // SAFETY: a hint never names a buffer that does not exist.
+        let seems_to_have = |buffer| unsafe { seems_to_have(buffer, self.file(), block) };
+        let hint = hint.filter(|&buffer| seems_to_have(buffer));
         let buffer = hint.unwrap_or_else(|| {
             // SAFETY: the relation is open, and the block is not past its end.
             // If the page is in no buffer, the operating system is asked to

@@ -5,6 +5,7 @@
 //! what to prefetch, and a prefetch of a wrong address does no harm.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ann::HeapTid;
 use pgrx::pg_sys;
@@ -93,9 +94,10 @@ fn line_pointer(page: *const u8, offset: u16) -> *const u32 {
 ///
 /// `page` is that of a shared buffer.
 unsafe fn prefetch_row(page: *const u8, offset: u16) {
-    // SAFETY: the line pointer lies within the page. Another process may be
+    let line = line_pointer(page, offset).cast_mut();
+    // SAFETY: the line pointer lies within the page, aligned. Another process may be
     // writing it, or another page into the buffer: any value will do.
-    let line = unsafe { std::ptr::read_volatile(line_pointer(page, offset)) };
+    let line = unsafe { AtomicU32::from_ptr(line) }.load(Ordering::Relaxed);
     // ItemIdData of PostgreSQL's itemid.h: 15 bits of offset, 2 of state, 15
     // of length.
     let (at, len) = ((line & 0x7fff) as usize, (line >> 17) as usize);

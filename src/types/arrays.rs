@@ -6,10 +6,12 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 
+use memory::vec::{collect, filled};
 use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varsize_any};
 
 use super::dense::plain;
+use crate::allocator;
 use crate::errors::raise;
 use crate::function::{Argument, is_in_aggregate, next_datum};
 
@@ -117,6 +119,9 @@ pub fn new_state(count: usize, fill: impl FnOnce(&mut [f64])) -> pg_sys::Datum {
     build(pg_sys::FLOAT8OID, count, fill)
 }
 
+/// What memory is asked for.
+const ARRAY: &str = "the elements of an array";
+
 /// A type of numbers that arrays hold.
 pub trait Element {
     /// The elements of an array as `f32`.
@@ -140,7 +145,8 @@ impl Element for Integer {
     unsafe fn components<'a>(array: PlainArray) -> Cow<'a, [f32]> {
         // SAFETY: as the caller says.
         let elements = unsafe { array.elements::<i32>() };
-        elements.iter().map(|&x| x as f32).collect()
+        let components = collect(elements.iter().map(|&x| x as f32), ARRAY);
+        Cow::Owned(allocator::unwrap(components))
     }
 }
 
@@ -155,7 +161,8 @@ impl Element for Double {
     unsafe fn components<'a>(array: PlainArray) -> Cow<'a, [f32]> {
         // SAFETY: as the caller says.
         let elements = unsafe { array.elements::<f64>() };
-        elements.iter().map(|&x| x as f32).collect()
+        let components = collect(elements.iter().map(|&x| x as f32), ARRAY);
+        Cow::Owned(allocator::unwrap(components))
     }
 }
 
@@ -176,7 +183,7 @@ const _: () =
 impl Element for Numeric {
     unsafe fn components<'a>(array: PlainArray) -> Cow<'a, [f32]> {
         let PlainArray { array, count } = array;
-        let mut values = vec![0.0; count];
+        let mut values = allocator::unwrap(filled(0.0, count, ARRAY));
         let (mut elements, mut found) = (std::ptr::null_mut(), 0);
         // SAFETY: the array is one of numerics. The server's functions take it apart, into
         // memory of the function call, and read the elements. One guard catches the ERRORs

@@ -30,6 +30,9 @@ pub enum Error {
         /// The version that this code reads and writes.
         supported: u32,
     },
+    /// The system has no memory for it.
+    #[error(transparent)]
+    OutOfMemory(#[from] memory::OutOfMemory),
     /// The index has used up its vertex numbers.
     #[error("index is full: it already has {vertices} vertices")]
     Full {

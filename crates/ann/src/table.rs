@@ -7,12 +7,12 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
 use bytemuck::Zeroable;
 use memmap2::{MmapMut, MmapRaw};
+use memory::OutOfMemory;
 
 /// A table of a fixed number of entries, all zero at first. Pages of it that are
 /// never written to take no memory.
@@ -23,15 +23,16 @@ pub struct Table<T> {
 }
 
 impl<T: Zeroable> Table<T> {
-    /// A table of `len` entries; an error where the system has no memory for them.
-    pub fn zeroed(len: usize) -> io::Result<Self> {
+    /// A table of `len` entries; an error where the system has no memory for them, which
+    /// says what they are for.
+    pub fn zeroed(len: usize, what: &'static str) -> Result<Self, OutOfMemory> {
         const {
             assert!(!std::mem::needs_drop::<T>());
             assert!(align_of::<T>() <= 4096);
         }
-        let bytes = len.checked_mul(size_of::<T>());
-        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
-        let memory = MmapRaw::from(MmapMut::map_anon(bytes)?);
+        let refused = OutOfMemory::of::<T>(len, what);
+        let memory = MmapMut::map_anon(refused.bytes.ok_or(refused)?);
+        let memory = MmapRaw::from(memory.map_err(|_| refused)?);
         // A kernel without huge pages says so; then they are small.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn entries_are_zero_and_then_what_was_written() {
         for len in [0, 1, 511, 512, 1 << 20] {
-            let mut table = Table::<u64>::zeroed(len).unwrap();
+            let mut table = Table::<u64>::zeroed(len, "a test").unwrap();
             assert_eq!(table.len(), len);
             assert!(table.iter().all(|&entry| entry == 0));
             (0..)
@@ -81,7 +82,7 @@ mod tests {
 
     #[test]
     fn threads_share_atomic_entries() {
-        let table = Table::<AtomicU64>::zeroed(1000).unwrap();
+        let table = Table::<AtomicU64>::zeroed(1000, "a test").unwrap();
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -96,7 +97,8 @@ mod tests {
 
     #[test]
     fn what_no_memory_holds_is_an_error() {
-        assert!(Table::<u64>::zeroed(usize::MAX / 16).is_err());
-        assert!(Table::<u64>::zeroed(usize::MAX).is_err());
+        let bytes = |len| Table::<u64>::zeroed(len, "a test").err().map(|e| e.bytes);
+        assert_eq!(bytes(usize::MAX / 16), Some(Some(usize::MAX / 16 * 8)));
+        assert_eq!(bytes(usize::MAX), Some(None));
     }
 }

@@ -1,13 +1,34 @@
 //! Threads that work together, as the caller provides them: this crate starts
 //! none.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memory::OutOfMemory;
 
 /// Threads that do work together.
 pub trait Team {
     /// Does all parts of a piece of work, numbered from 0, and returns when they
     /// are done.
     fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
+}
+
+/// Lets a team do work that may fail. After an error, no further part is begun.
+pub(crate) fn try_run(
+    team: &dyn Team,
+    parts: usize,
+    work: &(dyn Fn(usize) -> Result<(), OutOfMemory> + Sync),
+) -> Result<(), OutOfMemory> {
+    let failed = OnceLock::new();
+    team.run(parts, &|part| {
+        if failed.get().is_none()
+            && let Err(error) = work(part)
+        {
+            // One error is enough.
+            let _ = failed.set(error);
+        }
+    });
+    failed.into_inner().map_or(Ok(()), Err)
 }
 
 /// A team of one.
@@ -63,5 +84,22 @@ impl Team for Pair {
             scope.spawn(worker);
             worker();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_begun_after_an_error() {
+        let error = OutOfMemory::of::<u8>(7, "a test");
+        let done = AtomicUsize::new(0);
+        let result = try_run(&Alone, 10, &|part| {
+            done.fetch_add(1, Ordering::Relaxed);
+            if part == 3 { Err(error) } else { Ok(()) }
+        });
+        assert_eq!((result, done.into_inner()), (Err(error), 4));
+        assert_eq!(try_run(&Pair, 10, &|_| Ok(())), Ok(()));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use memory::check_available;
 use sha2::{Digest, Sha256};
 
 use crate::bert;
@@ -99,6 +100,8 @@ pub fn compile_with(files: &ModelFiles, options: &CompileOptions) -> Result<Comp
             missing: "it has neither \"model.safetensors\" nor \"onnx/model.onnx\"".to_owned(),
         });
     }
+    // The weights once more as numbers, as a graph, and as its bytes.
+    check_available(files.bytes().saturating_mul(3), "compiling the model")?;
     let tokenizer = files.require(TOKENIZER)?;
     let facts = Facts::read(files)?;
     let (graph, mut settings) = match onnx {

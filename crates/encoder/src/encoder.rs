@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use memory::vec;
 use ort::ep::CUDA;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionInputValue};
@@ -54,6 +55,9 @@ const LARGE_CALL_TOKENS: usize = 16_384;
 /// Text that is worth another thread for its tokens: they take some 0.5 µs a byte, and
 /// beginning a thread some 50 µs.
 const BYTES_OF_A_THREAD: usize = 4_096;
+
+/// What memory is asked for.
+const TOKENS: &str = "the tokens of the texts";
 
 /// Where a model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +160,8 @@ impl Encoder {
         let opened = {
             // The session brings its threads along.
             let _signals = SignalsBlocked::new()?;
+            // ONNX Runtime waits for ever where it gets some of them only.
+            threads::check_available(options.threads, "opening the model")?;
             Opened::new(&environment, graph, settings, options)?
         };
         let Opened {
@@ -296,28 +302,19 @@ impl Encoder {
     /// [`Error::Resource`].
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<f32>, Error> {
         let dimension = self.settings.dimension;
-        let size = texts
-            .len()
-            .checked_mul(dimension)
-            .ok_or_else(|| Error::memory(None))?;
-        let mut vectors = Vec::new();
-        vectors
-            .try_reserve_exact(size)
-            .map_err(|_| Error::memory(size.checked_mul(size_of::<f32>())))?;
-        vectors.resize(size, 0.0);
+        let size = texts.len().saturating_mul(dimension);
+        let mut vectors = vec::filled(0.0, size, "the vectors of the texts")?;
 
         let tokens = self.tokenize(texts)?;
-        let lengths: Vec<usize> = tokens
-            .iter()
-            .map(|tokens| match self.may_pad {
-                true => gpu_length(tokens.ids.len(), self.settings.max_tokens),
-                // A text without any token has one of padding.
-                false => tokens.ids.len().max(1),
-            })
-            .collect();
-        let mut order: Vec<usize> = (0..texts.len()).collect();
-        order.sort_by_key(|&text| lengths[text]);
-        let batches = self.batches(&order, &lengths);
+        let lengths = tokens.iter().map(|tokens| match self.may_pad {
+            true => gpu_length(tokens.ids.len(), self.settings.max_tokens),
+            // A text without any token has one of padding.
+            false => tokens.ids.len().max(1),
+        });
+        let lengths = vec::collect(lengths, TOKENS)?;
+        let mut order = vec::collect(0..texts.len(), TOKENS)?;
+        order.sort_unstable_by_key(|&text| (lengths[text], text));
+        let batches = self.batches(&order, &lengths)?;
         let mut is_large = false;
         let done = self.run_all(&tokens, &lengths, &batches, &mut vectors, &mut is_large);
         if done.is_err() && is_large {
@@ -409,17 +406,25 @@ impl Encoder {
         let threads = self.options.threads.min(bytes / BYTES_OF_A_THREAD).max(1);
         let parts = threads::on_each(threads, |first| {
             let own = texts.iter().skip(first).step_by(threads);
-            own.map(|text| self.tokenizer.tokens(text, self.options.interrupted))
-                .collect::<Result<Vec<Tokens>, Error>>()
+            let mut tokens = Vec::new();
+            for text in own {
+                let of_text = self.tokenizer.tokens(text, self.options.interrupted)?;
+                vec::push(&mut tokens, of_text, TOKENS)?;
+            }
+            Ok(tokens)
         })?;
         let parts: Result<Vec<Vec<Tokens>>, Error> = parts.into_iter().collect();
         let mut parts: Vec<_> = parts?.into_iter().map(Vec::into_iter).collect();
         let in_turns = (0..texts.len()).filter_map(|text| parts[text % threads].next());
-        Ok(in_turns.collect())
+        Ok(vec::collect(in_turns, TOKENS)?)
     }
 
     /// Cuts texts, ordered by their lengths, into those of one run each.
-    fn batches<'o>(&self, order: &'o [usize], lengths: &[usize]) -> Vec<&'o [usize]> {
+    fn batches<'o>(
+        &self,
+        order: &'o [usize],
+        lengths: &[usize],
+    ) -> Result<Vec<&'o [usize]>, Error> {
         // By how many tokens a run may be padded for the next longer text.
         let slack = match (self.may_pad, self.settings.padding_free) {
             (true, _) => TOKENS_OF_A_GPU_RUN,
@@ -434,14 +439,14 @@ impl Encoder {
             let fits = count * (length - lengths[order[i - 1]]) <= slack;
             let has_room = (count + 1) * length <= self.options.batch_tokens;
             if self.settings.one_by_one || !has_room || !fits {
-                batches.push(&order[first..i]);
+                vec::push(&mut batches, &order[first..i], TOKENS)?;
                 first = i;
             }
         }
         if first < order.len() {
-            batches.push(&order[first..]);
+            vec::push(&mut batches, &order[first..], TOKENS)?;
         }
-        batches
+        Ok(batches)
     }
 
     /// Runs the model on texts, padded to one length, and hands on, per text, the
@@ -549,8 +554,9 @@ impl Opened {
         let open =
             |graph: &[u8], cuda| open_session(environment, graph, options.threads.max(1), cuda);
         let on_cpu = |fallback| {
-            let opened = open(graph, false).map_err(|error| Error::Graph {
-                reason: error.to_string(),
+            let opened = open(graph, false).map_err(|error| {
+                let otherwise = |reason| Error::Graph { reason };
+                Error::of_runtime("opening the model", error, otherwise)
             });
             Ok(Opened {
                 session: opened?,
@@ -572,7 +578,9 @@ impl Opened {
                     on_gpu: true,
                     fallback: None,
                 }),
-                Err(error) => fail(error.to_string()),
+                Err(error) => Err(Error::of_runtime("opening the model", error, |reason| {
+                    Error::Provider { reason }
+                })),
             }
         };
         match options.provider {

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use memory::OutOfMemory;
+
 /// An error of loading or running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,6 +19,14 @@ pub enum Error {
         /// The path that was asked for.
         path: PathBuf,
         /// Why it does not do.
+        reason: String,
+    },
+    /// ONNX Runtime's shared library is not whole.
+    #[error("ONNX Runtime's library \"{path}\" is damaged: {reason}")]
+    DamagedRuntime {
+        /// The path that was asked for.
+        path: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// An encoder was asked for before the library was loaded.
@@ -95,7 +105,26 @@ pub enum Error {
         /// What went wrong, in ONNX Runtime's or our words.
         reason: String,
     },
-    /// The operating system refused memory, a thread or a signal mask.
+    /// The system has no memory for it.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// ONNX Runtime has no memory for it.
+    #[error("out of memory for {what}: {reason}")]
+    NoMemory {
+        /// What ONNX Runtime was to do.
+        what: &'static str,
+        /// ONNX Runtime's own words.
+        reason: String,
+    },
+    /// ONNX Runtime got no thread.
+    #[error("could not get threads for {what}: {reason}")]
+    NoThreads {
+        /// What ONNX Runtime was to do.
+        what: &'static str,
+        /// ONNX Runtime's own words.
+        reason: String,
+    },
+    /// The operating system refused a thread or a signal mask.
     #[error("could not get {what}: {reason}")]
     Resource {
         /// What was asked for.
@@ -125,7 +154,9 @@ pub enum ErrorKind {
     Interrupted,
     /// Running the model failed.
     Inference,
-    /// Memory or threads ran out, or there is no device.
+    /// Memory ran out.
+    Memory,
+    /// Threads ran out, or there is no device.
     Resource,
 }
 
@@ -133,7 +164,9 @@ impl Error {
     /// The family this error belongs to.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Runtime { .. } | Error::RuntimeNotLoaded => ErrorKind::Runtime,
+            Error::Runtime { .. } | Error::DamagedRuntime { .. } | Error::RuntimeNotLoaded => {
+                ErrorKind::Runtime
+            }
             Error::File { .. } | Error::Incomplete { .. } => ErrorKind::File,
             Error::Malformed { .. } | Error::Graph { .. } | Error::Settings { .. } => {
                 ErrorKind::InvalidModel
@@ -143,7 +176,10 @@ impl Error {
             Error::Tokenizer { .. } => ErrorKind::Tokenizer,
             Error::Interrupted => ErrorKind::Interrupted,
             Error::Inference { .. } => ErrorKind::Inference,
-            Error::Resource { .. } | Error::Provider { .. } => ErrorKind::Resource,
+            Error::OutOfMemory(_) | Error::NoMemory { .. } => ErrorKind::Memory,
+            Error::Resource { .. } | Error::NoThreads { .. } | Error::Provider { .. } => {
+                ErrorKind::Resource
+            }
         }
     }
 
@@ -154,6 +190,11 @@ impl Error {
                 "Give the path of libonnxruntime.so, version 1.{} or later.",
                 ort::MINOR_VERSION
             )),
+            Error::DamagedRuntime { .. } => Some(
+                "An installation may have been interrupted, or another file put in its place: \
+                 install it again."
+                    .to_owned(),
+            ),
             Error::Provider { .. } => Some(
                 "It takes an NVIDIA GPU, its driver, CUDA, and a build of ONNX Runtime for CUDA; or \
                  choose the provider cpu, or auto."
@@ -168,6 +209,13 @@ impl Error {
                 "An ONNX export of the model with the inputs input_ids, attention_mask and \
                  token_type_ids, a float output and no external data may work."
                     .to_owned(),
+            ),
+            Error::OutOfMemory(_) | Error::NoMemory { .. } => Some(
+                "The system has no more memory for this session, or a limit was set for it."
+                    .to_owned(),
+            ),
+            Error::NoThreads { .. } => Some(
+                "Decrease insitu.threads, or raise the system's limit of threads.".to_owned(),
             ),
             Error::Malformed { .. } => {
                 Some("The file may be truncated: compare it with its source.".to_owned())
@@ -190,18 +238,35 @@ impl Error {
     }
 
     pub(crate) fn inference(reason: impl ToString) -> Self {
-        Error::Inference {
-            reason: reason.to_string(),
-        }
+        Error::of_runtime("running the model", reason, |reason| Error::Inference {
+            reason,
+        })
     }
 
-    pub(crate) fn memory(bytes: Option<usize>) -> Self {
-        Error::Resource {
-            what: "memory",
-            reason: match bytes {
-                Some(bytes) => format!("{bytes} bytes were refused"),
-                None => "the size is beyond what a machine can address".to_owned(),
-            },
+    /// An error of ONNX Runtime's: if it tells of memory or threads, that; else what
+    /// `otherwise` makes of it.
+    pub(crate) fn of_runtime(
+        what: &'static str,
+        reason: impl ToString,
+        otherwise: impl FnOnce(String) -> Self,
+    ) -> Self {
+        /// std::bad_alloc, and what the arenas of onnxruntime/core/framework say.
+        const MEMORY: [&str; 4] = [
+            "bad_alloc",
+            "Failed to allocate memory",
+            "out of memory",
+            "Cannot allocate memory",
+        ];
+        /// What pthread_create gives, as std::system_error has it.
+        const THREADS: [&str; 2] = ["Resource temporarily unavailable", "pthread_create"];
+        let reason = reason.to_string();
+        let tells_of = |words: &[&str]| words.iter().any(|&words| reason.contains(words));
+        if tells_of(&MEMORY) {
+            Error::NoMemory { what, reason }
+        } else if tells_of(&THREADS) {
+            Error::NoThreads { what, reason }
+        } else {
+            otherwise(reason)
         }
     }
 }
@@ -212,5 +277,23 @@ pub(crate) fn system_reason(error: &io::Error) -> String {
     match (error.raw_os_error(), reason.rfind(" (os error ")) {
         (Some(_), Some(end)) => reason[..end].to_owned(),
         _ => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, ErrorKind};
+
+    #[test]
+    fn memory_and_threads_are_no_faults_of_the_graph() {
+        let of = |reason: &str| {
+            let otherwise = |reason| Error::Graph { reason };
+            Error::of_runtime("opening the model", reason, otherwise).kind()
+        };
+        assert_eq!(of("Exception caught: std::bad_alloc"), ErrorKind::Memory);
+        let arena = "Failed to allocate memory for requested buffer of size 93763584";
+        assert_eq!(of(arena), ErrorKind::Memory);
+        assert_eq!(of("Resource temporarily unavailable"), ErrorKind::Resource);
+        assert_eq!(of("No Op registered for Foo"), ErrorKind::InvalidModel);
     }
 }

@@ -1,11 +1,16 @@
 //! How much of one model another one keeps.
 
+use memory::vec;
+
 use crate::error::Error;
 use crate::operators::{Isa, dot};
 use crate::pooling::scale_to_length_one;
 
 /// The most rows whose neighbours are looked for.
 const MOST_QUERIES: usize = 1_000;
+
+/// What memory is asked for.
+const ROWS: &str = "the comparison of vectors";
 
 /// What [`compare`] found.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,19 +60,22 @@ pub fn compare(
     k: usize,
     interrupted: fn() -> bool,
 ) -> Result<Comparison, Error> {
-    let (ours, theirs) = (Rows::new(model), Rows::new(reference));
+    let (ours, theirs) = (Rows::new(model)?, Rows::new(reference)?);
     let count = ours.count().min(theirs.count());
     if k == 0 || count <= k {
         return Err(Error::Argument {
             reason: format!("k is {k}, but must be at least 1 and less than the {count} texts"),
         });
     }
-    let cosines = (ours.dimension == theirs.dimension).then(|| {
-        let of_row = |row: usize| f64::from(dot(ours.isa, ours.row(row), theirs.row(row)));
-        let mut cosines: Vec<f64> = (0..count).map(of_row).collect();
-        cosines.sort_unstable_by(f64::total_cmp);
-        cosines
-    });
+    let cosines = match ours.dimension == theirs.dimension {
+        true => {
+            let of_row = |row: usize| f64::from(dot(ours.isa, ours.row(row), theirs.row(row)));
+            let mut cosines = vec::collect((0..count).map(of_row), ROWS)?;
+            cosines.sort_unstable_by(f64::total_cmp);
+            Some(cosines)
+        }
+        false => None,
+    };
     let queries = count.min(MOST_QUERIES);
     let mut found = 0;
     for query in 0..queries {
@@ -75,9 +83,9 @@ pub fn compare(
             return Err(Error::Interrupted);
         }
         let row = query * count / queries;
-        let expected = theirs.nearest(row, k);
+        let expected = theirs.nearest(row, k)?;
         found += ours
-            .nearest(row, k)
+            .nearest(row, k)?
             .iter()
             .filter(|&near| expected.contains(near))
             .count();
@@ -96,16 +104,16 @@ struct Rows {
 }
 
 impl Rows {
-    fn new((values, dimension): (&[f32], usize)) -> Self {
-        let mut values = values.to_vec();
+    fn new((values, dimension): (&[f32], usize)) -> Result<Self, Error> {
+        let mut values = vec::copied(values, ROWS)?;
         values
             .chunks_exact_mut(dimension)
             .for_each(scale_to_length_one);
-        Rows {
+        Ok(Rows {
             values,
             dimension,
             isa: Isa::best(),
-        }
+        })
     }
 
     fn count(&self) -> usize {
@@ -117,15 +125,14 @@ impl Rows {
     }
 
     /// The `k` nearest rows to a row, without itself.
-    fn nearest(&self, row: usize, k: usize) -> Vec<usize> {
+    fn nearest(&self, row: usize, k: usize) -> Result<Vec<usize>, Error> {
         let others = (0..self.count()).filter(|&other| other != row);
-        let mut near: Vec<(f32, usize)> = others
-            .map(|other| (dot(self.isa, self.row(row), self.row(other)), other))
-            .collect();
+        let near = others.map(|other| (dot(self.isa, self.row(row), self.row(other)), other));
+        let mut near = vec::collect(near, ROWS)?;
         let by_cosine =
             |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         near.select_nth_unstable_by(k - 1, by_cosine);
-        near[..k].iter().map(|&(_, other)| other).collect()
+        Ok(near[..k].iter().map(|&(_, other)| other).collect())
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use memory::vec;
 use nix::fcntl::OFlag;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -266,10 +267,8 @@ impl ModelFiles {
             return Err(too_large(path, size, limit));
         }
         let mut bytes = Vec::new();
-        let expected = usize::try_from(size).map_err(|_| Error::memory(None))?;
-        bytes
-            .try_reserve_exact(expected)
-            .map_err(|_| Error::memory(Some(expected)))?;
+        // It is below the limit.
+        vec::reserve(&mut bytes, size as usize + 1, "a file of the model")?;
         loop {
             self.check_interrupted()?;
             let read = (&mut file)
@@ -284,6 +283,11 @@ impl ModelFiles {
                 return Ok(bytes);
             }
         }
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> usize {
+        self.files.values().map(Vec::len).sum()
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {

@@ -64,6 +64,7 @@ mod files;
 mod fixture;
 mod gpu;
 mod graph;
+mod library;
 mod onnx;
 mod operators;
 mod pooling;

@@ -7,12 +7,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use memory::check_available;
 use ort::LoadDynamicError;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use crate::error::{Error, system_reason};
+use crate::library;
 use crate::threads::SignalsBlocked;
+
+/// Bytes that the library takes beside its own.
+const LEAST_MEMORY: usize = 16 << 20;
 
 struct Loaded {
     path: PathBuf,
@@ -35,7 +40,9 @@ fn lock() -> MutexGuard<'static, Option<Loaded>> {
 ///
 /// # Errors
 /// [`Error::Runtime`] if the file is missing, is not ONNX Runtime or is older
-/// than version 1.17, or if another one is loaded.
+/// than version 1.17, or if another one is loaded; [`Error::DamagedRuntime`] if it is
+/// not whole, or not what an installation has recorded in `PATH.sha256`: its bytes and
+/// their SHA-256.
 pub fn load_runtime(path: &Path) -> Result<(), Error> {
     let fail = |reason: String| Error::Runtime {
         path: path.to_owned(),
@@ -62,8 +69,19 @@ pub fn load_runtime(path: &Path) -> Result<(), Error> {
     if !metadata.is_file() {
         return Err(fail("it is not a regular file".to_owned()));
     }
+    // Its segments, and what it makes of itself at first.
+    let needed = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    check_available(
+        needed.saturating_add(LEAST_MEMORY),
+        "ONNX Runtime's library",
+    )?;
+    library::check(path).map_err(|reason| Error::DamagedRuntime {
+        path: path.display().to_string(),
+        reason,
+    })?;
 
     let _signals = SignalsBlocked::new()?;
+    without_telemetry();
     let builder = ort::init_from(path).map_err(|error| {
         fail(match error {
             LoadDynamicError::Dlopen { error, .. } => error.to_string(),
@@ -91,7 +109,7 @@ pub fn load_runtime(path: &Path) -> Result<(), Error> {
             |_: LogLevel, _: &str, _: &str, _: &str, _: &str| {},
         ))
         .build()
-        .map_err(|error| fail(error.to_string()))?;
+        .map_err(|error| Error::of_runtime("starting ONNX Runtime", error, fail))?;
     // With a logger of its own an environment starts out verbose, and formats
     // messages by the thousand only for us to drop them.
     environment.set_log_level(LogLevel::Error);
@@ -100,6 +118,16 @@ pub fn load_runtime(path: &Path) -> Result<(), Error> {
         environment: Some(environment),
     });
     Ok(())
+}
+
+/// Keeps ONNX Runtime from starting a thread that reports to its makers. Asked later, by
+/// its interface, it reports nothing, but has the thread, which wakes up every few seconds
+/// and ends the process with a segmentation fault where there is no memory for it.
+#[allow(unsafe_code)]
+fn without_telemetry() {
+    // SAFETY: the library is loaded once, before this crate has a thread, and a database's
+    // process has none beside its first before.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") }
 }
 
 /// What the loaded ONNX Runtime says about its build, for reports.

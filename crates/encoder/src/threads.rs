@@ -9,6 +9,8 @@
 use std::io;
 use std::marker::PhantomData;
 use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder, JoinHandle};
 
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -52,13 +54,56 @@ pub(crate) fn spawn(
     work: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Error> {
     let _signals = SignalsBlocked::new()?;
-    Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error: io::Error| Error::Resource {
-            what: "a thread",
-            reason: system_reason(&error),
-        })
+    memory::check_thread()?;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let of_thread = Arc::clone(&begun);
+    let spawned = Builder::new().name(name.to_owned()).spawn(move || {
+        of_thread.fetch_add(1, Ordering::Release);
+        work();
+    });
+    let thread = spawned.map_err(|error: io::Error| Error::Resource {
+        what: "a thread",
+        reason: system_reason(&error),
+    })?;
+    wait_for(&begun, 1);
+    Ok(thread)
+}
+
+/// Waits until so many threads have begun, see [`memory::check_thread`].
+fn wait_for(begun: &AtomicUsize, count: usize) {
+    while begun.load(Ordering::Acquire) < count {
+        thread::yield_now();
+    }
+}
+
+/// Whether the system has so many threads, with stacks of the usual size. To be asked before
+/// a library starts some that would not get out of having too few.
+///
+/// # Errors
+/// [`Error::NoThreads`] if not.
+pub(crate) fn check_available(count: usize, what: &'static str) -> Result<(), Error> {
+    const STACK: usize = 8 << 20;
+    let _signals = SignalsBlocked::new()?;
+    let (gate, begun) = (Mutex::new(()), AtomicUsize::new(0));
+    let waiting = || {
+        begun.fetch_add(1, Ordering::Release);
+        drop(gate.lock());
+    };
+    thread::scope(|scope| {
+        // All are there at the same time.
+        let _closed = gate.lock();
+        for number in 1..=count {
+            memory::check_thread()?;
+            let builder = Builder::new().stack_size(STACK);
+            let spawned = builder.spawn_scoped(scope, waiting);
+            spawned.map_err(|error| Error::NoThreads {
+                what,
+                reason: system_reason(&error),
+            })?;
+            wait_for(&begun, number);
+        }
+        Ok(())
+    })
 }
 
 /// Calls `work` with 0, 1, … on as many threads, of which the caller's is the first, and
@@ -68,21 +113,29 @@ pub(crate) fn on_each<T: Send>(
     threads: usize,
     work: impl Fn(usize) -> T + Sync,
 ) -> Result<Vec<T>, Error> {
-    let work = &work;
+    let (work, begun) = (&work, &AtomicUsize::new(0));
     thread::scope(|scope| {
-        let others = {
+        let mut others = Vec::with_capacity(threads);
+        {
             let _signals = SignalsBlocked::new()?;
-            (1..threads)
-                .map(|number| Builder::new().spawn_scoped(scope, move || work(number)))
-                .collect::<Vec<io::Result<_>>>()
-        };
-        let mut given = vec![work(0)];
-        for (number, other) in (1..).zip(others) {
-            given.push(match other {
-                Ok(other) => other.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                Err(_) => work(number),
-            });
+            for number in 1..threads {
+                if memory::check_thread().is_err() {
+                    break;
+                }
+                let spawned = Builder::new().spawn_scoped(scope, move || {
+                    begun.fetch_add(1, Ordering::Release);
+                    work(number)
+                });
+                let Ok(other) = spawned else { break };
+                others.push(other);
+                wait_for(begun, number);
+            }
         }
+        let mut given = vec![work(0)];
+        for other in others {
+            given.push(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        given.extend((given.len()..threads).map(work));
         Ok(given)
     })
 }
@@ -93,7 +146,7 @@ mod tests {
 
     use nix::sys::signal::{SigSet, Signal};
 
-    use super::{SignalsBlocked, on_each, spawn};
+    use super::{SignalsBlocked, check_available, on_each, spawn};
 
     #[test]
     fn the_guard_restores_the_mask() {
@@ -104,6 +157,11 @@ mod tests {
             assert!(during.contains(Signal::SIGTERM) && during.contains(Signal::SIGUSR1));
         }
         assert_eq!(SigSet::thread_get_mask().expect("mask"), before);
+    }
+
+    #[test]
+    fn there_are_a_few_threads() {
+        assert!(check_available(4, "a test").is_ok());
     }
 
     #[test]

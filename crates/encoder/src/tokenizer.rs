@@ -22,6 +22,7 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use memory::check_available;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{Encoding, PaddingParams, PostProcessor, Tokenizer, TruncationDirection};
 
@@ -39,6 +40,16 @@ pub const MAX_TEXT_BYTES: usize = 1 << 20;
 /// The first prefix has this many bytes per token that counts; languages have
 /// 2 to 6, so one prefix nearly always does.
 const PREFIX_BYTES_PER_TOKEN: usize = 16;
+
+/// Bytes of memory for each of a tokenizer's file, and in any case.
+const MEMORY_OF_FILE: usize = 16;
+const LEAST_MEMORY: usize = 8 << 20;
+
+/// Bytes of memory for each of a text, whose tokens know where they are from.
+const MEMORY_OF_TEXT: usize = 128;
+
+/// A text with fewer bytes hardly takes any.
+const SHORT_TEXT: usize = 16 << 10;
 
 /// A text's tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +72,24 @@ pub(crate) struct TextTokenizer {
     lowercase: bool,
 }
 
+/// Whether there is memory for the tokens of a text.
+fn check_text(text: &str) -> Result<(), Error> {
+    match text.len() {
+        ..SHORT_TEXT => Ok(()),
+        bytes => Ok(check_available(
+            bytes.saturating_mul(MEMORY_OF_TEXT),
+            "the tokens of a text",
+        )?),
+    }
+}
+
 impl TextTokenizer {
     pub(crate) fn new(json: &[u8], settings: &Settings) -> Result<Self, Error> {
         // The library counts on its callers for this, process-wide: it must never
         // start threads in a process that steers itself with signals.
         tokenizers::parallelism::set_parallelism(false);
+        let needed = json.len().saturating_mul(MEMORY_OF_FILE) + LEAST_MEMORY;
+        check_available(needed, "the tokenizer of the model")?;
         let mut tokenizer = no_panic(|| Tokenizer::from_bytes(json))
             .map_err(|reason| Error::malformed(TOKENIZER, reason))?;
         let processor = tokenizer.get_post_processor().cloned();
@@ -162,6 +186,7 @@ impl TextTokenizer {
 
     /// The places of the tokens of a text, special ones left out.
     pub(crate) fn places(&self, text: &str) -> Result<Vec<Place>, Error> {
+        check_text(text)?;
         // Lower case may have other bytes: for each, the byte it came from.
         let mut lowered = String::new();
         let mut from = Vec::new();
@@ -202,6 +227,7 @@ impl TextTokenizer {
     }
 
     fn encode(&self, text: &str) -> Result<Encoding, Error> {
+        check_text(text)?;
         no_panic(|| self.tokenizer.encode_fast(text, false))
             .map_err(|reason| Error::Tokenizer { reason })
     }

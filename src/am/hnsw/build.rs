@@ -13,6 +13,7 @@ use pgrx::prelude::*;
 use super::fit::{self, Fit, fit};
 use super::options::{self, StorageOption};
 use super::{RelationIndex, index as open_index};
+use crate::allocator;
 use crate::am::open::{self, Reader, RowContext, Value};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
@@ -111,7 +112,6 @@ struct Build<'b, 'r> {
     builder: &'b Builder<AnyCodec>,
     linker: Linker<'b, AnyCodec>,
     workers: usize,
-    row_context: RowContext,
     name: &'b str,
     reader: Reader,
     /// The pages, once the graph was written to them.
@@ -119,6 +119,12 @@ struct Build<'b, 'r> {
     /// Codes turned out not to be good enough: the build goes no further.
     unfit: bool,
     indexed: u64,
+}
+
+/// What the scan of the table is given.
+struct Rows<'b, 'r> {
+    build: Build<'b, 'r>,
+    row_context: RowContext,
 }
 
 impl Build<'_, '_> {
@@ -144,13 +150,17 @@ impl Build<'_, '_> {
         if let (Some(witness), Value::Components(vector)) = (&mut self.witness, &value) {
             witness.show(self.codec, vector, &code);
         }
-        if self.builder.add(&code, tid) == Added::Full {
-            self.flush();
-            if let Some(index) = &self.written {
-                self.notice();
-                self.insert(index, &code, tid);
+        match self.builder.add(&code, tid) {
+            Added::Yes => {}
+            Added::NoMemory(error) => allocator::raise(error),
+            Added::Full => {
+                self.flush();
+                if let Some(index) = &self.written {
+                    self.notice();
+                    self.insert(index, &code, tid);
+                }
+                return;
             }
-            return;
         }
         // Without workers, this thread links everything; with them, it helps
         // when the table is read faster than they link.
@@ -165,6 +175,8 @@ impl Build<'_, '_> {
     fn help(&mut self, backlog: u32) {
         while self.linker.help(backlog) {
             pgrx::check_for_interrupts!();
+            allocator::check();
+            allocator::unwrap(self.builder.check());
             report(TUPLES_DONE, i64::from(self.builder.linked()));
         }
     }
@@ -194,12 +206,15 @@ impl Build<'_, '_> {
         while !self.builder.is_complete() {
             std::thread::sleep(std::time::Duration::from_micros(200));
             pgrx::check_for_interrupts!();
+            allocator::check();
         }
         report(TUPLES_DONE, self.indexed as i64);
         if let Some(witness) = &mut self.witness {
-            witness.search(self.builder, &mut || {
+            let searched = witness.search(self.builder, &mut || {
                 pgrx::check_for_interrupts!();
+                allocator::check();
             });
+            unwrap_index(searched, self.name);
             if !witness.is_satisfied(self.codec) {
                 if self.may_be_plain {
                     self.unfit = true;
@@ -238,16 +253,15 @@ unsafe extern "C-unwind" fn on_row(
     _is_alive: bool,
     state: *mut core::ffi::c_void,
 ) {
-    // SAFETY: `state` is the `Build` that `ambuild` gave to the scan, and the
+    // SAFETY: `state` is the `Rows` that `ambuild` gave to the scan, and the
     // values are those of the index's one column.
     unsafe {
-        let build = &mut *state.cast::<Build>();
+        let Rows { build, row_context } = &mut *state.cast::<Rows>();
         if *is_null {
             return;
         }
         let (datum, tid) = (*values, open::heap_tid(*tid));
-        let context = build.row_context;
-        context.run_and_reset(|| build.add(datum, tid));
+        row_context.run_and_reset(|| build.add(datum, tid));
     }
 }
 
@@ -283,8 +297,7 @@ unsafe fn most_components(
                 return;
             }
             let most = &mut *state.cast::<Most>();
-            let context = most.row_context;
-            context.run_and_reset(|| {
+            most.row_context.run_and_reset(|| {
                 if let Value::Sparse(vector) = most.reader.read(*values) {
                     most.most = most.most.max(Some(vector.values().len() as u32));
                 }
@@ -351,8 +364,9 @@ pub unsafe extern "C-unwind" fn ambuild(
             };
             let seed = pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state);
             let builder = Builder::new(codec.clone(), options, budget(), seed);
+            let builder = allocator::unwrap(builder);
             let workers = worker_count();
-            let mut build = Build {
+            let build = Build {
                 pages: &pages,
                 options: &options,
                 codec: &codec,
@@ -361,40 +375,45 @@ pub unsafe extern "C-unwind" fn ambuild(
                 builder: &builder,
                 linker: builder.linker(),
                 workers,
-                row_context: RowContext::new(),
                 name: &name,
                 reader,
                 written: None,
                 unfit: false,
                 indexed: 0,
             };
+            let mut rows = Rows {
+                build,
+                row_context: RowContext::new(),
+            };
             report(SUBPHASE, phase::LOADING);
             let estimate = (*(*heap).rd_rel).reltuples;
             report(TUPLES_TOTAL, estimate.max(0.0) as i64);
-            let rows = with_workers(
+            let heap_rows = with_workers(
                 workers,
                 || builder.linker().work(),
                 || builder.abandon(),
                 || {
-                    let rows = pg_sys::table_index_build_scan(
+                    let heap_rows = pg_sys::table_index_build_scan(
                         heap,
                         index,
                         index_info,
                         true,
                         true,
                         Some(on_row),
-                        (&raw mut build).cast(),
+                        (&raw mut rows).cast(),
                         std::ptr::null_mut(),
                     );
+                    let build = &mut rows.build;
                     report(TUPLES_TOTAL, build.indexed as i64);
                     if build.written.is_none() && !build.unfit {
                         build.flush();
                     }
-                    rows
+                    heap_rows
                 },
             );
+            let build = &mut rows.build;
             if !build.unfit {
-                break (rows, build.indexed);
+                break (heap_rows, build.indexed);
             }
             // Nothing was written yet.
             if let Some(witness) = build.witness.take() {

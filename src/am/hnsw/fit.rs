@@ -8,11 +8,14 @@ use ann::hnsw::witness::Witness;
 use ann::hnsw::{AnyCodec, Code, Codec, Options, Storage};
 use ann::metric::normalize;
 use ann::quantize::frame::Frame;
+use memory::check_available;
+use memory::vec::{copied, reserve};
 use pgrx::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::options::StorageOption;
+use crate::allocator;
 use crate::am::open::{Reader, Value};
 use crate::am::progress::budget;
 use crate::am::sample::rows_of_pages;
@@ -26,6 +29,9 @@ const PAGES: usize = 400;
 const WATCHED: usize = 100;
 /// The sample takes at most such a part of `maintenance_work_mem`.
 const PART_OF_MEMORY: usize = 32;
+
+/// What memory is asked for.
+const SAMPLE: &str = "the sample of the vectors";
 
 /// A codec that has seen a sample of the vectors, and what watches over it.
 pub struct Fit {
@@ -69,6 +75,7 @@ unsafe fn sample(
             if let Value::Components(values) = unsafe { reader.read(datum) } {
                 let at = place * dimension;
                 if at == rows.len() {
+                    allocator::unwrap(reserve(&mut rows, dimension, SAMPLE));
                     rows.extend_from_slice(&values);
                 } else {
                     rows[at..at + dimension].copy_from_slice(&values);
@@ -105,15 +112,19 @@ pub unsafe fn fit(
     let dimension = options.dimension as usize;
     // SAFETY: passed on.
     let rows = unsafe { sample(heap, index, index_info, reader, dimension) };
-    let mut compared = rows.clone();
+    let mut compared = allocator::unwrap(copied(&rows, SAMPLE));
     if options.metric == Metric::Cosine {
         // A zero vector stays one, and says nothing.
         compared.chunks_exact_mut(dimension).for_each(|row| {
             normalize(row);
         });
     }
+    // What is reckoned takes less than three numbers of a row.
+    let numbers = 3 * size_of::<f64>() * (rows.len() / dimension);
+    allocator::unwrap(check_available(numbers, SAMPLE));
     let frame = Frame::of_sample(options.metric, &compared, dimension, &mut || {
         pgrx::check_for_interrupts!();
+        allocator::check();
     });
     drop(compared);
     let codec = AnyCodec::with_frame(options, frame)?;
@@ -126,6 +137,7 @@ pub unsafe fn fit(
         let mut code = Code::zeroed(codec.code_len());
         for row in rows.chunks_exact(dimension) {
             pgrx::check_for_interrupts!();
+            allocator::check();
             if codec.encode(row.into(), code.bytes_mut()) {
                 trial.show(&codec, row, &code);
             }

@@ -6,9 +6,11 @@
 use ann::HeapTid;
 use ann::hnsw::order::{Order, Ordered};
 use ann::hnsw::{AnyQuery, Code, Codec, Scan, Storage};
+use memory::vec::push;
 use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
+use crate::allocator;
 use crate::am::explain::Counters;
 use crate::am::open::{self, RowContext};
 use crate::am::scan as common;
@@ -17,6 +19,9 @@ use crate::settings::{
     EF_SEARCH, ITERATIVE_SCAN, IterativeScan, MAX_SCAN_TUPLES, SCAN_MEM_MULTIPLIER,
 };
 use crate::storage::{RelationPages, RowsAhead};
+
+/// What memory is asked for.
+const ROWS: &str = "the rows of a search";
 
 /// A scan under way: what `opaque` points to. It belongs to the memory context
 /// of the scan and is dropped with it.
@@ -109,7 +114,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
         let upcoming = search.rows.iter().rev().map(|&(_, tid)| tid);
         search.ahead.advance((*scan).heapRelation, upcoming);
         if search.mode == IterativeScan::Off {
-            search.returned.push(tid);
+            allocator::unwrap(push(&mut search.returned, tid, ROWS));
         }
         common::return_row(scan, tid, bound, search.by_bound);
         true
@@ -120,7 +125,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
 /// a scan may begin anew for each row of another table.
 unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
     // SAFETY: as in `amgettuple`.
-    RowContext::new().run(|| unsafe {
+    let work = || unsafe {
         let index = (*scan).indexRelation;
         let query = common::query(scan);
         let pages = RelationPages::new(index);
@@ -156,7 +161,9 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             ordered: Ordered::new(order, by_bound),
             finished: false,
         }
-    })
+    };
+    // SAFETY: a search has no reference into the context, which is used here alone.
+    unsafe { RowContext::new().run(work) }
 }
 
 /// Begins the search of a scan and walks down to level 0 of the graph; after

@@ -15,6 +15,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::{given, index as open_index, options};
+use crate::allocator;
 use crate::am::open::{self, Reader, RowContext};
 use crate::am::progress::{
     SUBPHASE, TUPLES_DONE, TUPLES_TOTAL, Workers, budget, report, worker_count,
@@ -179,7 +180,7 @@ unsafe fn sample(
         // SAFETY: the values are those of the index's one column, and not null.
         let value = unsafe { plan.reader.read(datum) };
         if plan.codec.load(value.as_vector(), &mut loaded).is_some() {
-            sample.show(&loaded, &mut of_rows);
+            allocator::unwrap(sample.show(&loaded, &mut of_rows));
         }
     };
     // SAFETY: passed on.
@@ -285,6 +286,7 @@ unsafe fn centroids(
     }
     let mut pause = || {
         pgrx::check_for_interrupts!();
+        allocator::check();
     };
     plan.codec.set_mean_of(&vectors, &mut pause);
     for part in vectors.chunks_mut(1024 * padded) {
@@ -295,11 +297,12 @@ unsafe fn centroids(
     let seed = unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) };
     let mut rng = SmallRng::seed_from_u64(seed);
     let Some(lists) = lists else {
-        return Centroids::new(vectors, padded).arranged(team, &mut rng);
+        let given = Centroids::new(vectors, padded);
+        return allocator::unwrap(given.arranged(team, &mut rng));
     };
     report(SUBPHASE, phase::CLUSTERING);
     let metric = plan.codec.options().metric;
-    cluster(
+    let clustered = cluster(
         team,
         &vectors,
         padded,
@@ -309,7 +312,8 @@ unsafe fn centroids(
         &mut |round| {
             report(SUBPHASE, phase::CLUSTERING + round as i64);
         },
-    )
+    );
+    allocator::unwrap(clustered)
 }
 
 /// A sample of the rows, loaded, and how many lists there are to be.
@@ -399,8 +403,7 @@ unsafe extern "C-unwind" fn on_row(
             return;
         }
         let (datum, tid): (_, HeapTid) = (*values, open::heap_tid(*tid));
-        let context = build.row_context;
-        context.run_and_reset(|| {
+        build.row_context.run_and_reset(|| {
             let value = build.plan.reader.read(datum);
             let before = build.builder.rows();
             let added = build.builder.add(value.as_vector(), tid);
@@ -450,7 +453,7 @@ pub unsafe extern "C-unwind" fn ambuild(
             (&raw mut build).cast(),
             std::ptr::null_mut(),
         );
-        let indexed = build.builder.close();
+        let indexed = unwrap_index(build.builder.close(), &plan.name);
         report(TUPLES_TOTAL, indexed as i64);
         report(TUPLES_DONE, indexed as i64);
         report(SUBPHASE, phase::WRITING);

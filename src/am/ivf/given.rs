@@ -8,9 +8,11 @@
 #![allow(unsafe_code)]
 
 use ann::ivf::layout::MAX_LISTS;
+use memory::vec::reserve;
 use pgrx::prelude::*;
 
 use super::build::{Plan, check_budget};
+use crate::allocator;
 use crate::am::open::RowContext;
 use crate::encoding::{ServerText, argument};
 use crate::errors::{notice, raise, raise_with_hint};
@@ -296,20 +298,26 @@ unsafe fn read(
     )?;
     let mut values = Vec::new();
     let mut loaded = vec![0.0; plan.codec.padded()];
-    let context = RowContext::new();
+    // SAFETY: used for as long as this function, whose caller has the current context.
+    let mut context = unsafe { RowContext::new() };
     for row in rows {
         pgrx::check_for_interrupts!();
+        allocator::check();
         let Some(vector) = row.get::<pgrx::AnyElement>(1)? else {
             continue;
         };
         check_budget(values.len() / plan.codec.padded() + 1, plan);
-        context.run_and_reset(|| {
+        let mut load = || {
             // SAFETY: the column is of the index's type.
             let value = unsafe { plan.reader.read(vector.datum()) };
             if plan.codec.load(value.as_vector(), &mut loaded).is_some() {
+                let room = reserve(&mut values, loaded.len(), "the centroids");
+                allocator::unwrap(room);
                 values.extend_from_slice(&loaded);
             }
-        });
+        };
+        // SAFETY: what is loaded is a copy.
+        unsafe { context.run_and_reset(&mut load) };
     }
     Ok(values)
 }

@@ -124,7 +124,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
 /// a scan may begin anew for each row of another table.
 unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Search {
     // SAFETY: as in `amgettuple`.
-    RowContext::new().run(|| unsafe {
+    let work = || unsafe {
         let relation = (*scan).indexRelation;
         let query = common::query(scan);
         let name = open::name(relation);
@@ -152,7 +152,9 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
             probes,
             most_probes: settings.most_probes(probes),
         }
-    })
+    };
+    // SAFETY: a search has no reference into the context, which is used here alone.
+    unsafe { RowContext::new().run(work) }
 }
 
 /// Begins the search of a scan and chooses the first lists; after each of the two,

@@ -22,6 +22,9 @@
 //! search can go on where it stopped and return the next nearest vertices
 //! without visiting any vertex twice.
 
+use memory::OutOfMemory;
+use memory::vec::{copied, extend, push, reserve};
+
 use super::layout::{HeapTid, NONE, Vertex};
 use super::means::Means;
 use super::sets::VertexSet;
@@ -116,6 +119,8 @@ pub struct Found {
     pub vertex: Vertex,
     /// The vertex of the same element one level down.
     pub below: Vertex,
+    /// So many vertices were visited before it, and itself.
+    pub position: u32,
     /// Where its rows are in [`Beam::tids`].
     pub tids: (u32, u32),
 }
@@ -161,6 +166,9 @@ pub struct Counters {
 
 /// Visits for each of the vertices that are sought, about.
 const VISITS: usize = 2;
+
+/// What memory is asked for.
+const SEARCH: &str = "a search";
 
 /// A search with the default `ef` sees about so many vertices.
 const SEEN: usize = 1000;
@@ -247,7 +255,7 @@ impl Beam {
         query: &G::Query,
         extent: Extent,
     ) -> Result<(), Error> {
-        self.reserve(extent);
+        self.reserve(extent)?;
         if !graph.is_exact() {
             self.means.fit(extent.width.min(VISITS * extent.ef));
         }
@@ -272,7 +280,7 @@ impl Beam {
                 graph.prefetch(on_its_way, self.level);
             }
             self.visit(graph, query, position, vertex)?;
-            self.consider_all(graph.is_exact(), extent);
+            self.consider_all(graph.is_exact(), extent)?;
         }
         Ok(())
     }
@@ -287,24 +295,26 @@ impl Beam {
     }
 
     /// Memory for a search of the usual length, at once instead of bit by bit.
-    fn reserve(&mut self, extent: Extent) {
+    fn reserve(&mut self, extent: Extent) -> Result<(), OutOfMemory> {
         /// What a visit tells of, with the usual `m`.
         const NEIGHBOURS: usize = 32;
         let visits = VISITS * extent.ef + NEIGHBOURS;
-        self.pool.reserve(extent.width + 1);
-        self.visited.reserve(visits);
-        self.found.reserve(visits);
+        reserve(&mut self.pool, extent.width + 1, SEARCH)?;
+        reserve(&mut self.visited, visits, SEARCH)?;
+        reserve(&mut self.found, visits, SEARCH)?;
         if self.options.with_tids {
-            self.tids.reserve(visits);
+            reserve(&mut self.tids, visits, SEARCH)?;
         }
         if self.options.resumable {
-            self.aside.reserve(visits * NEIGHBOURS);
+            reserve(&mut self.aside, visits * NEIGHBOURS, SEARCH)?;
         }
+        Ok(())
     }
 
     /// Puts the neighbours that the last visit told of into the pool, as far as
     /// they are near enough.
-    fn consider_all(&mut self, is_exact: bool, extent: Extent) {
+    fn consider_all(&mut self, is_exact: bool, extent: Extent) -> Result<(), OutOfMemory> {
+        self.seen.make_room(self.numbers.len())?;
         let numbers = std::mem::take(&mut self.numbers);
         let estimates = std::mem::take(&mut self.estimates);
         if is_exact {
@@ -312,7 +322,7 @@ impl Beam {
         }
         if self.options.resumable {
             let all = estimates.iter().zip(&numbers);
-            self.aside.extend(all.map(|(&e, &n)| (e, n)));
+            extend(&mut self.aside, all.map(|(&e, &n)| (e, n)), SEARCH)?;
         }
         // Few are near, and which is not foreseen: a branch for each would
         // cost more than all else here.
@@ -339,6 +349,7 @@ impl Beam {
         }
         self.numbers = numbers;
         self.estimates = estimates;
+        Ok(())
     }
 
     /// What has smaller keys comes into the pool; all does, if `None`.
@@ -362,10 +373,16 @@ impl Beam {
 
     /// Takes the nearest `limit` results out of the beam, nearest first. What
     /// remains can be taken later, or after [`Beam::resume`] went on.
-    pub fn take(&mut self, limit: usize) -> Vec<Found> {
-        self.found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
-        let rest = self.found.split_off(limit.min(self.found.len()));
-        std::mem::replace(&mut self.found, rest)
+    pub fn take(&mut self, limit: usize) -> Result<Vec<Found>, OutOfMemory> {
+        // As they were found, of those at the same distance; without memory for that.
+        let order = |a: &Found, b: &Found| {
+            let by_distance = a.distance.total_cmp(&b.distance);
+            by_distance.then(a.position.cmp(&b.position))
+        };
+        self.found.sort_unstable_by(order);
+        let rest = copied(&self.found[limit.min(self.found.len())..], SEARCH)?;
+        self.found.truncate(limit);
+        Ok(std::mem::replace(&mut self.found, rest))
     }
 
     /// Goes on with the nearest of what was kept aside; the beam must be
@@ -377,7 +394,7 @@ impl Beam {
         extent: Extent,
     ) -> Result<(), Error> {
         loop {
-            self.refill(graph.is_exact(), extent.width);
+            self.refill(graph.is_exact(), extent.width)?;
             if self.pool.is_empty() {
                 return Ok(());
             }
@@ -389,10 +406,11 @@ impl Beam {
     }
 
     /// Makes the nearest of what was kept aside the pool.
-    fn refill(&mut self, is_exact: bool, width: usize) {
+    fn refill(&mut self, is_exact: bool, width: usize) -> Result<(), OutOfMemory> {
         self.pool.clear();
         self.next = 0;
         self.seen.clear();
+        self.seen.make_room(self.visited.len())?;
         self.seen.extend(self.visited.iter().copied());
         for (key, vertex) in &mut self.aside {
             *key = self.means.get(*vertex).unwrap_or(*key);
@@ -400,13 +418,15 @@ impl Beam {
         // Of several estimates for a vertex, the smallest comes first now.
         self.aside.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         // Also what goes into the pool stays: it may fall out again.
-        let mut kept = Vec::new();
-        for (key, vertex) in std::mem::take(&mut self.aside) {
-            if self.seen.insert(vertex) {
-                kept.push((key, vertex));
-            }
-        }
-        let near = &kept[..width.min(kept.len())];
+        let seen = &mut self.seen;
+        let mut failed = Ok(());
+        self.aside.retain(|&(_, vertex)| {
+            failed = failed.and_then(|()| seen.make_room(1));
+            failed.is_err() || seen.insert(vertex)
+        });
+        failed?;
+        let near = &self.aside[..width.min(self.aside.len())];
+        reserve(&mut self.pool, near.len(), SEARCH)?;
         let candidates = near
             .iter()
             .map(|&(key, vertex)| Candidate::new(key, vertex));
@@ -417,7 +437,7 @@ impl Beam {
             self.seen.extend(self.visited.iter().copied());
             self.seen.extend(near.iter().map(|&(_, vertex)| vertex));
         }
-        self.aside = kept;
+        Ok(())
     }
 
     /// The rows that `Found::tids` point into.
@@ -479,7 +499,7 @@ impl Beam {
             estimates: &mut self.estimates,
         };
         let visit = graph.visit(vertex, self.level, query, tids, &mut neighbours)?;
-        self.visited.push(vertex);
+        push(&mut self.visited, vertex, SEARCH)?;
         self.counters.visited += 1;
         self.counters.estimated += self.numbers.len() as u64;
         let Some(visit) = visit else {
@@ -494,13 +514,15 @@ impl Beam {
             self.pool.remove(position);
         } else {
             self.settle(position, visit.key);
-            self.found.push(Found {
+            let found = Found {
                 distance: visit.key,
                 bound: visit.bound,
                 vertex,
                 below: visit.below,
+                position: self.visited.len() as u32,
                 tids: (tids_from, self.tids.len() as u32),
-            });
+            };
+            push(&mut self.found, found, SEARCH)?;
         }
         Ok(())
     }
@@ -586,7 +608,7 @@ pub fn descend<G: Graph>(
         }
         let width = if level == to + 1 { ENTRIES } else { above };
         beam.run(graph, query, Extent::of_width(width))?;
-        entries = step_down(&beam.take(width));
+        entries = step_down(&beam.take(width)?);
     }
     Ok(entries)
 }
@@ -695,7 +717,13 @@ mod tests {
         assert_eq!(visited(first).collect::<Vec<_>>(), [0, 1, 2, 3, 5]);
         let pool: Vec<_> = beam.pool.iter().map(|c| c.vertex).collect();
         assert_eq!(pool, [1, 2, 3, 5, 0]);
-        let found = |beam: &mut Beam| beam.take(9).iter().map(|f| f.vertex).collect::<Vec<_>>();
+        let found = |beam: &mut Beam| {
+            beam.take(9)
+                .unwrap()
+                .iter()
+                .map(|f| f.vertex)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(found(&mut beam), [1, 2, 3, 5, 0]);
         // Both wait for the search to go on.
         let second = graph();
@@ -720,7 +748,7 @@ mod tests {
         (0..3).for_each(|vertex| beam.start(vertex));
         beam.run(&graph, &(), Extent { ef: 2, width: 9 }).unwrap();
         assert!(graph.visited.into_inner().contains(&(0, 3)));
-        assert_eq!(beam.take(1)[0].vertex, 3);
+        assert_eq!(beam.take(1).unwrap()[0].vertex, 3);
     }
 
     #[test]
@@ -788,7 +816,7 @@ mod tests {
             let mut beam = Beam::new(0, BeamOptions::default());
             let mut of = |numbers: Vec<Vertex>, estimates: Vec<f32>| {
                 (beam.numbers, beam.estimates) = (numbers, estimates);
-                beam.consider_all(false, Extent::of_width(3));
+                beam.consider_all(false, Extent::of_width(3)).unwrap();
                 beam.pool.iter().map(|c| c.vertex).collect::<Vec<_>>()
             };
             assert_eq!(

@@ -22,6 +22,7 @@
 
 use std::collections::HashSet;
 
+use memory::vec::{filled, push, reserve, reserve_in_set};
 use rustc_hash::FxHashSet;
 
 use super::codec::{Code, Codec};
@@ -29,6 +30,9 @@ use super::index::Index;
 use super::layout::{HeapTid, Meta, NONE, State, Vertex};
 use crate::Error;
 use crate::page::PageStore;
+
+/// What memory is asked for.
+const CHECK: &str = "the check of an index";
 
 /// At most so many problems are listed.
 const MAX_PROBLEMS: usize = 100;
@@ -124,6 +128,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         on_row: &mut dyn FnMut(HeapTid, &[u8]),
     ) -> Result<Option<Vec<Seen>>, Error> {
         let mut seen = Vec::new();
+        reserve(&mut seen, meta.vertex_count as usize, CHECK)?;
         let mut rows: FxHashSet<HeapTid> = HashSet::default();
         let mut code = Code::zeroed(self.layout.code_len);
         let mut readable = true;
@@ -153,7 +158,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         continue;
                     }
                 };
-                seen.push(slot);
+                push(&mut seen, slot, CHECK)?;
                 if !tidy {
                     let reason = format!("slot {vertex} has content where it should have none");
                     report.add(Error::corrupted(block, reason));
@@ -182,6 +187,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         }
                         report.heap_tids += tids.len() as u64;
                         self.load_code(vertex, 0, code.bytes_mut())?;
+                        reserve_in_set(&mut rows, tids.len(), CHECK)?;
                         for tid in tids {
                             if !rows.insert(tid) {
                                 let reason = format!("row {tid} is in two vertices");
@@ -227,7 +233,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
     /// The postings of every element, and those of none.
     fn check_postings(&self, seen: &[Seen], report: &mut Report) -> Result<(), Error> {
         let is_posting = |slot: &Seen| !slot.is_vertex && slot.state != State::Free;
-        let mut linked = vec![false; seen.len()];
+        let mut linked = filled(false, seen.len(), CHECK)?;
         let elements = (0..)
             .zip(seen)
             .filter(|(_, slot)| slot.is_vertex && slot.level == 0);
@@ -292,6 +298,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 report.add(Error::corrupted(0, reason));
                 break;
             };
+            reserve_in_set(&mut chain, 1, CHECK)?;
             if !chain.insert(next) {
                 let reason = format!("slot {next} is in the chain of free slots twice");
                 report.add(Error::corrupted(0, reason));
@@ -402,7 +409,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         seen: &[Seen],
         report: &mut Report,
     ) -> Result<(), Error> {
-        let mut reached = vec![false; seen.len()];
+        let mut reached = filled(false, seen.len(), CHECK)?;
         let mut stack = Vec::new();
         if let Some(entry) = seen.get(meta.entry as usize) {
             reached[entry.base as usize] = true;
@@ -413,7 +420,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             let links: Vec<Vertex> = self.with_slot(vertex, |slot| slot.neighbours().collect())?;
             for link in links {
                 if !std::mem::replace(&mut reached[link as usize], true) {
-                    stack.push(link);
+                    push(&mut stack, link, CHECK)?;
                 }
             }
         }

@@ -52,7 +52,7 @@ pub(super) fn nearest_by_level<G: Graph>(
             beam.start(entry);
         }
         beam.run(graph, query, graph.extent(ef))?;
-        let nearest = beam.take(ef);
+        let nearest = beam.take(ef)?;
         if level > 0 {
             // Where every vertex nearby is dead, go straight down.
             let below = step_down(&nearest);

@@ -8,6 +8,8 @@
 //! estimates, or half as many again by exact distances, however many a round visits: what is returned is then known as well at every
 //! width of the search.
 
+use memory::vec::{collect, extend};
+
 use super::codec::Codec;
 use super::index::Index;
 use super::layout::HeapTid;
@@ -26,6 +28,9 @@ pub enum Order {
     /// Rows come nearest first, in as many rounds as are asked for.
     Strict,
 }
+
+/// What memory is asked for.
+const ROWS: &str = "the rows that a search found";
 
 /// Visits for two rows that are returned, of a search by estimates and of an exact one.
 const VISITS: [u64; 2] = [5, 3];
@@ -79,7 +84,7 @@ impl Ordered {
         let is_last = is_last(scan);
         let is_first = self.order == Order::Once && self.returned == 0;
         if is_last && !is_first {
-            found.extend(scan.rest());
+            extend(&mut found, scan.rest()?, ROWS)?;
         }
         self.finished = found.is_empty() || is_last;
         let mut farthest = f64::NEG_INFINITY;
@@ -89,7 +94,7 @@ impl Ordered {
             farthest = farthest.max(distance);
             self.slack = self.slack.max(distance - rank);
             let tids = scan.heap_tids(found).iter();
-            self.waiting.extend(tids.map(|&tid| (rank, tid)));
+            extend(&mut self.waiting, tids.map(|&tid| (rank, tid)), ROWS)?;
         }
         self.waiting.sort_by(|a, b| a.0.total_cmp(&b.0));
         let sure = if self.finished || is_first {
@@ -97,7 +102,7 @@ impl Ordered {
         } else {
             self.sure(farthest, index.is_fused(), scan.counters().visited)
         };
-        let mut rows: Vec<_> = self.waiting.drain(..sure).collect();
+        let mut rows = collect(self.waiting.drain(..sure), ROWS)?;
         self.returned += rows.len() as u64;
         // An order that was promised stays one when a search goes on.
         if self.order != Order::Relaxed {

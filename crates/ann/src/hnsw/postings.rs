@@ -11,6 +11,8 @@
 //! empty one as dead, so that nobody adds to it, then unlinks it, and frees it
 //! after the barrier. A scan that meets a posting freed meanwhile walks again.
 
+use memory::vec::extend;
+
 use super::codec::{Code, Codec};
 use super::index::Index;
 use super::layout::{HeapTid, Layout, MAX_HEAP_TIDS, NONE, Slot, SlotMut, State, Vertex};
@@ -146,7 +148,14 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         let from = tids.len();
         let mut next = first;
         for _ in 0..MAX_WALKS {
-            if self.walk(base, next, &mut |slot| tids.extend(slot.posting_tids()))? {
+            let mut read = Ok(());
+            let is_whole = self.walk(base, next, &mut |slot| {
+                if read.is_ok() {
+                    read = extend(tids, slot.posting_tids(), "the rows with equal vectors");
+                }
+            })?;
+            read?;
+            if is_whole {
                 break;
             }
             tids.truncate(from);
@@ -226,7 +235,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             self.check_chain_length(base, seen)?;
             let is_empty = posting.rows == 0;
             if !(posting.is_dead || is_empty && self.mark_posting_dead(next)?) {
-                kept.insert(next);
+                kept.insert(next)?;
                 before = next;
                 continue;
             }
@@ -244,7 +253,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 )?;
             let unlink = |slot: &mut SlotMut<'_>| slot.set_below(posting.next);
             if was_last || self.change_slot(before, |slot| links_here(&slot), unlink)? {
-                dead.insert(next);
+                dead.insert(next)?;
             } else {
                 before = base;
             }

@@ -4,6 +4,8 @@
 //! goes on: each further round returns the next `ef`, without visiting any
 //! vertex twice.
 
+use memory::OutOfMemory;
+
 use super::beam::{Beam, BeamOptions, Counters, Found, Graph, descend};
 use super::codec::Codec;
 use super::index::Index;
@@ -101,7 +103,7 @@ impl<Q> Scan<Q> {
             }
             Stage::New | Stage::Entered => self.first_round(index, ef)?,
         }
-        let found = self.beam.take(ef);
+        let found = self.beam.take(ef)?;
         self.stage = match found[..] {
             [] => Stage::Exhausted,
             _ => Stage::Going,
@@ -110,7 +112,7 @@ impl<Q> Scan<Q> {
     }
 
     /// All that was found and no round returned, nearest first.
-    pub fn rest(&mut self) -> Vec<Found> {
+    pub fn rest(&mut self) -> Result<Vec<Found>, OutOfMemory> {
         self.beam.take(usize::MAX)
     }
 

@@ -1,5 +1,8 @@
 //! Sets of vertices.
 
+use memory::OutOfMemory;
+use memory::vec::{filled, lengthen};
+
 use super::layout::{NONE, Vertex};
 
 /// Places for each vertex of a [`VertexSet`], so that few collide.
@@ -43,6 +46,21 @@ impl VertexSet {
             }
             *self = larger;
         }
+    }
+
+    /// Makes room for so many more vertices, which then can be put in without more memory.
+    #[inline]
+    pub fn make_room(&mut self, more: usize) -> Result<(), OutOfMemory> {
+        let vertices = self.len + more;
+        if SPARSE * vertices <= self.places.len() {
+            return Ok(());
+        }
+        let places = (SPARSE * vertices).next_power_of_two();
+        let places = filled(NONE, places, "the vertices that a search has seen")?;
+        let before = std::mem::replace(&mut self.places, places);
+        self.len = 0;
+        self.extend(before.into_iter().filter(|&vertex| vertex != NONE));
+        Ok(())
     }
 
     /// Whether a vertex is in the set.
@@ -104,12 +122,14 @@ pub struct VertexBits(Vec<u64>);
 
 impl VertexBits {
     /// Puts a vertex in.
-    pub fn insert(&mut self, vertex: Vertex) {
+    pub fn insert(&mut self, vertex: Vertex) -> Result<(), OutOfMemory> {
         let word = vertex as usize / 64;
         if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
+            let more = word + 1 - self.0.len();
+            lengthen(&mut self.0, 0, more, "a set of vertices")?;
         }
         self.0[word] |= 1 << (vertex % 64);
+        Ok(())
     }
 
     /// Whether a vertex is in the set.
@@ -152,7 +172,10 @@ mod tests {
             let mut set = VertexSet::with_capacity(0);
             for _ in 0..2 {
                 let mut expected = HashSet::from([NONE]);
-                for &vertex in near.iter().chain(&far) {
+                for (i, &vertex) in near.iter().chain(&far).enumerate() {
+                    if i % 3 == 0 {
+                        set.make_room(i % 50).unwrap();
+                    }
                     prop_assert_eq!(set.contains(vertex), expected.contains(&vertex));
                     prop_assert_eq!(set.insert(vertex), expected.insert(vertex));
                     prop_assert!(set.contains(vertex));
@@ -171,10 +194,10 @@ mod tests {
         let (mut some, mut others) = (VertexBits::default(), VertexBits::default());
         assert!(some.is_empty());
         for vertex in [0, 63, 64, 200, 1000] {
-            some.insert(vertex);
+            some.insert(vertex).unwrap();
         }
         for vertex in [63, 201] {
-            others.insert(vertex);
+            others.insert(vertex).unwrap();
         }
         assert!(some.contains(200) && !some.contains(201) && !some.contains(5000));
         let left: Vec<Vertex> = some.without(&others).collect();

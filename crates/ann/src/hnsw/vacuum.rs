@@ -19,6 +19,7 @@
 
 use std::rc::Rc;
 
+use memory::vec::{push, reserve_in_map};
 use rustc_hash::FxHashMap;
 
 use super::beam::{Graph, Neighbours};
@@ -29,6 +30,9 @@ use super::links::{Neighbourhood, Newcomer};
 use super::sets::{VertexBits, VertexSet};
 use crate::Error;
 use crate::page::{Block, PageStore};
+
+/// What memory is asked for.
+const VACUUM: &str = "a vacuum";
 
 /// What a pass over the pages finds, beside the dead.
 #[derive(Default)]
@@ -139,8 +143,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             if marked.dead.contains(base) {
                 let still = |slot: Slot<'_>| slot.state == State::Live && slot.header.base == base;
                 self.change_slot(vertex, still, |slot| slot.set_dead())?;
-                marked.dead.insert(vertex);
-                marked.dead_upper.push((level, vertex));
+                marked.dead.insert(vertex)?;
+                push(&mut marked.dead_upper, (level, vertex), VACUUM)?;
             } else if marked.best.is_none_or(|(best, _)| level > best) {
                 marked.best = Some((level, vertex));
             }
@@ -155,7 +159,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
         for &base in &found.with_postings {
             self.store.pause();
             if self.trim_postings(base, &mut marked.dead, &mut linked)? {
-                marked.dead.insert(base);
+                marked.dead.insert(base)?;
             } else if marked.best.is_none() {
                 marked.best = Some((0, base));
             }
@@ -170,7 +174,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             let is_dead = self.mark_posting_dead(posting)?
                 || self.with_slot(posting, |slot| slot.state == State::Dead)?;
             if is_dead {
-                marked.dead.insert(posting);
+                marked.dead.insert(posting)?;
             }
         }
         Ok(())
@@ -191,25 +195,26 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 let slot = Slot::parse(&self.layout, block, &page, self.layout.locate(vertex)?.1)?;
                 match slot.state {
                     State::Free => {}
-                    State::Dead if !slot.is_vertex(vertex) => found.postings.push(vertex),
+                    State::Dead if !slot.is_vertex(vertex) => {
+                        push(&mut found.postings, vertex, VACUUM)?;
+                    }
                     State::Posting => {
                         let dead = slot.posting_tids().filter(|&tid| is_dead(tid)).count();
                         any_dead |= dead > 0;
                         marked.removed += dead as u64;
                         marked.remaining += (slot.posting_tids().len() - dead) as u64;
-                        found.postings.push(vertex);
+                        push(&mut found.postings, vertex, VACUUM)?;
                     }
                     State::Dead => {
                         // An earlier vacuum did not get to its end.
-                        marked.dead.insert(vertex);
+                        marked.dead.insert(vertex)?;
                         if slot.header.level > 0 {
-                            marked.dead_upper.push((slot.header.level, vertex));
+                            push(&mut marked.dead_upper, (slot.header.level, vertex), VACUUM)?;
                         }
                     }
                     State::Live if slot.header.level > 0 => {
-                        found
-                            .upper
-                            .push((vertex, slot.header.level, slot.header.base));
+                        let upper = (vertex, slot.header.level, slot.header.base);
+                        push(&mut found.upper, upper, VACUUM)?;
                     }
                     State::Live => {
                         let dead = slot.heap_tids().filter(|&tid| is_dead(tid)).count();
@@ -217,7 +222,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                         marked.removed += dead as u64;
                         marked.remaining += (slot.heap_tids().len() - dead) as u64;
                         if slot.header.below != NONE {
-                            found.with_postings.push(vertex);
+                            push(&mut found.with_postings, vertex, VACUUM)?;
                         } else if dead < slot.heap_tids().len() && marked.best.is_none() {
                             marked.best = Some((0, vertex));
                         }
@@ -246,7 +251,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             if kept.len() < rows.len() {
                 let dies = kept.is_empty() && !is_posting && slot.header.below == NONE;
                 if dies {
-                    marked.dead.insert(vertex);
+                    marked.dead.insert(vertex)?;
                 }
                 changes.push(Change {
                     at,
@@ -440,6 +445,7 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
             }
             if self.replace_links(vertex, level, &list)? {
                 if gave_way {
+                    reserve_in_map(&mut repair.displaced, 1, VACUUM)?;
                     *repair.displaced.entry(vertex).or_default() += 1;
                 }
                 break;
@@ -458,8 +464,8 @@ impl<S: PageStore, C: Codec> Index<'_, S, C> {
                 let at = self.layout.locate(vertex)?.1;
                 let slot = Slot::parse(&self.layout, block, &page, at)?;
                 if slot.state == State::Live {
-                    live.insert(vertex);
-                    slot.neighbours().for_each(|n| linked.insert(n));
+                    live.insert(vertex)?;
+                    slot.neighbours().try_for_each(|n| linked.insert(n))?;
                 }
             }
         }

@@ -9,7 +9,7 @@ use super::build::Builder;
 use super::codec::{AnyCodec, AnyQuery, Code, Codec, Plain, PlainQuery};
 use super::layout::{Blurred, Options};
 use crate::metric::normalize;
-use crate::{AnyVector, Metric};
+use crate::{AnyVector, Error, Metric};
 
 /// So many of the nearest rows are sought.
 const NEAREST: usize = 10;
@@ -187,9 +187,16 @@ impl Witness {
     /// Searches the complete graph for the rows that are watched: by the codes of all
     /// neighbours, and by what links hold. Only under inner product do the latter find less,
     /// so only there is it done. `pause` is called between searches.
-    pub fn search(&mut self, builder: &Builder<AnyCodec>, pause: &mut dyn FnMut()) {
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn search(
+        &mut self,
+        builder: &Builder<AnyCodec>,
+        pause: &mut dyn FnMut(),
+    ) -> Result<(), Error> {
         if self.plain.metric() != Metric::InnerProduct {
-            return;
+            return Ok(());
         }
         let mut found = [0_u32; 2];
         let mut of = 0;
@@ -201,7 +208,10 @@ impl Witness {
             // The same sums, but for their rounding.
             let last = last + 1e-5 * last.abs();
             of += NEAREST as u32;
-            for (found, keys) in found.iter_mut().zip(builder.trial(row.code.bytes(), AMONG)) {
+            for (found, keys) in found
+                .iter_mut()
+                .zip(builder.trial(row.code.bytes(), AMONG)?)
+            {
                 let near = keys.into_iter().filter(|&key| key <= last).count();
                 *found += near.min(NEAREST) as u32;
             }
@@ -210,6 +220,7 @@ impl Witness {
             let [exact, estimated] = found.map(|found| f64::from(found) / f64::from(of));
             self.missed = exact - estimated;
         }
+        Ok(())
     }
 
     /// The part of the nearest rows that searches by what links hold were seen to miss.

@@ -1,6 +1,8 @@
 //! Building an index: rows are assigned and encoded by a team, kept in memory
 //! as far as that is allowed, and written list by list.
 
+use memory::OutOfMemory;
+use memory::vec::{collect, filled, lengthen, push, reserve};
 use parking_lot::Mutex;
 
 use super::codec::{Centre, Codec, Level};
@@ -8,7 +10,7 @@ use super::groups::Groups;
 use super::index::{Index, List, METAPAGE, aligned};
 use super::kmeans::{Branches, Centroids};
 use crate::page::PageStore;
-use crate::team::Team;
+use crate::team::{Team, try_run};
 use crate::{AnyVector, Error, HeapTid};
 
 /// Parts of the team's work that rows wait for, at most.
@@ -16,6 +18,9 @@ const PENDING: usize = 16;
 
 /// And so many bytes of them.
 const PENDING_BYTES: usize = 16 << 20;
+
+/// What memory is asked for.
+const ROWS: &str = "the rows of an index";
 
 /// An index that is filled with the rows of a table.
 pub struct Builder<'i, 's, S, C> {
@@ -53,12 +58,19 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         // As they are decoded: what members are relative to.
         let (mut lists, mut centres) = (Vec::new(), Vec::new());
         index.for_each_list(&mut |list, _| {
-            lists.push(list);
-            centres.push(index.centre(list)?);
+            push(&mut lists, list, ROWS)?;
+            push(&mut centres, index.centre(list)?, ROWS)?;
             Ok(())
         })?;
-        let values = |centres: &[Centre]| centres.iter().flat_map(|c| &c.vector).copied().collect();
-        let mut centroids = Centroids::new(values(&centres), padded);
+        let values = |centres: &[Centre]| {
+            let mut values = Vec::new();
+            reserve(&mut values, centres.len() * padded, ROWS)?;
+            centres
+                .iter()
+                .for_each(|c| values.extend_from_slice(&c.vector));
+            Ok::<_, OutOfMemory>(values)
+        };
+        let mut centroids = Centroids::new(values(&centres)?, padded);
         if index.has_branches() {
             let mut of_branches = Vec::new();
             index.for_each_branch(&mut |branch, _| {
@@ -68,7 +80,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
             let firsts =
                 (0..lists.len()).filter(|&i| i == 0 || lists[i].parent() != lists[i - 1].parent());
             centroids = centroids.with_branches(Branches {
-                centroids: Box::new(Centroids::new(values(&of_branches), padded)),
+                centroids: Box::new(Centroids::new(values(&of_branches)?, padded)),
                 starts: firsts.chain([lists.len()]).collect(),
             });
         }
@@ -95,14 +107,14 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
     pub fn add(&mut self, vector: AnyVector<'_>, tid: HeapTid) -> Result<bool, Error> {
         let padded = self.index.codec.padded();
         let at = self.pending.len();
-        self.pending.resize(at + padded, 0.0);
+        lengthen(&mut self.pending, 0.0, padded, ROWS)?;
         let Some(is_exact) = self.index.codec.load(vector, &mut self.pending[at..]) else {
             self.pending.truncate(at);
             return Ok(false);
         };
-        self.pending_rows.push((tid, is_exact));
+        push(&mut self.pending_rows, (tid, is_exact), ROWS)?;
         if self.pending_rows.len() >= self.pending_limit {
-            self.encode();
+            self.encode()?;
             let held = self.members.len() * 8 + self.encoded.len() * 2 * size_of::<u32>();
             // The next batch doubles what a growing vector has room for.
             if 2 * held > self.budget {
@@ -118,15 +130,16 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
     }
 
     /// Assigns and encodes the rows that wait.
-    fn encode(&mut self) {
+    fn encode(&mut self) -> Result<(), Error> {
         let codec = &*self.index.codec;
         let padded = codec.padded();
         let rows = self.pending_rows.len();
         let words = codec.layout(Level::Rows).member_len() / 8;
         let at = self.members.len();
-        self.members.resize(at + rows * words, 0);
+        lengthen(&mut self.members, 0, rows * words, ROWS)?;
+        reserve(&mut self.encoded, rows, ROWS)?;
         let part = self.part;
-        let mut lists = vec![(0_u32, 0.0_f32); rows];
+        let mut lists = filled((0_u32, 0.0_f32), rows, ROWS)?;
         {
             let vectors = self.pending.chunks_mut(part * padded).map(Mutex::new);
             let members = self.members[at..].chunks_mut(part * words).map(Mutex::new);
@@ -135,12 +148,12 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
             let members: Vec<_> = members.collect();
             let lists: Vec<_> = lists.collect();
             let rows: Vec<&[(HeapTid, bool)]> = self.pending_rows.chunks(part).collect();
-            self.team.run(lists.len(), &|part| {
+            try_run(self.team, lists.len(), &|part| {
                 let (mut vectors, mut lists) = (vectors[part].lock(), lists[part].lock());
                 for vector in vectors.chunks_exact_mut(padded) {
                     codec.rotate(vector);
                 }
-                self.centroids.nearest(&vectors, &mut lists);
+                self.centroids.nearest(&vectors, &mut lists)?;
                 let mut members = members[part].lock();
                 let members = members.chunks_exact_mut(words);
                 let vectors = vectors.chunks_exact(padded).zip(members);
@@ -151,7 +164,8 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
                     let vector = (vector, is_exact);
                     list.1 = codec.encode(Level::Rows, vector, centre, tid.0, member);
                 }
-            });
+                Ok(())
+            })?;
         }
         for (list, spread) in lists {
             self.encoded.push(list);
@@ -162,19 +176,20 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         self.rows += rows as u64;
         self.pending.clear();
         self.pending_rows.clear();
+        Ok(())
     }
 
     /// Writes the rows in memory into their lists.
     fn write(&mut self) -> Result<(), Error> {
         let words = self.index.codec.layout(Level::Rows).member_len() / 8;
-        let groups = Groups::new(self.encoded.iter().copied(), self.lists.len());
+        let groups = Groups::new(self.encoded.iter().copied(), self.lists.len())?;
         for (number, &list) in self.lists.iter().enumerate() {
             self.index.store.pause();
             let member = |&row: &u32| {
                 let at = row as usize * words;
                 bytemuck::cast_slice::<u64, u8>(&self.members[at..at + words])
             };
-            let members: Vec<&[u8]> = groups.of(number).iter().map(member).collect();
+            let members: Vec<&[u8]> = collect(groups.of(number).iter().map(member), ROWS)?;
             if !members.is_empty() {
                 self.index.append(list, &members)?;
             }
@@ -185,14 +200,14 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
     }
 
     /// Assigns the rows that still wait, and tells how many there are.
-    pub fn close(&mut self) -> u64 {
-        self.encode();
-        self.rows
+    pub fn close(&mut self) -> Result<u64, Error> {
+        self.encode()?;
+        Ok(self.rows)
     }
 
     /// Writes what is not written, and what the index was built with.
     pub fn finish(mut self) -> Result<(), Error> {
-        self.encode();
+        self.encode()?;
         self.write()?;
         let store = self.index.store;
         let mut meta = *self.index.meta();

@@ -1,5 +1,6 @@
 //! Proving that an index is valid, and statistics of it.
 
+use memory::vec::reserve_in_set;
 use rustc_hash::FxHashSet;
 
 use super::chain::Chain;
@@ -10,6 +11,9 @@ use crate::page::{Block, PageStore};
 use crate::quantize::fastscan::{self, BLOCK};
 use crate::simd::Terms;
 use crate::{AnyVector, Error, HeapTid};
+
+/// What memory is asked for.
+const CHECK: &str = "the check of an index";
 
 /// What a check counted and found.
 #[derive(Debug, Default)]
@@ -173,6 +177,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             let page = Box::new(*locked);
             drop(locked);
             let of_list = ListHeader::of(&page);
+            reserve_in_set(&mut self.seen, 2 + layout.code_pages, CHECK)?;
             if !self.seen.insert(at) || of_list.head != head {
                 self.report
                     .problems
@@ -216,7 +221,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                     if is_alive(column) && column >= count {
                         self.problem(at, format!("member {column} is beyond the last one"));
                     }
-                    self.member(list, (at, codes, column, count), member, bytes, visit);
+                    self.member(list, (at, codes, column, count), member, bytes, visit)?;
                 }
             }
         }
@@ -231,7 +236,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         columns: Option<Columns<'_>>,
         bytes: &[u8],
         visit: &mut dyn FnMut(HeapTid, List, &[u8]),
-    ) {
+    ) -> Result<(), Error> {
         let entry = super::layout::Entry::new(bytes);
         let is_row = list.level() == Level::Rows;
         let target = entry.head.target;
@@ -243,7 +248,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 );
             }
             self.report.free += u64::from(is_row && column < count);
-            return;
+            return Ok(());
         };
         let head = entry.head;
         let (step, error, norm) = (head.step, head.error.get(), head.norm.get());
@@ -254,7 +259,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 codes,
                 format!("member {column} of page {at} has no sound entry"),
             );
-            return;
+            return Ok(());
         }
         let column_of = column % BLOCK;
         let rows = fastscan::unpack(columns.codes);
@@ -274,11 +279,13 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
         }
         if is_row {
             self.report.rows += 1;
+            reserve_in_set(&mut self.tids, 1, CHECK)?;
             if !self.tids.insert(target) {
                 let tid = format!("({},{})", target >> 16, target & 0xffff);
                 self.problem(codes, format!("row {tid} is there twice"));
             }
             visit(HeapTid(target), list, bytes);
         }
+        Ok(())
     }
 }

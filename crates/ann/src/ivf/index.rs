@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use memory::OutOfMemory;
+use memory::vec::{push, reserve_in_set};
 use rustc_hash::FxHashSet;
 
 use super::chain::{Chain, CodePage, check_code_page, check_list_page};
@@ -68,6 +70,9 @@ pub fn read_meta<S: PageStore>(store: &S) -> Result<Meta, Error> {
     Meta::parse(&*store.read(METAPAGE)?)
 }
 
+/// What memory is asked for.
+const CENTROIDS: &str = "the centroids";
+
 /// Components of the mean on a page.
 const MEAN_PART: usize = (BODY_LEN - HEADER) / size_of::<f32>();
 
@@ -120,11 +125,12 @@ pub fn create<S: PageStore>(
             store.pause();
             let member = encoded(centroids.get(number), centre);
             // Of lists with the same code, all rows would be in the first one.
+            reserve_in_set(&mut known, 1, CENTROIDS)?;
             if known.insert(member.bytes().to_vec()) {
-                members.push(member);
+                push(&mut members, member, CENTROIDS)?;
             }
         }
-        members
+        Ok::<_, OutOfMemory>(members)
     };
 
     // The centroid of all lists, and its entry.
@@ -137,11 +143,11 @@ pub fn create<S: PageStore>(
         let branch = encoded(centroid, &centre);
         let mut centre = centre.clone();
         codec.descend(Entry::new(&entry_of(&branch)), &mut centre);
-        branches.push((branch, lists(numbers, &centre)));
+        branches.push((branch, lists(numbers, &centre)?));
     }
     let (root, count) = match &branches[..] {
         [] => {
-            let members = lists(0..centroids.len(), &centre);
+            let members = lists(0..centroids.len(), &centre)?;
             let count = members.len();
             (members, count)
         }

@@ -24,6 +24,8 @@
 
 use std::ops::Range;
 
+use memory::vec::{collect, copied, extend, filled, reserve};
+use memory::{OutOfMemory, check_available};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use parking_lot::Mutex;
@@ -32,7 +34,7 @@ use rand::rngs::SmallRng;
 use rand::seq::index::sample;
 
 use super::groups::Groups;
-use crate::team::Team;
+use crate::team::{Team, try_run};
 use crate::{Metric, metric};
 
 /// Vectors that are compared with centroids at once, at most.
@@ -62,6 +64,10 @@ const PRODUCTS: usize = 1 << 29;
 /// Members are compared with so many centroids after the first round. Half as many give
 /// larger squared distances, by 0.7 % in the example above.
 const NEAR: usize = 64;
+
+/// What memory is asked for.
+const CLUSTERING: &str = "the clustering of vectors";
+const SAMPLING: &str = "a sample of vectors";
 
 /// When fewer than one member in so many changes its list, centroids stay.
 const SETTLED: usize = 200;
@@ -117,10 +123,10 @@ impl Centroids {
     }
 
     /// The same centroids in an order of their own, in branches if there are many.
-    pub fn arranged(self, team: &dyn Team, rng: &mut SmallRng) -> Self {
+    pub fn arranged(self, team: &dyn Team, rng: &mut SmallRng) -> Result<Self, OutOfMemory> {
         match self.len() < MANY {
-            true => self,
-            false => self.in_branches(team, None, rng).0,
+            true => Ok(self),
+            false => Ok(self.in_branches(team, None, rng)?.0),
         }
     }
 
@@ -131,36 +137,36 @@ impl Centroids {
         team: &dyn Team,
         near: Option<Centroids>,
         rng: &mut SmallRng,
-    ) -> (Self, Vec<u32>) {
+    ) -> Result<(Self, Vec<u32>), OutOfMemory> {
         let dimension = self.dimension;
         let centroids = match near {
             None => {
                 let count = branch_count(self.len());
                 let metric = Metric::L2;
                 let progress = &mut |_| {};
-                cluster(team, &self.values, dimension, count, metric, rng, progress)
+                cluster(team, &self.values, dimension, count, metric, rng, progress)?
             }
             Some(near) => {
-                let mut members = Members::new(team, &self.values, &near);
-                Centroids::new(members.means(team, rng), dimension)
+                let mut members = Members::new(team, &self.values, &near)?;
+                Centroids::new(members.means(team, rng)?, dimension)
             }
         };
-        let groups = Members::new(team, &self.values, &centroids).groups;
-        let order = groups.order().to_vec();
-        let values = order.iter().flat_map(|&number| self.get(number as usize));
-        let values: Vec<f32> = values.copied().collect();
+        let groups = Members::new(team, &self.values, &centroids)?.groups;
+        let order = copied(groups.order(), CLUSTERING)?;
+        let vectors = order.iter().map(|&number| self.get(number as usize));
+        let values = concat(vectors, dimension)?;
         // Nobody is to look into a branch without centroids.
         let filled = (0..groups.len()).filter(|&branch| !groups.of(branch).is_empty());
         let filled: Vec<usize> = filled.collect();
-        let of_branches = filled.iter().flat_map(|&branch| centroids.get(branch));
-        let of_branches = Centroids::new(of_branches.copied().collect(), dimension);
+        let of_branches = filled.iter().map(|&branch| centroids.get(branch));
+        let of_branches = Centroids::new(concat(of_branches, dimension)?, dimension);
         let starts = filled.iter().map(|&branch| groups.starts()[branch]);
         let branches = Branches {
             centroids: Box::new(of_branches),
             starts: starts.chain([order.len()]).collect(),
         };
         let arranged = Centroids::new(values, dimension).with_branches(branches);
-        (arranged, order)
+        Ok((arranged, order))
     }
 
     /// The branches, if there are any.
@@ -197,7 +203,7 @@ impl Centroids {
     /// The nearest centroid of each vector (at most [`Centroids::at_once`]), and
     /// ½·‖c‖² − ⟨x, c⟩ of it. If the centroids are in branches, that of some is a little
     /// farther than the nearest.
-    pub fn nearest(&self, vectors: &[f32], out: &mut [(u32, f32)]) {
+    pub fn nearest(&self, vectors: &[f32], out: &mut [(u32, f32)]) -> Result<(), OutOfMemory> {
         out.fill((0, f32::INFINITY));
         self.compare(vectors, out.len(), &mut |row, first, products| {
             let out = &mut out[row];
@@ -208,7 +214,8 @@ impl Centroids {
                     *out = ((first + i) as u32, key);
                 }
             }
-        });
+            Ok(())
+        })
     }
 
     /// So many vectors are compared with centroids in some ten milliseconds, if not fewer
@@ -232,35 +239,39 @@ impl Centroids {
     }
 
     /// The [`NEAR`] centroids that are nearest to each centroid, in any order.
-    fn near_all(&self, team: &dyn Team) -> Vec<Vec<u32>> {
+    fn near_all(&self, team: &dyn Team) -> Result<Vec<Vec<u32>>, OutOfMemory> {
         // Some MiB of keys for each thread.
         const KEYS: usize = 1 << 19;
         let at_once = self.at_once().min((KEYS / self.compared()).max(1));
-        let parts: Vec<&[f32]> = self.values.chunks(at_once * self.dimension).collect();
+        let parts = collect(self.values.chunks(at_once * self.dimension), CLUSTERING)?;
         let near = parts.iter().map(|_| Mutex::default());
-        let near: Vec<Mutex<Vec<Vec<u32>>>> = near.collect();
-        team.run(parts.len(), &|part| {
-            *near[part].lock() = self.near(parts[part], NEAR);
-        });
-        near.into_iter().flat_map(Mutex::into_inner).collect()
+        let near: Vec<Mutex<Vec<Vec<u32>>>> = collect(near, CLUSTERING)?;
+        try_run(team, parts.len(), &|part| {
+            *near[part].lock() = self.near(parts[part], NEAR)?;
+            Ok(())
+        })?;
+        collect(near.into_iter().flat_map(Mutex::into_inner), CLUSTERING)
     }
 
     /// So many centroids that are nearest to each of some vectors.
-    fn near(&self, vectors: &[f32], count: usize) -> Vec<Vec<u32>> {
+    fn near(&self, vectors: &[f32], count: usize) -> Result<Vec<Vec<u32>>, OutOfMemory> {
         let rows = vectors.len() / self.dimension;
-        let keys = (0..rows).map(|_| Vec::with_capacity(self.compared()));
-        let mut keys: Vec<Vec<(f32, u32)>> = keys.collect();
-        self.compare(vectors, keys.len(), &mut |row, first, products| {
+        let mut keys: Vec<Vec<(f32, u32)>> = collect((0..rows).map(|_| Vec::new()), CLUSTERING)?;
+        for keys in &mut keys {
+            reserve(keys, self.compared(), CLUSTERING)?;
+        }
+        self.compare(vectors, rows, &mut |row, first, products| {
             let half_squares = &self.half_squares[first..];
             let pairs = products.iter().zip(half_squares).enumerate();
-            keys[row].extend(pairs.map(|(i, (product, h))| (h - product, (first + i) as u32)));
-        });
+            let pairs = pairs.map(|(i, (product, h))| (h - product, (first + i) as u32));
+            extend(&mut keys[row], pairs, CLUSTERING)
+        })?;
         let nearest = |mut keys: Vec<(f32, u32)>| {
             if count < keys.len() {
                 keys.select_nth_unstable_by(count, |a, b| a.0.total_cmp(&b.0));
                 keys.truncate(count);
             }
-            keys.iter().map(|key| key.1).collect()
+            collect(keys.iter().map(|key| key.1), CLUSTERING)
         };
         keys.into_iter().map(nearest).collect()
     }
@@ -268,17 +279,23 @@ impl Centroids {
     /// Shows the products of each vector with all centroids, or with those in the branches
     /// near it: the vector's number, that of the first centroid, and the products with this
     /// and the ones that follow.
-    fn compare(&self, vectors: &[f32], rows: usize, each: &mut dyn FnMut(usize, usize, &[f32])) {
+    fn compare(
+        &self,
+        vectors: &[f32],
+        rows: usize,
+        each: &mut Compared<'_>,
+    ) -> Result<(), OutOfMemory> {
         let Some(branches) = &self.branches else {
             return self.compare_with(vectors, rows, (0, self.len()), each);
         };
-        let near = vectors
-            .chunks(BLOCK * self.dimension)
-            .flat_map(|vectors| branches.centroids.near(vectors, NEAR_BRANCHES));
         let mut of_branch = vec![Vec::new(); branches.centroids.len()];
-        for (row, near) in near.enumerate() {
-            for branch in near {
-                of_branch[branch as usize].push(row);
+        let mut row = 0;
+        for vectors in vectors.chunks(BLOCK * self.dimension) {
+            for near in branches.centroids.near(vectors, NEAR_BRANCHES)? {
+                for branch in near {
+                    of_branch[branch as usize].push(row);
+                }
+                row += 1;
             }
         }
         let mut some = Vec::new();
@@ -286,15 +303,17 @@ impl Centroids {
             let range = (ends[0], ends[1]);
             for rows in of_branch.chunks(BLOCK) {
                 some.clear();
+                reserve(&mut some, rows.len() * self.dimension, CLUSTERING)?;
                 for row in rows {
                     let at = row * self.dimension;
                     some.extend_from_slice(&vectors[at..at + self.dimension]);
                 }
                 self.compare_with(&some, rows.len(), range, &mut |row, first, products| {
-                    each(rows[row], first, products);
-                });
+                    each(rows[row], first, products)
+                })?;
             }
         }
+        Ok(())
     }
 
     /// The same with a range of centroids.
@@ -303,11 +322,11 @@ impl Centroids {
         vectors: &[f32],
         rows: usize,
         (start, end): (usize, usize),
-        each: &mut dyn FnMut(usize, usize, &[f32]),
-    ) {
+        each: &mut Compared<'_>,
+    ) -> Result<(), OutOfMemory> {
         /// Centroids at a time, whose products stay in the processor's cache.
         const AT_ONCE: usize = 512;
-        let mut products = vec![0.0_f32; rows * AT_ONCE.min(end - start)];
+        let mut products = filled(0.0_f32, rows * AT_ONCE.min(end - start), CLUSTERING)?;
         let values = &self.values[start * self.dimension..end * self.dimension];
         let parts = values.chunks(AT_ONCE * self.dimension);
         for (part, centroids) in parts.enumerate() {
@@ -321,10 +340,26 @@ impl Centroids {
             };
             general_mat_mul(1.0, &x, &c.t(), 0.0, &mut y);
             for (row, products) in products.chunks_exact(columns).enumerate() {
-                each(row, start + part * AT_ONCE, products);
+                each(row, start + part * AT_ONCE, products)?;
             }
         }
+        Ok(())
     }
+}
+
+/// Takes the number of a vector, that of a centroid, and the products with this and the
+/// ones that follow.
+type Compared<'c> = dyn FnMut(usize, usize, &[f32]) -> Result<(), OutOfMemory> + 'c;
+
+/// The components of vectors, one after the other.
+fn concat<'v>(
+    vectors: impl ExactSizeIterator<Item = &'v [f32]>,
+    dimension: usize,
+) -> Result<Vec<f32>, OutOfMemory> {
+    let mut values = Vec::new();
+    reserve(&mut values, vectors.len() * dimension, CLUSTERING)?;
+    vectors.for_each(|vector| values.extend_from_slice(vector));
+    Ok(values)
 }
 
 /// The vectors of a sample, each with the centroid that it has: its number, and
@@ -338,29 +373,32 @@ struct Members<'v> {
 }
 
 /// The groups of vectors that have these of so many centroids.
-fn by_centroid(nearest: &[(u32, f32)], count: usize) -> Groups {
+fn by_centroid(nearest: &[(u32, f32)], count: usize) -> Result<Groups, OutOfMemory> {
     Groups::new(nearest.iter().map(|nearest| nearest.0), count)
 }
 
 impl<'v> Members<'v> {
     /// Compares all vectors with all centroids, or with those in the branches near them.
-    fn new(team: &dyn Team, vectors: &'v [f32], centroids: &Centroids) -> Self {
+    fn new(
+        team: &dyn Team,
+        vectors: &'v [f32],
+        centroids: &Centroids,
+    ) -> Result<Self, OutOfMemory> {
         let dimension = centroids.dimension;
-        let mut nearest = vec![(0, 0.0); vectors.len() / dimension];
+        let mut nearest = filled((0, 0.0), vectors.len() / dimension, CLUSTERING)?;
         let at_once = centroids.at_once();
-        let parts: Vec<&[f32]> = vectors.chunks(at_once * dimension).collect();
-        let out = nearest.chunks_mut(at_once).map(Mutex::new);
-        let out: Vec<Mutex<&mut [(u32, f32)]>> = out.collect();
-        team.run(out.len(), &|part| {
-            centroids.nearest(parts[part], &mut out[part].lock());
-        });
+        let parts = collect(vectors.chunks(at_once * dimension), CLUSTERING)?;
+        let out = collect(nearest.chunks_mut(at_once).map(Mutex::new), CLUSTERING)?;
+        try_run(team, out.len(), &|part| {
+            centroids.nearest(parts[part], &mut out[part].lock())
+        })?;
         drop(out);
-        Members {
+        Ok(Members {
             vectors,
             dimension,
-            groups: by_centroid(&nearest, centroids.len()),
+            groups: by_centroid(&nearest, centroids.len())?,
             nearest,
-        }
+        })
     }
 
     /// How many there are.
@@ -373,44 +411,42 @@ impl<'v> Members<'v> {
     }
 
     /// Parts of all groups, each with the group's number.
-    fn parts(&self) -> Vec<(usize, &[u32])> {
+    fn parts(&self) -> Result<Vec<(usize, &[u32])>, OutOfMemory> {
         let groups = (0..self.groups.len()).map(|list| (list, self.groups.of(list)));
         let parts = groups.flat_map(|(list, of)| of.chunks(PART).map(move |part| (list, part)));
-        parts.collect()
+        collect(parts, CLUSTERING)
     }
 
     /// Compares them with the centroids that are near the one they have, which have
     /// moved. Gives how many have another one now.
-    fn update(&mut self, team: &dyn Team, centroids: &Centroids) -> usize {
+    fn update(&mut self, team: &dyn Team, centroids: &Centroids) -> Result<usize, OutOfMemory> {
         if centroids.len() <= NEAR {
-            let now = Members::new(team, self.vectors, centroids);
+            let now = Members::new(team, self.vectors, centroids)?;
             let pairs = now.nearest.iter().zip(&self.nearest);
             let changed = pairs.filter(|(now, before)| now.0 != before.0).count();
             *self = now;
-            return changed;
+            return Ok(changed);
         }
-        let near = centroids.near_all(team);
-        let parts = self.parts();
-        let found = parts
-            .iter()
-            .map(|(_, part)| Mutex::new(vec![(0, 0.0); part.len()]));
-        let found: Vec<Mutex<Vec<(u32, f32)>>> = found.collect();
-        team.run(parts.len(), &|number| {
+        let near = centroids.near_all(team)?;
+        let parts = self.parts()?;
+        let found = parts.iter().map(|_| Mutex::default());
+        let found: Vec<Mutex<Vec<(u32, f32)>>> = collect(found, CLUSTERING)?;
+        try_run(team, parts.len(), &|number| {
             let (list, part) = parts[number];
             let near = &near[list];
             let values = near.iter().map(|&near| centroids.get(near as usize));
-            let values: Vec<&[f32]> = values.collect();
-            let values = Centroids::new(values.concat(), self.dimension);
+            let values = Centroids::new(concat(values, self.dimension)?, self.dimension);
             let mut found = found[number].lock();
+            *found = filled((0, 0.0), part.len(), CLUSTERING)?;
             for (part, found) in part.chunks(BLOCK).zip(found.chunks_mut(BLOCK)) {
                 let vectors = part.iter().map(|&member| self.vector(member as usize));
-                let vectors: Vec<&[f32]> = vectors.collect();
-                values.nearest(&vectors.concat(), found);
+                values.nearest(&concat(vectors, self.dimension)?, found)?;
                 for nearest in found {
                     nearest.0 = near[nearest.0 as usize];
                 }
             }
-        });
+            Ok(())
+        })?;
         drop(parts);
         let found = found.into_iter().flat_map(Mutex::into_inner);
         let mut changed = 0;
@@ -419,12 +455,12 @@ impl<'v> Members<'v> {
             changed += usize::from(nearest.0 != now.0);
             *nearest = now;
         }
-        self.groups = by_centroid(&self.nearest, centroids.len());
-        changed
+        self.groups = by_centroid(&self.nearest, centroids.len())?;
+        Ok(changed)
     }
 
     /// Gives the centroids other numbers: `order` has the former ones.
-    fn renumber(&mut self, order: &[u32]) {
+    fn renumber(&mut self, order: &[u32]) -> Result<(), OutOfMemory> {
         let mut numbers = vec![0; order.len()];
         for (now, &before) in (0..).zip(order) {
             numbers[before as usize] = now;
@@ -432,18 +468,18 @@ impl<'v> Members<'v> {
         for nearest in &mut self.nearest {
             nearest.0 = numbers[nearest.0 as usize];
         }
-        self.groups = by_centroid(&self.nearest, order.len());
+        self.groups = by_centroid(&self.nearest, order.len())?;
+        Ok(())
     }
 
     /// The means of those of each centroid. A centroid that has none begins anew as a
     /// member, which is its own then.
-    fn means(&mut self, team: &dyn Team, rng: &mut SmallRng) -> Vec<f32> {
+    fn means(&mut self, team: &dyn Team, rng: &mut SmallRng) -> Result<Vec<f32>, OutOfMemory> {
         let (dimension, count) = (self.dimension, self.groups.len());
-        let mut values = vec![0.0_f32; count * dimension];
-        let parts = self.parts();
+        let mut values = filled(0.0_f32, count * dimension, CLUSTERING)?;
+        let parts = self.parts()?;
         {
-            let means = values.chunks_mut(dimension).map(Mutex::new);
-            let means: Vec<Mutex<&mut [f32]>> = means.collect();
+            let means = collect(values.chunks_mut(dimension).map(Mutex::new), CLUSTERING)?;
             team.run(parts.len(), &|number| {
                 let (list, part) = parts[number];
                 let share = 1.0 / self.groups.of(list).len() as f32;
@@ -467,6 +503,7 @@ impl<'v> Members<'v> {
                 squares / 2.0 + self.nearest[i].1
             };
             let tries = (4 * empty.len()).min(self.len());
+            check_choice(self.len())?;
             let tried = sample(rng, self.len(), tries).into_iter();
             let mut far: Vec<(f32, usize)> = tried.map(|i| (distance(i), i)).collect();
             far.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -475,10 +512,15 @@ impl<'v> Members<'v> {
                 // Later, members are compared with what is near the centroid they have.
                 self.nearest[i].0 = list as u32;
             }
-            self.groups = by_centroid(&self.nearest, count);
+            self.groups = by_centroid(&self.nearest, count)?;
         }
-        values
+        Ok(values)
     }
+}
+
+/// Whether there is memory for a random choice of so many vectors.
+fn check_choice(len: usize) -> Result<(), OutOfMemory> {
+    check_available(len.saturating_mul(size_of::<usize>()), CLUSTERING)
 }
 
 /// Finds at most `count` centroids of a sample, of which there is at least one; under
@@ -492,21 +534,22 @@ pub fn cluster(
     metric: Metric,
     rng: &mut SmallRng,
     progress: &mut dyn FnMut(usize),
-) -> Centroids {
+) -> Result<Centroids, OutOfMemory> {
     let rows = vectors.len() / dimension;
     let count = count.min(rows);
     let row = |i: usize| &vectors[i * dimension..][..dimension];
-    let chosen = sample(rng, rows, count);
-    let first = chosen.iter().flat_map(row).copied().collect();
+    check_choice(rows)?;
+    let chosen = sample(rng, rows, count).into_vec();
+    let first = concat(chosen.iter().map(|&i| row(i)), dimension)?;
     progress(1);
-    let mut centroids = Centroids::new(first, dimension).arranged(team, rng);
+    let mut centroids = Centroids::new(first, dimension).arranged(team, rng)?;
     if count == rows {
-        return centroids;
+        return Ok(centroids);
     }
-    let mut members = Members::new(team, vectors, &centroids);
+    let mut members = Members::new(team, vectors, &centroids)?;
     let mut changed = rows;
     for round in 1..=ROUNDS {
-        let mut values = members.means(team, rng);
+        let mut values = members.means(team, rng)?;
         if metric == Metric::Cosine {
             make_equally_long(&mut values, dimension);
         }
@@ -514,17 +557,17 @@ pub fn cluster(
         centroids = Centroids::new(values, dimension);
         if let Some(branches) = before {
             let near = Some(*branches.centroids);
-            let (arranged, order) = centroids.in_branches(team, near, rng);
-            members.renumber(&order);
+            let (arranged, order) = centroids.in_branches(team, near, rng)?;
+            members.renumber(&order)?;
             centroids = arranged;
         }
         if changed * SETTLED < rows || round == ROUNDS {
             break;
         }
         progress(round + 1);
-        changed = members.update(team, &centroids);
+        changed = members.update(team, &centroids)?;
     }
-    centroids
+    Ok(centroids)
 }
 
 /// Gives all vectors the mean of their lengths, but for those that have none.
@@ -561,17 +604,19 @@ impl Sample {
     }
 
     /// Shows it a vector.
-    pub fn show(&mut self, vector: &[f32], rng: &mut SmallRng) {
+    pub fn show(&mut self, vector: &[f32], rng: &mut SmallRng) -> Result<(), OutOfMemory> {
         self.seen += 1;
         if self.vectors.len() < self.capacity * self.dimension {
+            reserve(&mut self.vectors, vector.len(), SAMPLING)?;
             self.vectors.extend_from_slice(vector);
-            return;
+            return Ok(());
         }
         let place = rng.random_range(0..self.seen);
         if place < self.capacity {
             let at = place * self.dimension;
             self.vectors[at..at + self.dimension].copy_from_slice(vector);
         }
+        Ok(())
     }
 
     /// Vectors that were shown.
@@ -617,10 +662,11 @@ mod tests {
             Metric::L2,
             &mut rng,
             &mut |round| rounds = round,
-        );
+        )
+        .unwrap();
         assert_eq!(centroids.len(), 40);
         assert!(rounds > 0);
-        let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
+        let nearest = Members::new(&Alone, &vectors, &centroids).unwrap().nearest;
         for (vector, (number, key)) in vectors.chunks_exact(64).zip(nearest) {
             let exact =
                 |c: &[f32]| -> f32 { vector.iter().zip(c).map(|(x, c)| (x - c) * (x - c)).sum() };
@@ -640,11 +686,11 @@ mod tests {
         let vectors = clusters(&mut rng, 600, 9000, 64);
         let lists = 5 * NEAR;
         let mut centroids = Centroids::new(vectors[..64 * lists].to_vec(), 64);
-        let mut members = Members::new(&Pair, &vectors, &centroids);
+        let mut members = Members::new(&Pair, &vectors, &centroids).unwrap();
         for _ in 0..5 {
-            centroids = Centroids::new(members.means(&Pair, &mut rng), 64);
+            centroids = Centroids::new(members.means(&Pair, &mut rng).unwrap(), 64);
             let before = members.nearest.clone();
-            let changed = members.update(&Pair, &centroids);
+            let changed = members.update(&Pair, &centroids).unwrap();
             let pairs = members.nearest.iter().zip(&before);
             assert_eq!(changed, pairs.filter(|(now, old)| now.0 != old.0).count());
             // Each is in its centroid's part of the order.
@@ -653,7 +699,7 @@ mod tests {
                     assert_eq!(members.nearest[member as usize].0, list as u32);
                 }
             }
-            let all = Members::new(&Pair, &vectors, &centroids);
+            let all = Members::new(&Pair, &vectors, &centroids).unwrap();
             let pairs = members.nearest.iter().zip(&all.nearest);
             let missed = pairs.filter(|(near, all)| near.1 > all.1 + 1e-3).count();
             assert!(missed * 50 < members.len(), "{missed}");
@@ -666,7 +712,7 @@ mod tests {
         let vectors = clusters(&mut rng, 300, 3000, 64);
         let flat = Centroids::new(vectors[..64 * 1000].to_vec(), 64);
         let again = Centroids::new(flat.values.clone(), 64);
-        let (mut arranged, order) = again.in_branches(&Pair, None, &mut rng);
+        let (mut arranged, order) = again.in_branches(&Pair, None, &mut rng).unwrap();
         for _ in 0..2 {
             let branches = arranged.branches().unwrap();
             let count = branches.centroids.len();
@@ -677,7 +723,7 @@ mod tests {
             // As before, if what they were near to is given.
             let near = Centroids::new(branches.centroids.values.clone(), 64);
             let before = Centroids::new(arranged.values.clone(), 64);
-            let (next, order) = before.in_branches(&Pair, Some(near), &mut rng);
+            let (next, order) = before.in_branches(&Pair, Some(near), &mut rng).unwrap();
             for (now, &before) in order.iter().enumerate() {
                 assert_eq!(next.get(now), arranged.get(before as usize));
             }
@@ -686,8 +732,8 @@ mod tests {
         let mut numbers = order.clone();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..1000).collect::<Vec<u32>>());
-        let all = Members::new(&Pair, &vectors, &flat);
-        let near = Members::new(&Pair, &vectors, &arranged);
+        let all = Members::new(&Pair, &vectors, &flat).unwrap();
+        let near = Members::new(&Pair, &vectors, &arranged).unwrap();
         let pairs = near.nearest.iter().zip(&all.nearest);
         let missed = pairs.filter(|(near, all)| near.1 > all.1 + 1e-3).count();
         assert!(missed * 100 < near.len(), "{missed}");
@@ -700,7 +746,7 @@ mod tests {
         let vectors = clusters(&mut rng, 2 * MANY, 6 * MANY, 16);
         let find = |lists| {
             let rng = &mut SmallRng::seed_from_u64(9);
-            cluster(&Pair, &vectors, 16, lists, Metric::L2, rng, &mut |_| {})
+            cluster(&Pair, &vectors, 16, lists, Metric::L2, rng, &mut |_| {}).unwrap()
         };
         let (many, fewer) = (find(MANY), find(MANY - 1));
         assert_eq!(many.len(), MANY);
@@ -708,7 +754,7 @@ mod tests {
         let spread = |centroids: &Centroids| {
             // All with all, whatever the search does.
             let flat = Centroids::new(centroids.values.clone(), 16);
-            let keys = Members::new(&Pair, &vectors, &flat).nearest;
+            let keys = Members::new(&Pair, &vectors, &flat).unwrap().nearest;
             let vectors = vectors.chunks_exact(16).zip(keys);
             let squared =
                 |(x, (_, key)): (&[f32], (u32, f32))| metric::squares(x) + 2.0 * f64::from(key);
@@ -736,8 +782,9 @@ mod tests {
             Metric::L2,
             &mut rng,
             &mut |_| {},
-        );
-        let members = Members::new(&Alone, &vectors, &centroids);
+        )
+        .unwrap();
+        let members = Members::new(&Alone, &vectors, &centroids).unwrap();
         let empty = (0..lists).filter(|&list| members.groups.of(list).is_empty());
         let empty = empty.count();
         assert!(empty < lists / 20, "{empty} of {lists}");
@@ -759,9 +806,10 @@ mod tests {
                 for vector in vectors.chunks_exact_mut(16).take(others) {
                     vector.fill_with(|| rng.random_range(-1.0..1.0));
                 }
-                let centroids = cluster(&Pair, &vectors, 16, lists, metric, &mut rng, &mut |_| {});
+                let centroids =
+                    cluster(&Pair, &vectors, 16, lists, metric, &mut rng, &mut |_| {}).unwrap();
                 assert_eq!(centroids.len(), lists);
-                let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
+                let nearest = Members::new(&Alone, &vectors, &centroids).unwrap().nearest;
                 assert!(nearest.iter().all(|n| (n.0 as usize) < lists));
             }
         }
@@ -773,7 +821,8 @@ mod tests {
             Metric::L2,
             &mut rng,
             &mut |_| {},
-        );
+        )
+        .unwrap();
         assert_eq!(few.values, [1.0; 64]);
     }
 
@@ -794,7 +843,8 @@ mod tests {
             })
             .collect();
         for metric in [Metric::L2, Metric::Cosine] {
-            let centroids = cluster(&Alone, &vectors, 64, 2, metric, &mut rng, &mut |_| {});
+            let centroids =
+                cluster(&Alone, &vectors, 64, 2, metric, &mut rng, &mut |_| {}).unwrap();
             let lengths = [0, 1].map(|i| metric::squares(centroids.get(i)).sqrt());
             assert!(
                 lengths.iter().all(|length| (0.4..1.0).contains(length)),
@@ -804,7 +854,7 @@ mod tests {
             assert_eq!(metric == Metric::Cosine, difference < 1e-5, "{lengths:?}");
             assert_eq!(metric == Metric::L2, difference > 0.1, "{lengths:?}");
             // Both find the two clusters.
-            let nearest = Members::new(&Alone, &vectors, &centroids).nearest;
+            let nearest = Members::new(&Alone, &vectors, &centroids).unwrap().nearest;
             let of_first = |kind: usize| {
                 let of_kind = nearest.iter().skip(kind).step_by(2);
                 of_kind.filter(|nearest| nearest.0 == 0).count()
@@ -820,7 +870,7 @@ mod tests {
         for _ in 0..2000 {
             let mut sample = Sample::new(1, 5);
             for i in 0..20 {
-                sample.show(&[i as f32], &mut rng);
+                sample.show(&[i as f32], &mut rng).unwrap();
             }
             assert_eq!(sample.seen(), 20);
             for value in sample.into_vectors() {

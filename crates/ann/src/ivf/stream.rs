@@ -17,6 +17,9 @@
 //! stages before have found. The member stays behind those that went before it all the
 //! same, because its distance does, probably.
 
+use memory::OutOfMemory;
+use memory::vec::{extend, lengthen, push, reserve};
+
 use super::chain::Chain;
 use super::codec::{Base, Codec, Level, Query};
 use super::index::Index;
@@ -40,6 +43,9 @@ const FIRST_ROWS: usize = 12;
 
 /// Rows that the first round over the lists looks for.
 const WINDOW: usize = 32;
+
+/// What memory is asked for.
+const SEARCH: &str = "a search";
 
 /// Entries are on their way into the processor's cache so many others ahead.
 const AHEAD: usize = 24;
@@ -305,7 +311,7 @@ impl Stream {
         query: &Query,
         limit: f32,
     ) -> Result<(), Error> {
-        let sure = self.reach().min(limit);
+        let sure = self.reach()?.min(limit);
         self.look_up(index, query, sure)?;
         self.sure = sure;
         let most = rank_of(self.order, &index.codec, sure);
@@ -323,9 +329,9 @@ impl Stream {
 
     /// How far a stage should look: the keys of as many members as it is to find are not
     /// above it, or probably not.
-    fn reach(&mut self) -> f32 {
+    fn reach(&mut self) -> Result<f32, OutOfMemory> {
         if self.candidates.is_empty() {
-            return f32::INFINITY;
+            return Ok(f32::INFINITY);
         }
         while self.target <= self.returned {
             self.target = self.target.saturating_mul(2);
@@ -334,16 +340,16 @@ impl Stream {
         if self.waiting.len() >= wanted {
             self.numbers.clear();
             let keys = self.waiting.iter().map(|waiting| ordered(waiting.key));
-            self.numbers.extend(keys);
-            return smallest(&mut self.numbers, wanted);
+            extend(&mut self.numbers, keys, SEARCH)?;
+            return Ok(smallest(&mut self.numbers, wanted));
         }
         // As many keys are often not above the last one of a third more estimates.
         let in_round = self.target - self.returned_before;
         let estimate = smallest(&mut self.smallest, in_round.saturating_add(in_round / 3));
-        match estimate > self.sure {
+        Ok(match estimate > self.sure {
             true => estimate,
             false => f32::INFINITY,
-        }
+        })
     }
 
     /// Looks up the candidates that are not above a limit.
@@ -355,12 +361,12 @@ impl Stream {
     ) -> Result<(), Error> {
         let codec = &*index.codec;
         let layout = codec.layout(self.level);
-        self.choose(limit);
-        self.group_chosen(layout);
+        self.choose(limit)?;
+        self.group_chosen(layout)?;
         let (chosen, groups) = (&self.chosen[..], &self.groups[..]);
         self.counters.refined += chosen.len() as u64;
         let known = self.waiting.len();
-        self.waiting.reserve(chosen.len());
+        reserve(&mut self.waiting, chosen.len(), SEARCH)?;
         let (mut ahead, mut next) = (chosen, chosen);
         let mut groups_ahead = groups.iter();
         for group in groups {
@@ -402,10 +408,12 @@ impl Stream {
 
     /// Takes the candidates that are not above a limit, and drops those that are above
     /// that of the round.
-    fn choose(&mut self, limit: f32) {
+    fn choose(&mut self, limit: f32) -> Result<(), OutOfMemory> {
         let of_round = self.limit.unwrap_or(f32::INFINITY);
         let (mut chosen, mut kept) = (0, 0);
-        self.chosen.clone_from(&self.candidates);
+        self.chosen.clear();
+        reserve(&mut self.chosen, self.candidates.len(), SEARCH)?;
+        self.chosen.extend_from_slice(&self.candidates);
         for at in 0..self.candidates.len() {
             let candidate = self.candidates[at];
             self.chosen[chosen] = candidate;
@@ -415,12 +423,13 @@ impl Stream {
         }
         self.chosen.truncate(chosen);
         self.candidates.truncate(kept);
+        Ok(())
     }
 
     /// Finds out which of the candidates that were taken share code pages.
-    fn group_chosen(&mut self, layout: &Layout) {
+    fn group_chosen(&mut self, layout: &Layout) -> Result<(), OutOfMemory> {
         self.groups.clear();
-        self.groups.reserve(self.chosen.len());
+        reserve(&mut self.groups, self.chosen.len(), SEARCH)?;
         let mut rest = &self.chosen[..];
         while let [Candidate { page, column, .. }, ..] = *rest {
             let directory = &self.directory[page as usize * layout.code_pages..];
@@ -433,6 +442,7 @@ impl Stream {
             self.groups.push(Group { block, first, len });
             rest = &rest[len..];
         }
+        Ok(())
     }
 
     /// What a member's entry says, but for a bound.
@@ -546,7 +556,8 @@ impl Stream {
                     near &= above(&least, after);
                 }
                 let mut count = self.smallest.len();
-                self.smallest.resize(count + BLOCK, 0);
+                lengthen(&mut self.smallest, 0, BLOCK, SEARCH)?;
+                reserve(&mut self.candidates, BLOCK, SEARCH)?;
                 while near != 0 {
                     let column = near.trailing_zeros() as usize;
                     near &= near - 1;
@@ -564,8 +575,10 @@ impl Stream {
                     self.lower(keep);
                 }
             }
-            self.pages.push(ListPage { open, first_member });
-            self.directory.extend_from_slice(layout.directory(&page));
+            push(&mut self.pages, ListPage { open, first_member }, SEARCH)?;
+            let directory = layout.directory(&page);
+            reserve(&mut self.directory, directory.len(), SEARCH)?;
+            self.directory.extend_from_slice(directory);
             if self.candidates.len() >= keep.prune_at {
                 self.prune(keep);
             }

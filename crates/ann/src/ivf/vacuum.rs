@@ -10,6 +10,8 @@
 //!
 //! Only one vacuum of an index runs at a time.
 
+use memory::vec::filled;
+
 use super::chain::{Chain, check_code_page, check_list_page};
 use super::codec::{Codec, Level};
 use super::index::{Index, List, METAPAGE, aligned, set_target};
@@ -42,8 +44,9 @@ pub struct Removed {
 struct Seen(Vec<u64>);
 
 impl Seen {
-    fn new(blocks: Block) -> Self {
-        Seen(vec![0; (blocks as usize).div_ceil(64)])
+    fn new(blocks: Block) -> Result<Self, Error> {
+        let words = (blocks as usize).div_ceil(64);
+        Ok(Seen(filled(0, words, "a vacuum")?))
     }
 
     /// Those that were added since the beginning do not count.
@@ -85,7 +88,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     pub fn remove(&self, is_dead: &mut dyn FnMut(HeapTid) -> bool) -> Result<Removed, Error> {
         let mut counts = Removed::default();
         let blocks = self.store.block_count();
-        let mut seen = Seen::new(blocks);
+        let mut seen = Seen::new(blocks)?;
         seen.add(METAPAGE);
         seen.add(self.meta().apex);
         self.meta().mean_blocks().for_each(|block| seen.add(block));

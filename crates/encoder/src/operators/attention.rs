@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use super::simd::{self, Isa, for_each_isa};
+use super::simd::{self, Isa, Set, for_each_isa};
 
 /// Columns that are worked on at a time.
 const CHUNK: usize = 32;
@@ -181,21 +181,21 @@ fn multiply(
     assert!(b_stride.is_multiple_of(CHUNK) && b.len() >= inner * b_stride);
     assert!(out.len() >= ROWS * b_stride);
     for column in (0..b_stride).step_by(CHUNK) {
-        match isa {
+        match isa.set() {
             // SAFETY: an `Isa` is only made for a processor that has it; the
             // lengths were checked.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => unsafe {
+            Set::Avx512 | Set::Amx => unsafe {
                 let (b, out) = (b.as_ptr().add(column), out.as_mut_ptr().add(column));
                 avx512(a.as_ptr(), a_stride, inner, b, b_stride, out);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe {
+            Set::Avx2 => unsafe {
                 let (b, out) = (b.as_ptr().add(column), out.as_mut_ptr().add(column));
                 avx2(a.as_ptr(), a_stride, inner, b, b_stride, out);
             },
-            Isa::Portable => portable(
+            Set::Portable => portable(
                 (a, a_stride),
                 inner,
                 (&b[column..], b_stride),

@@ -33,7 +33,7 @@ mod avx2;
 
 use std::ops::Range;
 
-use super::simd::{self, Isa, for_each_isa};
+use super::simd::{self, Isa, Set, for_each_isa};
 
 /// Outputs of a panel.
 pub(crate) const COLUMNS: usize = 32;
@@ -200,7 +200,7 @@ impl Weights {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        if weights.isa == Isa::Avx2 {
+        if weights.isa.set() == Set::Avx2 {
             weights.split_off_excess();
         }
         weights
@@ -368,10 +368,9 @@ impl Weights {
 /// sixteen groups of four inputs at a time, and its sums have a long way to the registers
 /// where those of a block are scaled.
 fn suited(isa: Isa, inputs: usize, blocks: usize) -> Isa {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx if blocks > 1 || !inputs.is_multiple_of(64) => Isa::Avx512,
-        suited => suited,
+    match blocks > 1 || !inputs.is_multiple_of(64) {
+        true => isa.without_amx(),
+        false => isa,
     }
 }
 
@@ -387,7 +386,7 @@ fn tiles(isa: Isa, count: usize) -> impl Iterator<Item = (usize, usize)> {
     std::iter::from_fn(move || {
         let rows = match count - at {
             #[cfg(target_arch = "x86_64")]
-            left @ 1.. if isa == Isa::Amx => left.min(AMX_ROWS),
+            left @ 1.. if isa.set() == Set::Amx => left.min(AMX_ROWS),
             ROWS.. => ROWS,
             4.. => 4,
             2.. => 2,
@@ -471,9 +470,9 @@ impl Tile {
     fn quantize(&mut self, weights: &Weights, x: &[f32], rows: usize) {
         let inputs = weights.inputs;
         let groups = lines_of(inputs, weights.block) / 2;
-        let (steps, behind) = match weights.isa {
+        let (steps, behind) = match weights.isa.set() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (
+            Set::Avx2 => (
                 Steps {
                     rows: 1,
                     groups: rows,
@@ -600,10 +599,10 @@ enum Kernel {
 impl Kernel {
     /// For tiles of so many rows.
     fn new(isa: Isa, rows: usize) -> Self {
-        match isa {
+        match isa.set() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Kernel::Amx(amx::Tiles::new(isa, rows)),
-            isa => Kernel::Vectors(isa),
+            Set::Amx => Kernel::Amx(amx::Tiles::new(isa, rows)),
+            _ => Kernel::Vectors(isa),
         }
     }
 
@@ -627,13 +626,13 @@ fn dot<const R: usize>(
     let lines = weights.lines;
     assert!(sums.len() == R && x.have(R, lines.len() / 2));
     let sums = &mut sums.as_chunks_mut::<R>().0[0];
-    match isa {
+    match isa.set() {
         // SAFETY: an `Isa` is only made for a processor that has it; the lengths are
         // those that were just checked.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe { avx512::dot(x.groups, x.steps.rows, lines, sums) },
+        Set::Avx512 | Set::Amx => unsafe { avx512::dot(x.groups, x.steps.rows, lines, sums) },
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
+        Set::Avx2 => {
             let (rows, groups) = (R.next_multiple_of(avx2::ROWS_OF_VECTOR), lines.len() / 2);
             assert!(x.steps.groups == R && x.have(rows, groups));
             // In the order of groups.
@@ -642,7 +641,7 @@ fn dot<const R: usize>(
             // SAFETY: as above.
             unsafe { avx2::dot(x.groups, weights, sums) }
         }
-        Isa::Portable => portable(x.groups, x.steps.rows, lines, sums),
+        Set::Portable => portable(x.groups, x.steps.rows, lines, sums),
     }
 }
 
@@ -656,10 +655,10 @@ fn add<const R: usize>(
 ) {
     assert!(values.len() == R && x.have(R, weights.lines.len() / 2));
     let values = &mut values.as_chunks_mut::<R>().0[0];
-    match isa {
+    match isa.set() {
         // SAFETY: as in `dot`.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => unsafe {
+        Set::Avx512 | Set::Amx => unsafe {
             avx512::add(x.groups, x.steps.rows, weights.lines, scales, values);
         },
         _ => {
@@ -860,7 +859,7 @@ mod avx512 {
 #[cfg(target_arch = "x86_64")]
 mod amx {
     use super::{AHEAD, AMX_ROWS, COLUMNS, Line};
-    use crate::operators::simd::Isa;
+    use crate::operators::simd::{Isa, Set};
     use std::arch::asm;
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     use std::marker::PhantomData;
@@ -896,7 +895,7 @@ mod amx {
     impl Tiles {
         /// For 1 to [`AMX_ROWS`] rows.
         pub(super) fn new(isa: Isa, rows: usize) -> Self {
-            assert!(isa == Isa::Amx && (1..=AMX_ROWS).contains(&rows));
+            assert!(isa.set() == Set::Amx && (1..=AMX_ROWS).contains(&rows));
             let first = rows.min(ROWS) as u8;
             // Without other rows, their registers are set up and not used.
             let other = (rows as u8 - first).max(1);

@@ -1,5 +1,9 @@
 //! The operator `MaskedAttention`.
 
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+
 use ort::Result;
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
@@ -94,7 +98,7 @@ impl Kernel for AttentionKernel {
                 false => 1,
             };
             let groups = self.heads / share;
-            let result = Interleaved(y.as_mut_ptr());
+            let result = Interleaved::new(y);
             parallel(context, threads, texts * groups, |part| {
                 let (text, group) = (part / groups, part % groups);
                 let qkv = &qkv[text * length * stride..][..length * stride];
@@ -117,11 +121,16 @@ impl Kernel for AttentionKernel {
                         bias,
                         &mut scratch,
                         &mut |token, context| {
-                            result.write((text * length + token) * hidden + at, context);
+                            let at = (text * length + token) * hidden + at;
+                            // SAFETY: this head's components of a row of this text,
+                            // which no other part of the work has.
+                            unsafe { result.write(at, context) };
                         },
                     );
                     for token in real..length {
-                        result.fill((text * length + token) * hidden + at, size);
+                        let at = (text * length + token) * hidden + at;
+                        // SAFETY: as above.
+                        unsafe { result.fill(at, size) };
                     }
                 }
             })
@@ -130,26 +139,36 @@ impl Kernel for AttentionKernel {
 }
 
 /// A result of which several threads write parts that interleave.
-struct Interleaved(*mut f32);
+struct Interleaved<'r>(&'r [UnsafeCell<f32>]);
 
-#[allow(unsafe_code)]
-// SAFETY: every head writes its own components of a text's rows, and no other's.
-unsafe impl Sync for Interleaved {}
-#[allow(unsafe_code)]
-// SAFETY: as above.
-unsafe impl Send for Interleaved {}
+// SAFETY: it is only written to, and who writes says that nobody else writes there.
+unsafe impl Sync for Interleaved<'_> {}
 
-impl Interleaved {
-    #[allow(unsafe_code)]
-    fn write(&self, at: usize, values: &[f32]) {
-        // SAFETY: `at` is that of a head's components in a row of the result.
-        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.0.add(at), values.len()) }
+impl<'r> Interleaved<'r> {
+    fn new(result: &'r mut [f32]) -> Self {
+        let cells = std::ptr::from_mut(result) as *const [UnsafeCell<f32>];
+        // SAFETY: a cell is laid out as what is in it, and the slice is borrowed for
+        // writing as long as the cells are.
+        Interleaved(unsafe { &*cells })
+    }
+
+    /// # Safety
+    ///
+    /// No other thread writes to these places meanwhile.
+    unsafe fn write(&self, at: usize, values: &[f32]) {
+        let places = UnsafeCell::raw_get(self.0[at..at + values.len()].as_ptr());
+        // SAFETY: the places are there, and as the caller says.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), places, values.len()) };
     }
 
     /// Zeros, for padding.
-    #[allow(unsafe_code)]
-    fn fill(&self, at: usize, count: usize) {
+    ///
+    /// # Safety
+    ///
+    /// As for [`Interleaved::write`].
+    unsafe fn fill(&self, at: usize, count: usize) {
+        let places = UnsafeCell::raw_get(self.0[at..at + count].as_ptr());
         // SAFETY: as above.
-        unsafe { std::ptr::write_bytes(self.0.add(at), 0, count) }
+        unsafe { std::ptr::write_bytes(places, 0, count) };
     }
 }

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use memory::{OutOfMemory, vec};
 use ort::operator::{ComputeContext, KernelContext};
 use ort::value::{
     DynTensorValueType, IntoShape, PrimitiveTensorElementType, ValueRef, ValueRefMut,
@@ -18,6 +19,14 @@ pub(super) fn fail<T>(reason: impl Into<String>) -> Result<T> {
     Err(Error::new(reason.into()))
 }
 
+/// What memory is asked for.
+pub(super) const MODEL: &str = "the weights of the model";
+
+/// The error of memory that the system refused: ONNX Runtime hands it on.
+pub(super) fn refused(error: OutOfMemory) -> Error {
+    Error::new(error.to_string())
+}
+
 /// A constant input's shape and values; `None` if the node has none, or one that
 /// is not constant, see [`check_absent`].
 pub(super) fn constant<T: PrimitiveTensorElementType + Copy>(
@@ -29,7 +38,8 @@ pub(super) fn constant<T: PrimitiveTensorElementType + Copy>(
     };
     let (shape, values) = value.try_extract_tensor::<T>()?;
     let shape = shape.iter().map(|&size| usize::try_from(size).unwrap_or(0));
-    Ok(Some((shape.collect(), values.to_vec())))
+    let values = vec::copied(values, MODEL).map_err(refused)?;
+    Ok(Some((shape.collect(), values)))
 }
 
 /// An error if a node has inputs that it was taken not to have, because they were

@@ -1,5 +1,6 @@
 //! The operator `QuantizedLinear`.
 
+use memory::{check_available, vec};
 use ort::Result;
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
@@ -8,8 +9,8 @@ use ort::value::TensorElementType;
 
 use super::linear::{COLUMNS, Finish, Weights};
 use super::node::{
-    SMALL, attribute, check_absent, fail, guard, input, output, parallel, required, shaped, slices,
-    with_slice,
+    MODEL, SMALL, attribute, check_absent, fail, guard, input, output, parallel, refused, required,
+    shaped, slices, with_slice,
 };
 use super::simd::Isa;
 
@@ -89,6 +90,9 @@ impl LinearKernel {
         let bias = shaped::<f32>(context, 3, "the biases", &[outputs])?;
         let zero_points = shaped::<u8>(context, 4, "the zero points", &of_blocks)?;
         let codebook = shaped::<i8>(context, 5, "the values of the codebook", &[16])?;
+        // Here and packed, with what AVX2 splits off.
+        check_available(outputs.saturating_mul(inputs).saturating_mul(3), MODEL)
+            .map_err(refused)?;
         let quantized: Vec<i8> = if bits == 8 {
             bytes.iter().map(|&byte| byte as i8).collect()
         } else {
@@ -186,7 +190,8 @@ impl LinearKernel {
         let count = x.len() / self.weights.inputs();
         let tiles = self.weights.prepare(x);
         let panels = self.weights.panels();
-        let mut by_panel = vec![0.0; panels * count * COLUMNS];
+        let by_panel = vec::filled(0.0, panels * count * COLUMNS, "running the model");
+        let mut by_panel = by_panel.map_err(refused)?;
         let share = panels.div_ceil(self.threads);
         {
             let parts = slices(&mut by_panel, share * count * COLUMNS);

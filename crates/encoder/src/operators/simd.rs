@@ -21,7 +21,7 @@ pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// The instruction sets that there are kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Isa {
+pub(crate) enum Set {
     /// AVX-512 with VNNI, and AMX for products of 8-bit numbers.
     #[cfg(target_arch = "x86_64")]
     Amx,
@@ -35,7 +35,27 @@ pub(crate) enum Isa {
     Portable,
 }
 
+/// An instruction set that this processor has: nothing else makes one than looking for
+/// it, in [`Isa::all`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Isa(Set);
+
 impl Isa {
+    /// Which one it is.
+    #[inline(always)]
+    pub(crate) fn set(self) -> Set {
+        self.0
+    }
+
+    /// The same, or what comes with it and does without tiles.
+    pub(crate) fn without_amx(self) -> Isa {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx => Isa(Set::Avx512),
+            set => Isa(set),
+        }
+    }
+
     /// Those that this processor has, fastest first.
     pub(crate) fn all() -> Vec<Isa> {
         let mut all = Vec::new();
@@ -49,21 +69,21 @@ impl Isa {
                 && is_x86_feature_detected!("fma")
             {
                 if has_amx() {
-                    all.push(Isa::Amx);
+                    all.push(Isa(Set::Amx));
                 }
-                all.push(Isa::Avx512);
+                all.push(Isa(Set::Avx512));
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                all.push(Isa::Avx2);
+                all.push(Isa(Set::Avx2));
             }
         }
-        all.push(Isa::Portable);
+        all.push(Isa(Set::Portable));
         all
     }
 
     /// The fastest that this processor has.
     pub(crate) fn best() -> Isa {
-        Isa::all().into_iter().next().unwrap_or(Isa::Portable)
+        Isa::all().into_iter().next().unwrap_or(Isa(Set::Portable))
     }
 }
 
@@ -131,18 +151,18 @@ macro_rules! for_each_isa {
                 body $(::<$($constant),+>)? ($($argument),*)
             }
 
-            match isa {
+            match isa.set() {
                 // SAFETY: an `Isa` is only made for a processor that has it.
                 #[cfg(target_arch = "x86_64")]
-                $crate::operators::simd::Isa::Avx512 | $crate::operators::simd::Isa::Amx => unsafe {
+                $crate::operators::simd::Set::Avx512 | $crate::operators::simd::Set::Amx => unsafe {
                     avx512 $(::<$($constant),+>)? ($($argument),*)
                 },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::operators::simd::Isa::Avx2 => unsafe {
+                $crate::operators::simd::Set::Avx2 => unsafe {
                     avx2 $(::<$($constant),+>)? ($($argument),*)
                 },
-                $crate::operators::simd::Isa::Portable => {
+                $crate::operators::simd::Set::Portable => {
                     body $(::<$($constant),+>)? ($($argument),*)
                 }
             }

@@ -13,6 +13,7 @@
 
 mod weights;
 
+use memory::check_available;
 use serde::Deserialize;
 
 use crate::compile::CompiledModel;
@@ -111,6 +112,8 @@ pub fn quantize(
     if model.settings.one_by_one {
         return fail("its graph is quantized already");
     }
+    // The graph once more in parts, a matrix as numbers of either kind, and the result.
+    check_available(model.graph.len().saturating_mul(3), "quantizing the model")?;
     let graph = Graph::read(&model.graph)?;
     if graph.has_inner_graphs() {
         return fail("its graph has graphs inside (If, Loop or Scan)");

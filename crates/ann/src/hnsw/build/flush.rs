@@ -2,10 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use memory::OutOfMemory;
+use memory::vec::{collect, extend, filled, push, reserve, reserve_in_map};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::{Builder, pack, present, unpack};
+use super::{Builder, GRAPH, pack, present, unpack};
 use crate::hnsw::codec::{Code, Codec};
 use crate::hnsw::index::{Index, METAPAGE, NewVertex};
 use crate::hnsw::layout::{Blurred, HeapTid, Layout, MAX_HEAP_TIDS, Meta, NONE, Place, Vertex};
@@ -32,33 +34,36 @@ impl<C: Codec> Builder<C> {
         blurred: Blurred,
         team: &dyn Team,
     ) -> Result<(), Error> {
+        self.check()?;
         let nodes = self.progress.lock().sealed;
-        let order = self.connect(nodes, &|| index.store.pause());
-        let mut numbers = Numbers::new(nodes);
+        let order = self.connect(nodes, &|| index.store.pause())?;
+        let mut numbers = Numbers::new(nodes)?;
         for &node in &order {
-            numbers.add(node, self.level(node));
+            numbers.add(node, self.level(node))?;
         }
         let mut rows: FxHashMap<u32, Vec<HeapTid>> = FxHashMap::default();
         for node in 0..nodes {
             let (batch, i) = self.batch(node);
             let element = self.duplicate_of(node);
             if element != NONE {
-                rows.entry(element).or_default().push(batch.tids[i]);
+                reserve_in_map(&mut rows, 1, GRAPH)?;
+                push(rows.entry(element).or_default(), batch.tids[i], GRAPH)?;
             }
         }
         let capacity = index.layout.posting_capacity();
         let mut with_postings: Vec<u32> = Vec::new();
         for (&node, further) in &mut rows {
             let (batch, i) = self.batch(node);
+            reserve(further, 1, GRAPH)?;
             further.insert(0, batch.tids[i]);
             if further.len() > MAX_HEAP_TIDS {
-                with_postings.push(node);
+                push(&mut with_postings, node, GRAPH)?;
             }
         }
         with_postings.sort_unstable();
         for &node in &with_postings {
             let further = rows[&node].len() - MAX_HEAP_TIDS;
-            numbers.add_postings(node, further.div_ceil(capacity) as Vertex);
+            numbers.add_postings(node, further.div_ceil(capacity) as Vertex)?;
         }
 
         let mut writer = PageWriter::new(index);
@@ -177,16 +182,18 @@ impl<C: Codec> Builder<C> {
     /// many vectors are equal. Then it goes into the list of a neighbour that
     /// can be reached, in the place of the last link there, and takes that link
     /// over itself: whatever could be reached before still can.
-    fn connect(&self, nodes: u32, pause: &dyn Fn()) -> Vec<u32> {
+    fn connect(&self, nodes: u32, pause: &dyn Fn()) -> Result<Vec<u32>, OutOfMemory> {
         let mut walk = Walk {
-            reached: vec![false; nodes as usize],
+            reached: filled(false, nodes as usize, GRAPH)?,
             order: Vec::new(),
         };
+        // No node is in it twice.
+        reserve(&mut walk.order, nodes as usize, GRAPH)?;
         let Some((entry, _)) = *self.entry.read() else {
-            return walk.order;
+            return Ok(walk.order);
         };
         let is_element = |&node: &u32| self.duplicate_of(node) == NONE;
-        self.reach(entry, &mut walk, pause);
+        self.reach(entry, &mut walk, pause)?;
         let mut progress = true;
         while progress {
             progress = false;
@@ -198,18 +205,18 @@ impl<C: Codec> Builder<C> {
                 let host = present(list).find(|link| walk.has_reached(link.vertex));
                 if let Some(host) = host {
                     self.attach(node, host);
-                    self.reach(node, &mut walk, pause);
+                    self.reach(node, &mut walk, pause)?;
                     progress = true;
                 }
             }
         }
         let lost = (0..nodes).filter(|node| is_element(node) && !walk.has_reached(*node));
-        walk.order.extend(lost.collect::<Vec<_>>());
-        walk.order
+        walk.order.extend(collect(lost, GRAPH)?);
+        Ok(walk.order)
     }
 
     /// Goes on with the walk to all nodes that can be reached from one.
-    fn reach(&self, from: u32, walk: &mut Walk, pause: &dyn Fn()) {
+    fn reach(&self, from: u32, walk: &mut Walk, pause: &dyn Fn()) -> Result<(), OutOfMemory> {
         let mut stack = vec![from];
         let mut links: Vec<Link> = Vec::new();
         while let Some(node) = stack.pop() {
@@ -223,8 +230,9 @@ impl<C: Codec> Builder<C> {
             links.clear();
             links.extend(present(self.list(node, 0)).filter(|link| !walk.has_reached(link.vertex)));
             links.sort_unstable_by(|a, b| b.distance.total_cmp(&a.distance));
-            stack.extend(links.iter().map(|link| link.vertex));
+            extend(&mut stack, links.iter().map(|link| link.vertex), GRAPH)?;
         }
+        Ok(())
     }
 
     /// Puts a node into the list of `host`, one of its neighbours.
@@ -281,29 +289,33 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn new(nodes: u32) -> Self {
-        Numbers {
-            level_0: vec![NONE; nodes as usize],
+    fn new(nodes: u32) -> Result<Self, OutOfMemory> {
+        Ok(Numbers {
+            level_0: filled(NONE, nodes as usize, GRAPH)?,
             elements: 0,
             upper: FxHashMap::default(),
             uppers: 0,
             postings: FxHashMap::default(),
             posting_count: 0,
-        }
+        })
     }
 
-    fn add(&mut self, node: u32, level: u8) {
+    fn add(&mut self, node: u32, level: u8) -> Result<(), OutOfMemory> {
         self.level_0[node as usize] = self.elements;
         self.elements += 1;
         if level > 0 {
+            reserve_in_map(&mut self.upper, 1, GRAPH)?;
             self.upper.insert(node, self.uppers);
             self.uppers += Vertex::from(level);
         }
+        Ok(())
     }
 
-    fn add_postings(&mut self, node: u32, count: Vertex) {
+    fn add_postings(&mut self, node: u32, count: Vertex) -> Result<(), OutOfMemory> {
+        reserve_in_map(&mut self.postings, 1, GRAPH)?;
         self.postings.insert(node, self.posting_count);
         self.posting_count += count;
+        Ok(())
     }
 
     fn first_posting(&self, node: u32) -> Vertex {

@@ -14,6 +14,8 @@ mod trial;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use memory::OutOfMemory;
+use memory::vec::collect;
 use parking_lot::{Condvar, Mutex, RwLock};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -90,6 +92,9 @@ const BATCH_BYTES: usize = 16 << 20;
 /// A graph that fills its memory has so many batches at least.
 const BATCHES: usize = 32;
 
+/// What memory is asked for.
+const GRAPH: &str = "the graph of an index";
+
 /// How far the workers are.
 struct Progress {
     /// Nodes in sealed batches.
@@ -117,6 +122,8 @@ pub struct Builder<C> {
     /// Entry point and its level. Held for writing while a node above all
     /// others is linked.
     entry: RwLock<Option<(u32, u8)>>,
+    /// The first node that there was no memory to link for is missing.
+    failed: OnceLock<OutOfMemory>,
 }
 
 /// Rows that wait for their batch to be full.
@@ -134,25 +141,29 @@ pub enum Added {
     Yes,
     /// There is no room for it: flush the graph and insert through pages.
     Full,
+    /// The system has less memory than the builder may use.
+    NoMemory(OutOfMemory),
 }
 
 impl<C: Codec> Builder<C> {
     /// A builder that uses at most about `budget` bytes. `seed` decides the
     /// levels of the elements.
-    pub fn new(codec: C, options: Options, budget: usize, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] where there is none even for the list of its parts.
+    pub fn new(codec: C, options: Options, budget: usize, seed: u64) -> Result<Self, OutOfMemory> {
         let node_len = Self::node_len(&codec, &options);
         let batch_bytes = BATCH_BYTES.min(budget / BATCHES);
         let batch_len = 1 << (batch_bytes / node_len).max(1).ilog2();
         let capacity = (budget / node_len).min(MAX_NODES);
         let batches = capacity / batch_len;
-        Builder {
+        let batches = std::iter::repeat_with(OnceLock::new).take(batches);
+        Ok(Builder {
             code_words: codec.code_len() / 8,
             codec,
             options,
             batch_len: batch_len as u32,
-            batches: std::iter::repeat_with(OnceLock::new)
-                .take(batches)
-                .collect(),
+            batches: collect(batches, GRAPH)?.into(),
             pending: Mutex::new(Pending {
                 memory: None,
                 nodes: Vec::new(),
@@ -166,7 +177,8 @@ impl<C: Codec> Builder<C> {
             }),
             changed: Condvar::new(),
             entry: RwLock::new(None),
-        }
+            failed: OnceLock::new(),
+        })
     }
 
     /// Bytes that a node takes: its code, its links, on average one and a half
@@ -187,7 +199,10 @@ impl<C: Codec> Builder<C> {
         }
         let place = pending.nodes.len();
         if place == 0 {
-            pending.memory = self.memory_of_batch().ok();
+            match self.memory_of_batch() {
+                Ok(memory) => pending.memory = Some(memory),
+                Err(error) => return Added::NoMemory(error),
+            }
         }
         let Some((codes, _)) = &mut pending.memory else {
             return Added::Full;
@@ -203,10 +218,10 @@ impl<C: Codec> Builder<C> {
     }
 
     /// Memory for the codes and the links of a batch.
-    fn memory_of_batch(&self) -> std::io::Result<(Table<u64>, Table<AtomicU64>)> {
+    fn memory_of_batch(&self) -> Result<(Table<u64>, Table<AtomicU64>), OutOfMemory> {
         let nodes = self.batch_len as usize;
-        let links = Table::zeroed(nodes * 2 * usize::from(self.options.m))?;
-        Ok((Table::zeroed(nodes * self.code_words)?, links))
+        let links = Table::zeroed(nodes * 2 * usize::from(self.options.m), GRAPH)?;
+        Ok((Table::zeroed(nodes * self.code_words, GRAPH)?, links))
     }
 
     /// Lets the rows that wait be linked, if there are any.
@@ -263,6 +278,14 @@ impl<C: Codec> Builder<C> {
         progress.closed = true;
         progress.claimed = progress.sealed;
         self.changed.notify_all();
+    }
+
+    /// Whether all nodes that should be linked are.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if one is not: the graph is of no use then.
+    pub fn check(&self) -> Result<(), OutOfMemory> {
+        self.failed.get().map_or(Ok(()), |&error| Err(error))
     }
 
     /// Rows that are linked so far.
@@ -452,10 +475,16 @@ impl<C: Codec> Linker<'_, C> {
         // brings to every later search.
         let ef = usize::from(builder.options.ef_construction) * 3 / 2;
         let code = builder.code(node);
-        // Memory holds no corrupted pages: the walk cannot fail.
-        let Ok(found) = nearest_by_level(builder, &mut self.beam, code, (entry, top), level, ef)
-        else {
-            return;
+        let found = nearest_by_level(builder, &mut self.beam, code, (entry, top), level, ef);
+        let found = match found {
+            Ok(found) => found,
+            Err(Error::OutOfMemory(error)) => {
+                // The first error is enough.
+                let _ = builder.failed.set(error);
+                return;
+            }
+            // Memory holds no corrupted pages.
+            Err(_) => return,
         };
         if builder.join_duplicate(node, &found[0]) {
             return;

@@ -7,9 +7,7 @@
 
 use super::{Builder, present};
 use crate::Error;
-use crate::hnsw::beam::{
-    Beam, BeamOptions, ENTRIES, Extent, Found, Graph, Neighbours, Visit, descend,
-};
+use crate::hnsw::beam::{Beam, BeamOptions, ENTRIES, Extent, Graph, Neighbours, Visit, descend};
 use crate::hnsw::codec::{Code, Codec};
 use crate::hnsw::index::search_extent;
 use crate::hnsw::layout::{HeapTid, NONE, Vertex};
@@ -68,31 +66,36 @@ impl<C: Codec> Builder<C> {
     /// Keys of the `ef` nearest codes that two searches for a code find: one that looks at
     /// the codes of all neighbours, and one that goes by what links hold. The graph must be
     /// complete.
-    pub fn trial(&self, code: &[u8], ef: usize) -> [Vec<f32>; 2] {
-        let exact = self.search(self, code, Extent::of_width(ef), ef);
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]: memory holds no corrupted pages.
+    pub fn trial(&self, code: &[u8], ef: usize) -> Result<[Vec<f32>; 2], Error> {
+        let exact = self.search(self, code, Extent::of_width(ef), ef)?;
         let query = self.codec.query_of_code(code);
         let written = AsWritten(self);
-        let estimated = self.search(&written, &query, written.extent(ef), ef);
-        [exact, estimated]
+        let estimated = self.search(&written, &query, written.extent(ef), ef)?;
+        Ok([exact, estimated])
     }
 
-    fn search<G: Graph>(&self, graph: &G, query: &G::Query, extent: Extent, ef: usize) -> Vec<f32> {
+    fn search<G: Graph>(
+        &self,
+        graph: &G,
+        query: &G::Query,
+        extent: Extent,
+        ef: usize,
+    ) -> Result<Vec<f32>, Error> {
         let Some((entry, top)) = *self.entry.read() else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let mut beam = Beam::new(0, BeamOptions::default());
-        // Memory holds no corrupted pages: the walk cannot fail.
-        let mut walk = || -> Result<Vec<Found>, Error> {
-            let entries = descend(graph, &mut beam, query, entry, (top, 0), ENTRIES)?;
-            beam.reset(0, BeamOptions::default());
-            entries
-                .into_iter()
-                .filter(|&e| e != NONE)
-                .for_each(|e| beam.start(e));
-            beam.run(graph, query, extent)?;
-            Ok(beam.take(ef))
-        };
-        let found = walk().unwrap_or_default();
-        found.into_iter().map(|found| found.distance).collect()
+        let entries = descend(graph, &mut beam, query, entry, (top, 0), ENTRIES)?;
+        beam.reset(0, BeamOptions::default());
+        entries
+            .into_iter()
+            .filter(|&e| e != NONE)
+            .for_each(|e| beam.start(e));
+        beam.run(graph, query, extent)?;
+        let found = beam.take(ef)?;
+        Ok(found.into_iter().map(|found| found.distance).collect())
     }
 }

@@ -68,7 +68,7 @@ fn check(name: &str, row: &Row) -> Vec<Metric> {
             witness.show(&codec, row, &encode(&codec, row));
         }
         let builder = built(&codec, &options, &rows, 0);
-        witness.search(&builder, &mut || ());
+        witness.search(&builder, &mut || ()).unwrap();
         if !witness.is_satisfied(&codec) {
             continue;
         }

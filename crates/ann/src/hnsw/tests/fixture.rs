@@ -171,7 +171,7 @@ pub fn built(
     vectors: &[Vec<f32>],
     threads: usize,
 ) -> Builder<AnyCodec> {
-    let builder = Builder::new(codec.clone(), *options, 1 << 26, 7);
+    let builder = Builder::new(codec.clone(), *options, 1 << 26, 7).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| builder.linker().work());

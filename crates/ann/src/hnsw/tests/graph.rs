@@ -410,7 +410,7 @@ fn rounds_return_every_row(storage: Storage) {
 #[test]
 fn tiny_memory_budget_is_full_not_exceeded() {
     let options = options((Metric::L2, Storage::Plain), 64);
-    let builder = crate::hnsw::Builder::new(codec(&options), options, 300 * 1024, 1);
+    let builder = crate::hnsw::Builder::new(codec(&options), options, 300 * 1024, 1).unwrap();
     let vectors = clustered(5000, 64, 2);
     let added = vectors
         .iter()

@@ -106,9 +106,10 @@ pub fn built_with<'s>(
         options.metric,
         &mut rng,
         &mut |_| {},
-    );
+    )
+    .unwrap();
     if in_branches {
-        centroids = centroids.in_branches(&Alone, None, &mut rng).0;
+        centroids = centroids.in_branches(&Alone, None, &mut rng).unwrap().0;
     }
     create(store, options, &codec, &centroids).unwrap();
     let index = Index::open(store, codec, read_meta(store).unwrap());

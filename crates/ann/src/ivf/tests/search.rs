@@ -198,7 +198,8 @@ fn bits_are_found_in_their_exact_order() {
             Metric::Hamming,
             &mut rng,
             &mut |_| {},
-        );
+        )
+        .unwrap();
         create(&store, &options, &codec, &centroids).unwrap();
         let index = Index::open(&store, codec, read_meta(&store).unwrap());
         for (tid, row) in (1..).zip(&rows) {
