@@ -15,6 +15,7 @@ EXPRESSIONS = {
     "btree": f"CREATE INDEX ON texts (lower(body), ({NEAR}))",
     "partial": f"CREATE INDEX ON texts (id) WHERE {NEAR} < 2",
     "in a function": "CREATE INDEX ON texts (norm_of(body))",
+    "pieces in a function": "CREATE INDEX ON texts (pieces_of(body))",
     "statistics": f"CREATE STATISTICS of_texts ON ({NEAR}), (lower(body)) FROM texts",
 }
 
@@ -22,12 +23,14 @@ EXPRESSIONS = {
 @pytest.mark.parametrize("kind, tracking", [
     *((kind, "on") for kind in EXPRESSIONS),
     # Where commands don't tell what they are. What PL/pgSQL calls can't be told then.
-    *((kind, "off") for kind in EXPRESSIONS if kind != "in a function")])
+    *((kind, "off") for kind in EXPRESSIONS if not kind.endswith("in a function"))])
 def test_no_model_runs(database, admin, kind, tracking):
     admin.execute("DROP TABLE IF EXISTS texts; CREATE TABLE texts (id int, body text);"
                   " INSERT INTO texts SELECT n, 'river ' || n % 50 FROM generate_series(1, 300) n")
     admin.execute("CREATE OR REPLACE FUNCTION norm_of(body text) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS"
                   " $$ BEGIN RETURN vector_norm(insitu.embed('tiny', body)); END $$")
+    admin.execute("CREATE OR REPLACE FUNCTION pieces_of(body text) RETURNS bigint IMMUTABLE LANGUAGE sql AS"
+                  " $$ SELECT count(*) FROM insitu.chunk('tiny', body, 8) $$")
     admin.execute(EXPRESSIONS[kind])
     # In a session that can't load any model.
     with database.connect() as session:
@@ -48,6 +51,8 @@ def test_it_works_after_the_model_is_gone(admin):
     admin.execute("DROP TABLE IF EXISTS texts; CREATE TABLE texts (id int, body text);"
                   " INSERT INTO texts SELECT n, 'river' FROM generate_series(1, 300) n;"
                   " CREATE INDEX ON texts USING hnsw ((insitu.embed('passing', body)::vector(8)) vector_l2_ops);"
+                  " CREATE OR REPLACE FUNCTION passing(text) RETURNS bigint IMMUTABLE LANGUAGE sql AS"
+                  " $$ SELECT count(*) FROM insitu.chunk('passing', $1, 8) $$; CREATE INDEX ON texts (passing(body));"
                   " SELECT insitu.drop_model('passing', force => true)")
     refused(admin, "42704", "INSERT INTO texts VALUES (1, 'river')")
-    admin.execute("ANALYZE texts; DROP TABLE texts")
+    admin.execute("ANALYZE texts; DROP TABLE texts; DROP FUNCTION passing")

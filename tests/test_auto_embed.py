@@ -210,6 +210,21 @@ def test_types_of_texts_and_vectors(admin):
     admin.execute("DROP TABLE kinds; DROP DOMAIN tiny_norm, words, space")
 
 
+@pytest.mark.parametrize("kind, first, second", [
+    ("int", "1", "2"), ("bigint", "4096", "-1"), ("boolean", "true", "false"), ('"char"', "'a'", "'b'"),
+    ("uuid", "gen_random_uuid()", "gen_random_uuid()"), ("text[]", "'{river}'", "'{house}'")])
+def test_a_trigger_that_somebody_made_on_a_column_of_another_type(admin, kind, first, second):
+    """Values of some types are passed as themselves, and are no places to read from."""
+    admin.execute(f"DROP TABLE IF EXISTS odd; CREATE TABLE odd (id serial, body {kind}, emb vector(8));"
+                  " CREATE TRIGGER mine BEFORE INSERT OR UPDATE ON odd FOR EACH ROW"
+                  " WHEN (NEW.body IS NOT NULL OR NEW.emb IS NOT NULL) EXECUTE FUNCTION insitu.embed_row('tiny')")
+    admin.execute(f"INSERT INTO odd (body) VALUES ({first}), (NULL); UPDATE odd SET body = {second}")
+    assert admin.execute("SELECT count(*) FROM odd WHERE emb = insitu.embed('tiny', body::text)").fetchone() == (2,)
+    admin.execute(f"UPDATE odd SET emb = {GIVEN}; UPDATE odd SET id = id + 5")
+    assert admin.execute(f"SELECT count(*) FROM odd WHERE emb = {GIVEN}").fetchone() == (2,)
+    admin.execute("DROP TABLE odd")
+
+
 def test_a_text_has_changed_when_its_bytes_have(admin):
     """Whatever the `=` of the type or the collation says; long texts that stay are not read."""
     admin.execute("CREATE EXTENSION IF NOT EXISTS citext; DROP TABLE IF EXISTS cased; DROP COLLATION IF EXISTS anyhow;"

@@ -104,6 +104,32 @@ NEEDY = {
     "text of a function in PL/pgSQL": (
         "CREATE PROCEDURE nightly() LANGUAGE plpgsql AS $$ BEGIN"
         " CALL INSITU.EMBED_TABLE('docs', 'body', 'emb', 'tiny'); END $$", "function app.nightly()"),
+    "text of a function with quoted names": (
+        "CREATE FUNCTION near(text) RETURNS vector LANGUAGE sql AS $$ SELECT \"insitu\".\"embed\"('tiny', $1) $$",
+        "function app.near(text)"),
+    "text of a function with dollars": (
+        "CREATE FUNCTION near(text) RETURNS vector LANGUAGE sql AS $$ SELECT insitu.embed($m$tiny$m$, $1) $$",
+        "function app.near(text)"),
+    "variable of a function": (
+        "CREATE FUNCTION near(t text) RETURNS vector LANGUAGE plpgsql AS $$ DECLARE name constant text := 'tiny';"
+        " BEGIN IF t IS NULL THEN RETURN NULL; END IF; RETURN insitu.embed(name, t); END $$", "function app.near(text)"),
+    "one of two": (
+        "ALTER TABLE docs ADD e vector GENERATED ALWAYS AS"
+        " (insitu.embed(CASE lang WHEN 'en' THEN 'tiny' ELSE coalesce(lang, 'none') END, body)) STORED",
+        "column e of table app.docs"),
+    "argument of a function that passes it on": (
+        "CREATE FUNCTION passed(m text, t text) RETURNS vector IMMUTABLE RETURN insitu.embed(m, t);"
+        " ALTER TABLE docs ADD e vector GENERATED ALWAYS AS (app.passed('tiny', body)) STORED", "column e of table app.docs"),
+    "argument of a function in PL/pgSQL that passes it on": (
+        "CREATE FUNCTION passed(m text, t text) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN insitu.embed(m, t); END $$;"
+        " CREATE VIEW near AS SELECT app.passed(t => body, m => 'tiny') FROM docs", "view app.near"),
+    "default of a parameter that is passed on": (
+        "CREATE FUNCTION passed(t text, m text DEFAULT 'tiny') RETURNS vector IMMUTABLE RETURN insitu.embed(m, t);"
+        " ALTER TABLE docs ADD e vector GENERATED ALWAYS AS (app.passed(body)) STORED", "function app.passed(text,text)"),
+    "default of a parameter that is passed on in PL/pgSQL": (
+        "CREATE FUNCTION passed(t text, m text DEFAULT 'tiny') RETURNS vector LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN insitu.embed(m, t); END $$", "function app.passed(text,text)"),
     "default of a parameter": (
         "CREATE FUNCTION near(v vector DEFAULT insitu.embed('tiny', 'river')) RETURNS vector LANGUAGE sql AS 'SELECT v'",
         "function app.near(public.vector)"),
@@ -140,6 +166,10 @@ def test_what_does_not_need_the_model_is_not_named(admin, schema):
     admin.execute("CREATE FUNCTION words() RETURNS text LANGUAGE sql AS $$ SELECT 'tiny' $$")
     admin.execute("CREATE FUNCTION two() RETURNS text LANGUAGE plpgsql AS"
                   " $$ BEGIN PERFORM insitu.embed('spare', 'x'); RETURN 'tiny'; END $$")
+    admin.execute("CREATE FUNCTION passed(m text, t text) RETURNS vector IMMUTABLE RETURN insitu.embed(m, t);"
+                  " CREATE VIEW other AS SELECT app.passed('spare', body) FROM docs WHERE lang = 'tiny'")
+    admin.execute("CREATE FUNCTION three() RETURNS vector LANGUAGE plpgsql AS"
+                  " $$ DECLARE a text := 'tiny'; b text := 'spare'; BEGIN RETURN insitu.embed(b, 'x'); END $$")
     admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'spare')")
     with admin.transaction(force_rollback=True):
         admin.execute("SELECT insitu.drop_model('tiny')")

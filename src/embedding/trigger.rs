@@ -111,6 +111,9 @@ struct Plan {
     text: i16,
     /// The length of the type of texts: -1, or a number of bytes.
     text_len: i16,
+    /// Whether a value of that type is in its datum: somebody's own trigger may name a
+    /// column of any type.
+    text_is_by_value: bool,
     vector: i16,
     embedding: *mut pg_sys::ExprState,
     context: *mut pg_sys::ExprContext,
@@ -150,7 +153,12 @@ fn embed_row(fcinfo: pg_sys::FunctionCallInfo) -> i64 {
         let text = value(new, plan.text);
         if is_update {
             refuse_later(call, later);
-            if is_same(value((*call).tg_trigtuple, plan.text), text, plan.text_len) {
+            let old = value((*call).tg_trigtuple, plan.text);
+            let is_same = match plan.text_is_by_value {
+                true => old == text,
+                false => is_same(old, text, plan.text_len),
+            };
+            if is_same {
                 return new as i64;
             }
         } else {
@@ -250,9 +258,12 @@ unsafe fn plan_for(call: *mut pg_sys::TriggerData, this: pg_sys::Oid) -> Plan {
                 None => std::ptr::null(),
             }
         };
+        let (mut text_len, mut text_is_by_value) = (0, false);
+        pg_sys::get_typlenbyval(text_type.kind, &mut text_len, &mut text_is_by_value);
         Plan {
             text,
-            text_len: pg_sys::get_typlen(text_type.kind),
+            text_len,
+            text_is_by_value,
             vector,
             embedding: embedding(*trigger.tgargs, text_type, ColumnType::of(relation, vector)),
             context: pg_sys::CreateStandaloneExprContext(),
@@ -357,7 +368,8 @@ unsafe fn embedding(
     }
 }
 
-/// Whether two values of a text type have the same bytes, whatever its `=` says.
+/// Whether two values of a type that is passed by reference have the same bytes, whatever
+/// its `=` says.
 unsafe fn is_same(old: Option<pg_sys::Datum>, new: Option<pg_sys::Datum>, len: i16) -> bool {
     let (Some(old), Some(new)) = (old, new) else {
         return old.is_none() && new.is_none();

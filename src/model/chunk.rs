@@ -7,13 +7,13 @@
 
 use pgrx::prelude::*;
 
-use super::session;
+use super::{analyze, session};
 use crate::encoding::{Encoding, ServerText, Text, from_server};
 use crate::errors::raise;
 
 /// The pieces of a text that are short enough for a model: their number, the
 /// position of their first character (from 1, as `substring` counts), their length
-/// in characters, and themselves.
+/// in characters, and themselves. In ANALYZE, none.
 #[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 1000)]
 #[allow(clippy::type_complexity)]
 fn chunk(
@@ -38,6 +38,9 @@ fn chunk(
             ),
         );
     };
+    if analyze::is_running() {
+        return TableIterator::new(Vec::new());
+    }
     let pieces = session::chunk(&model, &input, most, again);
     let (mut begin, mut end) = (Place::first(input), Place::first(input));
     // A text has less than 2^30 characters.

@@ -3,8 +3,10 @@
 //!
 //! The name is an argument, so the server's own records of dependencies end at
 //! `insitu.embed`. They say which expressions call our functions; these are read as
-//! trees, in which a call with the name as its constant argument is exact. Functions
-//! whose body is text are searched for a call with the name in the same statement.
+//! trees, in which a call with the name as a constant of its argument is exact. Functions
+//! whose body is text are searched for a call with the name in the same statement, or
+//! with a variable that was given the name before. A function that calls ours may pass
+//! its own arguments on, so calls of it are looked at as calls of ours are.
 //! What is put together while a statement runs, and what is sent by clients, is not
 //! found.
 
@@ -23,14 +25,33 @@ use crate::errors::{raise, raise_with_detail_and_hint};
 const MOST_NAMED: usize = 100;
 
 /// Our functions that take the name of a model, and the numbers of the arguments that
-/// are one.
-const FUNCTIONS: &str = "
-SELECT p.oid, ARRAY(SELECT a.number::pg_catalog.int4 - 1
-                      FROM pg_catalog.unnest(p.proargnames) WITH ORDINALITY a (name, number)
-                     WHERE a.name IN ('model', 'reference', 'source') AND a.number <= p.pronargs)
-  FROM pg_catalog.pg_proc p
- WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace
-   AND p.proargnames && '{model,reference,source}'::pg_catalog.text[]";
+/// are one; and others' functions that call these, with all of their arguments.
+const FUNCTIONS: &str = r#"
+WITH ours AS MATERIALIZED (
+    SELECT p.oid, p.proname::pg_catalog.text AS name,
+           ARRAY(SELECT a.number::pg_catalog.int4 - 1
+                   FROM pg_catalog.unnest(p.proargnames) WITH ORDINALITY a (name, number)
+                  WHERE a.name IN ('model', 'reference', 'source') AND a.number <= p.pronargs) AS arguments
+      FROM pg_catalog.pg_proc p
+     WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace
+       AND p.proargnames && '{model,reference,source}'::pg_catalog.text[])
+SELECT oid, arguments, true FROM ours
+UNION ALL
+SELECT p.oid, ARRAY(SELECT pg_catalog.generate_series(0, p.pronargs - 1)), false
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+ WHERE l.lanname NOT IN ('internal', 'c') AND p.pronargs > 0
+   AND CASE WHEN p.prosqlbody IS NULL
+            THEN p.prosrc ~* ('\m(?:' || (SELECT pg_catalog.string_agg(DISTINCT name, '|') FROM ours) || ')"?\s*\(')
+            ELSE EXISTS (SELECT FROM pg_catalog.pg_depend d
+                          WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+                            AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                            AND d.refobjid IN (SELECT oid FROM ours)) END"#;
+
+/// Defaults of parameters of these functions.
+const DEFAULTS: &str = "
+SELECT pg_catalog.pg_describe_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0),
+       pg_catalog.convert_to(p.proargdefaults::pg_catalog.text, pg_catalog.getdatabaseencoding())
+  FROM pg_catalog.pg_proc p WHERE p.oid = ANY ($1) AND p.proargdefaults IS NOT NULL ORDER BY 1";
 
 /// Every expression that calls one of these functions: what it belongs to, and the tree.
 const EXPRESSIONS: &str = "
@@ -98,16 +119,20 @@ SELECT pg_catalog.pg_describe_object(classid, objid, objsubid),
 const BYTES: &str = "SELECT pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding())";
 
 /// Functions whose text has a call of one of ours, and behind it in the same statement
-/// the name; and triggers of `insitu.auto_embed`, whose last argument it is.
-const TEXTS: &str = r"
+/// the name, or a variable that is given the name before; and triggers of
+/// `insitu.auto_embed`, whose last argument it is.
+const TEXTS: &str = r#"
 SELECT pg_catalog.pg_describe_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0)
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang,
-       LATERAL (SELECT '''' || pg_catalog.replace($1, '''', '''''') || '''') q (literal)
+       LATERAL (SELECT '''' || pg_catalog.replace($1, '''', '''''') || '''') q (literal),
+       LATERAL (SELECT '\m(?:' || pg_catalog.string_agg(DISTINCT f.proname::pg_catalog.text, '|') || ')"?\s*\([^;]*'
+                  FROM pg_catalog.pg_proc f WHERE f.oid = ANY ($2)) c (call),
+       LATERAL (SELECT '(?:' || pg_catalog.regexp_replace(q.literal, '([^[:alnum:]])', '\\\1', 'g') || '|\$\w*\$'
+                    || pg_catalog.regexp_replace($1, '([^[:alnum:]])', '\\\1', 'g') || '\$)') n (name)
  WHERE l.lanname NOT IN ('internal', 'c') AND p.prosqlbody IS NULL
-   AND pg_catalog.strpos(p.prosrc, q.literal) > 0
-   AND p.prosrc ~* ('\m(' || (SELECT pg_catalog.string_agg(DISTINCT f.proname::pg_catalog.text, '|')
-                                FROM pg_catalog.pg_proc f WHERE f.oid = ANY ($2)) || ')\s*\([^;]*'
-                    || pg_catalog.regexp_replace(q.literal, '([^[:alnum:]])', '\\\1', 'g'))
+   AND (pg_catalog.strpos(p.prosrc, q.literal) > 0 OR pg_catalog.strpos(p.prosrc, '$' || $1 || '$') > 0)
+   AND (p.prosrc ~* (c.call || n.name)
+        OR p.prosrc ~* ('\m(\w+)(?:\s+(?:constant\s+)?[\w.]+)?\s*(?::=|=|\mdefault\M)\s*' || n.name || '.*' || c.call || '\m\1\M'))
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e
                     WHERE e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND e.objid = p.oid AND e.deptype = 'e'
                       AND e.refobjid = (SELECT x.oid FROM pg_catalog.pg_extension x WHERE x.extname = 'insitu'))
@@ -117,12 +142,13 @@ SELECT pg_catalog.pg_describe_object('pg_catalog.pg_trigger'::pg_catalog.regclas
        LATERAL (SELECT '\x00'::pg_catalog.bytea || t.tgargs, '\x00'::pg_catalog.bytea || $3 || '\x00'::pg_catalog.bytea) a (given, last)
  WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace AND p.proname = 'embed_row' AND t.tgparentid = 0
    AND pg_catalog.substring(a.given, greatest(pg_catalog.length(a.given) - pg_catalog.length(a.last) + 1, 1)) = a.last
-ORDER BY 1";
+ORDER BY 1"#;
 
-/// A function of ours and the numbers of its arguments that name a model.
+/// A function and the numbers of its arguments that may name a model.
 struct Taker {
     function: pg_sys::Oid,
     arguments: Vec<i32>,
+    is_ours: bool,
 }
 
 /// What a walk through a tree looks for.
@@ -171,6 +197,7 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
                 takers.push(Taker {
                     function,
                     arguments,
+                    is_ours: row.get(3)?.unwrap_or(false),
                 });
             }
         }
@@ -182,7 +209,7 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
             name: &bytes,
         };
         let mut found: Vec<String> = Vec::new();
-        for row in client.select(EXPRESSIONS, None, &[functions.clone().into()])? {
+        for row in client.select(EXPRESSIONS, None, &[functions.into()])? {
             pgrx::check_for_interrupts!();
             allocator::check();
             let (object, tree) = (row.get::<ServerText>(1)?, row.get::<Vec<u8>>(2)?);
@@ -194,12 +221,30 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
                 found.push(object);
             }
         }
+        let of = |ours: bool| -> Vec<pg_sys::Oid> {
+            let takers = takers.iter().filter(|taker| taker.is_ours == ours);
+            takers.map(|taker| taker.function).collect()
+        };
+        let mut others: Vec<String> = Vec::new();
+        for row in client.select(DEFAULTS, None, &[of(false).into()])? {
+            let (object, tree) = (row.get::<ServerText>(1)?, row.get::<Vec<u8>>(2)?);
+            if let (Some(object), Some(tree)) = (object, tree)
+                && search.is_constant_of(tree)
+            {
+                others.push(object.to_utf8());
+            }
+        }
         for row in client.select(
             TEXTS,
             None,
-            &[argument(name), functions.into(), bytes.into()],
+            &[argument(name), of(true).into(), bytes.clone().into()],
         )? {
-            found.extend(row.get::<ServerText>(1)?.map(|object| object.to_utf8()));
+            others.extend(row.get::<ServerText>(1)?.map(|object| object.to_utf8()));
+        }
+        for object in others {
+            if !found.contains(&object) {
+                found.push(object);
+            }
         }
         Ok(found)
     })
@@ -209,14 +254,33 @@ impl Search<'_> {
     /// Whether an expression, or list of expressions or queries, in the form of the
     /// server's catalogs, has a call with the name.
     fn is_in(&self, tree: Vec<u8>) -> bool {
+        // SAFETY: the walker looks for calls.
+        unsafe { self.walks(tree, visit) }
+    }
+
+    /// Whether such an expression has the name as a constant.
+    fn is_constant_of(&self, tree: Vec<u8>) -> bool {
+        // SAFETY: the walker looks for constants.
+        unsafe { self.walks(tree, visit_constants) }
+    }
+
+    /// # Safety
+    ///
+    /// The walker takes nodes of expressions, and the search.
+    unsafe fn walks(&self, tree: Vec<u8>, walker: Walker) -> bool {
         let tree = CString::new(tree).unwrap_or_default();
         // SAFETY: the server made the tree, which goes with the memory of the query that
         // read it.
         unsafe {
             let node = pg_sys::stringToNode(tree.as_ptr());
-            let this: *const Self = self;
-            visit(node.cast(), this.cast_mut().cast())
+            walker(node.cast(), self.as_walked())
         }
+    }
+
+    /// The search as walkers are given it. They only read it.
+    fn as_walked(&self) -> *mut c_void {
+        let this: *const Self = self;
+        this.cast_mut().cast()
     }
 
     /// Whether a call gives the name to one of our functions.
@@ -239,48 +303,49 @@ impl Search<'_> {
                     }
                     _ => (argument, place),
                 };
-                taker.arguments.contains(&place) && constant(argument).as_deref() == Some(self.name)
+                taker.arguments.contains(&place) && visit_constants(argument, self.as_walked())
             })
         }
     }
 }
 
-/// The text of a constant, if an expression is one, perhaps of another type that is
-/// cast to text.
+type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+/// The text of a constant, whatever its type: by the type's own output.
 ///
 /// # Safety
 ///
-/// A node of an expression.
-unsafe fn constant(mut node: *mut pg_sys::Node) -> Option<Vec<u8>> {
-    // SAFETY: each node is looked at as what its tag says it is.
+/// A node of this type.
+unsafe fn text_of(value: *const pg_sys::Const) -> Option<Vec<u8>> {
+    // SAFETY: the value is of the type that the node tells.
     unsafe {
-        loop {
-            node = match (*node).type_ {
-                pg_sys::NodeTag::T_RelabelType => (*node.cast::<pg_sys::RelabelType>()).arg.cast(),
-                pg_sys::NodeTag::T_CoerceViaIO => (*node.cast::<pg_sys::CoerceViaIO>()).arg.cast(),
-                pg_sys::NodeTag::T_CollateExpr => (*node.cast::<pg_sys::CollateExpr>()).arg.cast(),
-                pg_sys::NodeTag::T_FuncExpr => {
-                    let call = node.cast::<pg_sys::FuncExpr>();
-                    let is_cast = (*call).funcformat != pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;
-                    let arguments = pgrx::PgList::<pg_sys::Node>::from_pg((*call).args);
-                    match arguments.get_ptr(0) {
-                        Some(argument) if is_cast => argument,
-                        _ => return None,
-                    }
-                }
-                pg_sys::NodeTag::T_Const => break,
-                _ => return None,
-            };
-        }
-        let value = node.cast::<pg_sys::Const>();
         if (*value).constisnull {
             return None;
         }
-        // By its type's own output, whatever the type.
         let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
         pg_sys::getTypeOutputInfo((*value).consttype, &mut output, &mut is_varlena);
         let text = pg_sys::OidOutputFunctionCall(output, (*value).constvalue);
         Some(CStr::from_ptr(text).to_bytes().to_vec())
+    }
+}
+
+/// Visits a node and everything below it, until a constant is the name.
+#[pg_guard]
+unsafe extern "C-unwind" fn visit_constants(node: *mut pg_sys::Node, search: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the server's walkers pass on the search that `as_walked` gave them.
+    unsafe {
+        match (*node).type_ {
+            pg_sys::NodeTag::T_Query => {
+                pg_sys::query_tree_walker(node.cast(), Some(visit_constants), search, 0)
+            }
+            pg_sys::NodeTag::T_Const => {
+                text_of(node.cast()).as_deref() == Some((*search.cast::<Search>()).name)
+            }
+            _ => pg_sys::expression_tree_walker(node, Some(visit_constants), search),
+        }
     }
 }
 
@@ -290,7 +355,7 @@ unsafe extern "C-unwind" fn visit(node: *mut pg_sys::Node, search: *mut c_void) 
     if node.is_null() {
         return false;
     }
-    // SAFETY: the server's walkers pass on the search that `is_in` gave them.
+    // SAFETY: the server's walkers pass on the search that `as_walked` gave them.
     unsafe {
         match (*node).type_ {
             pg_sys::NodeTag::T_Query => {
