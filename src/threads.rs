@@ -100,6 +100,11 @@ const PERIOD: Duration = Duration::from_millis(10);
 /// Bytes of its stack.
 const STACK: usize = 8 << 20;
 
+/// Addresses that glibc sets aside for what a new thread allocates: twice as many as it
+/// uses, to find some that are aligned (`HEAP_MAX_SIZE` in its arena.c). A thread that gets
+/// none has a page of its own for each small allocation.
+const ARENA: usize = 128 << 20;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread for work aside.
@@ -210,7 +215,9 @@ fn give(job: Job) -> Result<(), Job> {
     let mut state = lock();
     if matches!(*state, Aside::Absent) {
         static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
-        if memory::check_available(STACK, "a thread").is_err() || memory::check_thread().is_err() {
+        if memory::check_available(STACK + ARENA, "a thread").is_err()
+            || memory::check_thread().is_err()
+        {
             return Err(job);
         }
         let _blocked = BlockedSignals::new();

@@ -112,7 +112,8 @@ def test_verify_index_keeps_to_maintenance_work_mem(tables):
             conn.execute("SET maintenance_work_mem = '256MB'")
             conn.execute(f"CREATE INDEX many_emb ON many USING {method} (emb vector_l2_ops)")
             conn.execute("SET maintenance_work_mem = '1MB'")
-            with pytest.raises(psycopg.errors.ProgramLimitExceeded, match="takes [0-9]+ MB, maintenance_work_mem is 1 MB"):
+            message = "takes [0-9]+ MB, maintenance_work_mem is 1 MB"
+            with pytest.raises(psycopg.errors.ProgramLimitExceeded, match=message):
                 conn.execute("SELECT * FROM insitu.verify_index('many_emb')")
             conn.execute("SET maintenance_work_mem = '64MB'")
             conn.execute("SELECT * FROM insitu.verify_index('many_emb')")
@@ -147,7 +148,8 @@ def test_texts_of_a_warm_session(model_database):
 
 
 def test_an_array_that_no_value_can_hold_is_refused_before_it_is_computed(model_database):
-    with model_database.connect() as conn, pytest.raises(psycopg.errors.ProgramLimitExceeded, match="Embed|array") as error:
+    refused = pytest.raises(psycopg.errors.ProgramLimitExceeded, match="Embed|array")
+    with model_database.connect() as conn, refused as error:
         conn.execute("SELECT insitu.embed('minilm', array_fill('a'::text, ARRAY[1000000]))")
     assert "at most" in error.value.diag.message_hint
 

@@ -42,7 +42,7 @@ pub const MAX_TEXT_BYTES: usize = 1 << 20;
 const PREFIX_BYTES_PER_TOKEN: usize = 16;
 
 /// Bytes of memory for each of a tokenizer's file, and in any case.
-const MEMORY_OF_FILE: usize = 16;
+const MEMORY_OF_FILE: usize = 32;
 const LEAST_MEMORY: usize = 8 << 20;
 
 /// Bytes of memory for each of a text, whose tokens know where they are from.
