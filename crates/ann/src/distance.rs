@@ -211,15 +211,26 @@ pub fn l1<V: Measure>(kernels: &Kernels, a: V, b: V) -> f64 {
 pub fn cosine<V: Measure>(kernels: &Kernels, a: V, b: V) -> f64 {
     let (ab, aa, bb) = a.cosine_parts(b, kernels);
     // |ab| is at most the root of aa·bb.
-    let [ab, aa, bb] = if V::HAS_ROOM || is_sound(aa) && is_sound(bb) {
-        [ab, aa, bb].map(f64::from)
-    } else {
-        [(a, b), (a, a), (b, b)].map(|(a, b)| again(a, b, |x, y| x * y))
-    };
+    if V::HAS_ROOM || is_sound(aa) && is_sound(bb) {
+        return cosine_of(ab.into(), aa.into(), bb.into());
+    }
+    cosine_again(a, b)
+}
+
+/// The distance of Σ aᵢ·bᵢ, Σ aᵢ² and Σ bᵢ².
+#[inline]
+fn cosine_of(ab: f64, aa: f64, bb: f64) -> f64 {
     let similarity = ab / (aa * bb).sqrt();
     // Rounding may take the similarity of parallel vectors out of its range;
     // NaN passes through.
     1.0 - similarity.clamp(-1.0, 1.0)
+}
+
+#[cold]
+#[inline(never)]
+fn cosine_again<V: Measure>(a: V, b: V) -> f64 {
+    let product = |a: V, b: V| a.sum(b, |x, y| x * y);
+    cosine_of(product(a, b), product(a, a), product(b, b))
 }
 
 #[cold]
