@@ -133,3 +133,17 @@ fn wider_searches_of_noise_find_no_less() {
         most = most.max(found_here);
     }
 }
+
+/// Of more rows than are asked for, the server finds the nearest by their vectors.
+#[test]
+fn a_narrow_search_by_estimates_returns_more() {
+    let vectors = clustered(500, 64, 5);
+    let returned = |storage| {
+        let store = build_all(&options((Metric::L2, storage), 64), &vectors, 0);
+        let index = open(&store);
+        let mut scan = Scan::new(query_of(&index, &vectors[0]));
+        scan.next_round(&index, 10).unwrap().len()
+    };
+    assert_eq!(returned(Storage::Plain), 10);
+    assert_eq!(returned(Storage::Fused), 32);
+}
