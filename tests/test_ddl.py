@@ -111,6 +111,33 @@ def test_centroids_are_looked_up_beside_the_table(conn):
     assert verify(conn, "sites_emb").lists == 20
 
 
+def test_a_name_that_a_dump_would_not_find_is_told_of(conn):
+    """A restore has nothing on the search path."""
+    told = []
+    conn.add_notice_handler(lambda diagnostic: told.append((diagnostic.message_primary, diagnostic.message_hint)))
+    conn.execute('CREATE SCHEMA "the sea"')
+    create_items(conn, ROWS[:20], "lights")
+    create_items(conn, ROWS[:300], "coasts")
+    index = "CREATE INDEX coasts_emb ON coasts USING ivf (emb vector_l2_ops)"
+    conn.execute(f"{index} WITH (centroids = 'lights')")
+    assert told == []
+    conn.execute('ALTER TABLE lights SET SCHEMA "the sea"')
+    conn.execute("REINDEX INDEX coasts_emb")
+    assert told == [('a dump of the index will not find its centroids by the name "lights"',
+                     "ALTER INDEX ... SET (centroids = '\"the sea\".lights').")]
+    told.clear()
+    conn.execute("DROP INDEX coasts_emb")
+    conn.execute('SET search_path = public, "the sea"')
+    conn.execute(f"{index} WITH (centroids = 'lights')")
+    conn.execute("RESET search_path")
+    assert len(told) == 1
+    told.clear()
+    conn.execute("ALTER INDEX coasts_emb SET (centroids = '\"the sea\".lights')")
+    conn.execute("REINDEX INDEX coasts_emb")
+    assert told == []
+    conn.execute('DROP TABLE coasts; DROP SCHEMA "the sea" CASCADE')
+
+
 def test_temporary_centroids(conn):
     create_items(conn, ROWS[:300], "shores")
     conn.execute(f"CREATE TEMP TABLE passing (id int, emb vector({DIMS})) ON COMMIT DELETE ROWS")

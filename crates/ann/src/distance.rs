@@ -206,13 +206,21 @@ pub fn l1<V: Measure>(kernels: &Kernels, a: V, b: V) -> f64 {
     again(a, b, |x, y| (x - y).abs())
 }
 
-/// 1 − the cosine of the angle; NaN if one of the vectors is zero.
+/// Sums in `f32` leave no more than four digits of a cosine distance that is less.
+const NEAR: f64 = 1e-3;
+
+/// 1 − the cosine of the angle; NaN if one of the vectors is zero. That of nearly parallel
+/// vectors, such as those with a large mean, is computed again in `f64`: their order would
+/// be that of rounding errors.
 #[inline]
 pub fn cosine<V: Measure>(kernels: &Kernels, a: V, b: V) -> f64 {
     let (ab, aa, bb) = a.cosine_parts(b, kernels);
     // |ab| is at most the root of aa·bb.
     if V::HAS_ROOM || is_sound(aa) && is_sound(bb) {
-        return cosine_of(ab.into(), aa.into(), bb.into());
+        let distance = cosine_of(ab.into(), aa.into(), bb.into());
+        if distance >= NEAR || distance.is_nan() {
+            return distance;
+        }
     }
     cosine_again(a, b)
 }
@@ -245,6 +253,28 @@ mod tests {
 
     use super::*;
     use crate::simd;
+
+    #[test]
+    fn cosine_distances_of_nearly_parallel_vectors_are_told_apart() {
+        let kernels = simd::kernels();
+        let vector = |seed: u32| -> Vec<f32> {
+            let digits = (0..256_u32).map(|i| (i * 7919 + seed * 104_729) % 1009);
+            digits.map(|digit| 1000.0 + digit as f32 / 1009.0).collect()
+        };
+        let first = vector(0);
+        for seed in 1..50 {
+            let second = vector(seed);
+            let sum = |a: &[f32], b: &[f32]| -> f64 {
+                let both = a.iter().zip(b);
+                both.map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+            };
+            let sizes = (sum(&first, &first) * sum(&second, &second)).sqrt();
+            let want = 1.0 - sum(&first, &second) / sizes;
+            let got = cosine(kernels, &first[..], &second[..]);
+            assert!(want > 1e-9 && want < 1e-6, "{want}");
+            assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+        }
+    }
 
     /// Numbers of any size, the largest and the smallest among them.
     fn number() -> impl Strategy<Value = f32> {

@@ -23,6 +23,10 @@ struct Table {
     /// Its name, with a schema where it needs one.
     name: String,
     is_temporary: bool,
+    /// Its name with its schema.
+    full_name: String,
+    /// Whether the option alone leads to it, whatever the search path is.
+    is_named: bool,
 }
 
 fn wrong(message: String, hint: &str) -> ! {
@@ -65,33 +69,47 @@ fn find(
     let rows = client.select(
         &format!(
             "WITH depends AS ({DEPENDS_ON}),
-            found AS (SELECT coalesce(
-                (SELECT pg_catalog.to_regclass(pg_catalog.concat(
-                            pg_catalog.quote_ident(n.nspname::pg_catalog.text), '.', $4))
-                   FROM pg_catalog.pg_class c
-                   JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-                  WHERE c.oid OPERATOR(pg_catalog.=) $2
-                    AND pg_catalog.array_length(pg_catalog.parse_ident($4), 1)
-                        OPERATOR(pg_catalog.=) 1),
+            named AS (SELECT pg_catalog.to_regclass(
+                CASE WHEN pg_catalog.array_length(pg_catalog.parse_ident($4), 1)
+                          OPERATOR(pg_catalog.=) 1 THEN pg_catalog.concat(
+                        pg_catalog.quote_ident(n.nspname::pg_catalog.text), '.', $4)
+                    ELSE $4 END) AS oid
+                FROM pg_catalog.pg_class c
+                JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+               WHERE c.oid OPERATOR(pg_catalog.=) $2),
+            found AS (SELECT n.oid AS named, coalesce(
+                n.oid,
                 pg_catalog.to_regclass($4),
                 (SELECT refobjid::pg_catalog.regclass FROM depends
-                  ORDER BY is_own DESC LIMIT 1)) AS oid)
+                  ORDER BY is_own DESC LIMIT 1)) AS oid
+                FROM named n)
             SELECT c.oid, c.oid::pg_catalog.regclass::pg_catalog.text,
-                   c.relpersistence OPERATOR(pg_catalog.=) 't'
-              FROM found f JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) f.oid"
+                   c.relpersistence OPERATOR(pg_catalog.=) 't',
+                   pg_catalog.concat(pg_catalog.quote_ident(n.nspname::pg_catalog.text), '.',
+                                     pg_catalog.quote_ident(c.relname::pg_catalog.text)),
+                   f.named IS NOT NULL
+              FROM found f
+              JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) f.oid
+              JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
         ),
         Some(1),
         &[index.into(), heap.into(), kind.into(), argument(name)],
     )?;
     let mut found = None;
     for row in rows {
-        if let (Some(oid), Some(name), Some(is_temporary)) =
-            (row.get(1)?, row.get::<ServerText>(2)?, row.get(3)?)
-        {
+        if let (Some(oid), Some(name), Some(is_temporary), Some(full_name), Some(is_named)) = (
+            row.get(1)?,
+            row.get::<ServerText>(2)?,
+            row.get(3)?,
+            row.get::<ServerText>(4)?,
+            row.get(5)?,
+        ) {
             found = Some(Table {
                 oid,
                 name: name.to_utf8(),
                 is_temporary,
+                full_name: full_name.to_utf8(),
+                is_named,
             });
         }
     }
@@ -224,6 +242,18 @@ pub(super) unsafe fn centroids(
                             table.name
                         ),
                         "REINDEX and TRUNCATE read the table again. Take a permanent one.",
+                    );
+                }
+                if !table.is_named && !is_temporary {
+                    notice(
+                        format!(
+                            "a dump of the index will not find its centroids by the name \"{name}\""
+                        ),
+                        None,
+                        Some(&format!(
+                            "ALTER INDEX ... SET (centroids = '{}').",
+                            table.full_name
+                        )),
                     );
                 }
                 let values = read(client, plan, &table, kind)?;

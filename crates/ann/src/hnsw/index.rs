@@ -1,6 +1,6 @@
 //! An open index: reading and writing single vertices on pages.
 
-use super::beam::{ENTRIES, Extent, Graph, Neighbours, Visit};
+use super::beam::{Extent, Graph, Neighbours, Visit};
 use super::codec::{Code, Codec};
 use super::layout::{
     Blurred, HeapTid, Layout, Meta, NONE, Options, Slot, SlotMut, State, Storage, Vertex,
@@ -370,6 +370,9 @@ impl<S: PageStore, C: Codec> Graph for Index<'_, S, C> {
     }
 }
 
+/// Searches by estimates visit no fewer vertices.
+const LEAST_FUSED: usize = 32;
+
 /// See [`Index::search_extent`].
 pub(super) fn search_extent(is_fused: bool, metric: Metric, ef: usize) -> Extent {
     if !is_fused {
@@ -380,8 +383,9 @@ pub(super) fn search_extent(is_fused: bool, metric: Metric, ef: usize) -> Extent
         Metric::InnerProduct => 6,
         _ => 3,
     };
-    // A search begins with so many vertices.
-    let ef = ef.max(ENTRIES);
+    // Estimates that are off lead a narrow search astray, and among the rows of a
+    // cluster the first few visits see too little to notice.
+    let ef = ef.max(LEAST_FUSED);
     Extent {
         ef,
         width: times * ef + 32,

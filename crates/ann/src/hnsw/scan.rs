@@ -81,7 +81,8 @@ impl<Q> Scan<Q> {
         Ok(())
     }
 
-    /// The next `ef` nearest vertices, nearest first: no two rounds return the
+    /// The next `ef` nearest vertices (by estimates, no fewer than a search visits at
+    /// least), nearest first: no two rounds return the
     /// same one. An empty answer means that there are no more.
     pub fn next_round<S: PageStore, C: Codec<Query = Q>>(
         &mut self,
@@ -103,7 +104,8 @@ impl<Q> Scan<Q> {
             }
             Stage::New | Stage::Entered => self.first_round(index, ef)?,
         }
-        let found = self.beam.take(ef)?;
+        // The server puts rows into order by their vectors: the nearest by codes alone may not be.
+        let found = self.beam.take(index.search_extent(ef).ef)?;
         self.stage = match found[..] {
             [] => Stage::Exhausted,
             _ => Stage::Going,

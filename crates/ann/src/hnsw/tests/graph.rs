@@ -394,11 +394,11 @@ fn rounds_return_every_row(storage: Storage) {
     let mut scan = Scan::new(query_of(&index, &vectors[3]));
     let mut rows = Vec::new();
     loop {
-        let round = scan.next_round(&index, 20).unwrap();
+        let round = scan.next_round(&index, 40).unwrap();
         if round.is_empty() {
             break;
         }
-        assert!(round.len() <= 20);
+        assert!(round.len() <= 40);
         assert!(round.windows(2).all(|w| w[0].distance <= w[1].distance));
         rows.extend(round.iter().flat_map(|f| scan.heap_tids(f)).map(|t| t.0));
     }

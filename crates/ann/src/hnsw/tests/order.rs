@@ -1,5 +1,8 @@
 //! Rows of iterative searches, in order: a wider search finds no less.
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
 use super::fixture::*;
 use crate::Metric;
 use crate::hnsw::order::{Order, Ordered};
@@ -111,4 +114,36 @@ fn wider_searches_of_whole_vectors_find_no_less() {
 #[test]
 fn wider_searches_for_inner_products_find_no_less() {
     never_falls(Metric::InnerProduct, Storage::Fused);
+}
+
+#[test]
+fn wider_searches_of_noise_find_no_less() {
+    let mut rng = SmallRng::seed_from_u64(3);
+    let mut vectors: Vec<Vec<f32>> = (0..4060)
+        .map(|_| (0..64).map(|_| normal(&mut rng)).collect())
+        .collect();
+    let queries = vectors.split_off(4000);
+    let store = build_all(&options((Metric::L2, Storage::Fused), 64), &vectors, 0);
+    let found = [5, 10, 20, 40, 80, 100, 200, 400]
+        .map(|ef| recall_of(&store, &vectors, &queries, ef, Order::Strict));
+    assert!(found[0] > 0.85, "{found:?}");
+    let mut most = 0.0_f64;
+    for &found_here in &found {
+        assert!(found_here >= most - 0.03, "{found:?}");
+        most = most.max(found_here);
+    }
+}
+
+/// Of more rows than are asked for, the server finds the nearest by their vectors.
+#[test]
+fn a_narrow_search_by_estimates_returns_more() {
+    let vectors = clustered(500, 64, 5);
+    let returned = |storage| {
+        let store = build_all(&options((Metric::L2, storage), 64), &vectors, 0);
+        let index = open(&store);
+        let mut scan = Scan::new(query_of(&index, &vectors[0]));
+        scan.next_round(&index, 10).unwrap().len()
+    };
+    assert_eq!(returned(Storage::Plain), 10);
+    assert_eq!(returned(Storage::Fused), 32);
 }
