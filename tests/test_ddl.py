@@ -100,6 +100,30 @@ def test_a_table_of_centroids_goes_with_its_index(conn):
     conn.execute("DROP TABLE stars, sky; DROP SCHEMA far")
 
 
+def test_an_index_goes_on_without_its_table_of_centroids(conn):
+    """The server forgets what an index depends on where it makes the index again without building it."""
+    told = []
+    create_items(conn, ROWS[:20], "stars")
+    create_items(conn, ROWS[:300], "sky")
+    conn.execute("CREATE INDEX sky_emb ON sky USING ivf (emb vector_l2_ops) WITH (centroids = 'stars')")
+    conn.execute(f"ALTER TABLE sky ALTER emb TYPE vector({DIMS})")
+    conn.execute("DROP TABLE stars")
+    conn.add_notice_handler(lambda diagnostic: told.append((diagnostic.severity, diagnostic.message_primary)))
+    for command in ("REINDEX INDEX sky_emb", "VACUUM FULL sky", "TRUNCATE sky"):
+        told.clear()
+        conn.execute(command)
+        gone = 'relation "stars" with the centroids of an index does not exist'
+        assert ("WARNING", gone) in told, command
+        verify(conn, "sky_emb")
+    copy_rows(conn, "sky", enumerate(ROWS[:9]))
+    assert verify(conn, "sky_emb").heap_tids == 9
+    # A new index is not what somebody meant without it.
+    for how in ("", "CONCURRENTLY"):
+        refused(conn, "42P01", f"CREATE INDEX {how} sky_new ON sky USING ivf (emb vector_l2_ops)"
+                               " WITH (centroids = 'stars')", match="does not exist")
+    conn.execute("DROP TABLE sky")
+
+
 def test_centroids_are_looked_up_beside_the_table(conn):
     """As in a restore, and in every maintenance command of PostgreSQL 17: nothing is on the search path."""
     create_items(conn, ROWS[:20], "beacons")

@@ -256,7 +256,8 @@ fn affordable(lists: usize, plan: &Plan) -> usize {
     fewer
 }
 
-/// The centroids of an index: those of its table of centroids, or of a sample. Their
+/// The centroids of an index: those of its table of centroids if there is one, or of a
+/// sample. Their
 /// mean, or that of the sample, becomes that of the plan's codec.
 ///
 /// # Safety
@@ -272,8 +273,9 @@ unsafe fn centroids(
     let padded = plan.codec.padded();
     // SAFETY: passed on.
     let (mut vectors, lists) = unsafe {
-        match &plan.centroids {
-            Some(table) => (given::centroids(heap, index, plan, table), None),
+        let table = plan.centroids.as_ref();
+        match table.and_then(|table| given::centroids(heap, index, plan, table)) {
+            Some(vectors) => (vectors, None),
             None => {
                 given::forget(index);
                 let (vectors, lists) = sampled(heap, index, index_info, plan);

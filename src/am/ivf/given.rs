@@ -15,7 +15,7 @@ use super::build::{Plan, check_budget};
 use crate::allocator;
 use crate::am::open::RowContext;
 use crate::encoding::{ServerText, argument};
-use crate::errors::{notice, raise, raise_with_hint};
+use crate::errors::{notice, raise, raise_with_hint, warning};
 
 /// A table of centroids.
 struct Table {
@@ -204,9 +204,26 @@ pub unsafe fn forget(index: pg_sys::Relation) {
     }
 }
 
+/// Whether the index is being made, and not made anew.
+///
+/// # Safety
+///
+/// `index` is open.
+unsafe fn is_new(index: pg_sys::Relation) -> bool {
+    /// `InvalidSubTransactionId` (c.h).
+    const NONE: pg_sys::SubTransactionId = 0;
+    // SAFETY: the caller gives an open index. What CREATE INDEX CONCURRENTLY builds was
+    // made by an earlier transaction, and takes no rows yet.
+    unsafe { (*index).rd_createSubid != NONE || !(*(*index).rd_index).indisready }
+}
+
 /// The vectors of a table of centroids, loaded: of its one column of the index's type. The
 /// index depends on the table from now on. It may be empty if the index is, as where a
 /// schema is restored without its data.
+///
+/// `None` and a WARNING if the table of an index that is made anew is gone: TRUNCATE and
+/// what rewrites the indexed table must go on. (An ALTER TABLE that makes an index again
+/// without building it forgets what the index depends on.)
 ///
 /// # Safety
 ///
@@ -216,7 +233,7 @@ pub(super) unsafe fn centroids(
     index: pg_sys::Relation,
     plan: &Plan,
     name: &str,
-) -> Vec<f32> {
+) -> Option<Vec<f32>> {
     // SAFETY: reads a table with the rights of the index's owner, as whom an index
     // is built.
     unsafe {
@@ -224,13 +241,8 @@ pub(super) unsafe fn centroids(
         let result = with_snapshot(|| {
             Spi::connect(|client| {
                 let Some(table) = find(client, ((*index).rd_id, (*heap).rd_id, kind), name)? else {
-                    raise_with_hint(
-                        PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                        format!(
-                            "relation \"{name}\" with the centroids of an index does not exist"
-                        ),
-                        "Name it with its schema: ALTER INDEX ... SET (centroids = 'schema.table').",
-                    );
+                    missing(name, is_new(index));
+                    return Ok(None);
                 };
                 let is_temporary =
                     (*(*index).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP;
@@ -258,11 +270,11 @@ pub(super) unsafe fn centroids(
                 }
                 let values = read(client, plan, &table, kind)?;
                 depend(client, index, Some(&table))?;
-                Ok::<_, spi::Error>((values, table.name))
+                Ok::<_, spi::Error>(Some((values, table.name)))
             })
         });
         let (values, table) = match result {
-            Ok(read) => read,
+            Ok(read) => read?,
             Err(error) => wrong(
                 format!("centroids cannot be read from {name}: {error}"),
                 "Name a table.",
@@ -276,7 +288,7 @@ pub(super) unsafe fn centroids(
                 None,
                 Some("REINDEX when both tables have rows."),
             );
-            return values;
+            return Some(values);
         }
         if lists == 0 || lists > MAX_LISTS as usize {
             wrong(
@@ -284,8 +296,19 @@ pub(super) unsafe fn centroids(
                 &format!("An index has 1 to {MAX_LISTS} lists."),
             );
         }
-        values
+        Some(values)
     }
+}
+
+/// Says that there is no table of this name: an ERROR where the index is new.
+fn missing(name: &str, is_new: bool) {
+    let message = format!("relation \"{name}\" with the centroids of an index does not exist");
+    let hint = "Name it with its schema: ALTER INDEX ... SET (centroids = 'schema.table').";
+    if is_new {
+        raise_with_hint(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, message, hint);
+    }
+    let detail = "The index takes centroids from a sample of its own table.";
+    warning(message, Some(detail.to_owned()), Some(hint));
 }
 
 /// Reads the vectors of a table.
