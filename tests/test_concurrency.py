@@ -197,8 +197,9 @@ def test_an_index_does_not_grow_while_lists_become_sparse_and_full_again(databas
     assert len(sizes) >= 8
     pages = re.findall(r"\"items_emb\": pages: .* (\d+) newly deleted, .* (\d+) reusable", "\n".join(said))
     deleted, reusable = ([int(count) for count in counts] for counts in zip(*pages))
-    # What one vacuum finds empty, the next one gives back.
-    assert max(sizes) <= 1.5 * max(sizes[:4]), sizes
+    # Where nobody reads, a vacuum uses what it empties itself. What it empties under the eyes of a reader waits for
+    # the reader, and inserts before that take new pages: so there may be some generations of pages, but not ever more.
+    assert max(sizes) <= 4 * sizes[0], sizes
     assert sum(deleted) > 0 and sum(reusable) > 0
     items.execute(WIDE)
     assert recall(items, "items", "l2", QUERIES) >= 0.95

@@ -562,11 +562,11 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
         while let Some(page) = self.store.recycled()? {
             match Header::of(&page).kind() {
                 Some(Kind::New) => return Ok(page),
-                Some(Kind::Closed) => match self.free_if_unread(page)? {
-                    Some(page) => return Ok(page),
-                    // The others wait likewise.
-                    None => break,
-                },
+                Some(Kind::Closed) => {
+                    if let Some(page) = self.free_if_unread(page)? {
+                        return Ok(page);
+                    }
+                }
                 _ => {}
             }
         }

@@ -434,17 +434,13 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
     }
 
     /// Empties a page that came out of those that can be used again or wait for that, if
-    /// nobody reads it any more; else it goes on to wait.
+    /// nobody reads it any more; else the next vacuum looks at it. (Put back, it would be
+    /// looked at by every insert that needs a page.)
     pub(super) fn free_if_unread(&self, page: S::Write<'s>) -> Result<Option<S::Write<'s>>, Error> {
-        let of_list = ListHeader::of(&page);
-        if is_unread(&of_list, self.store.horizon()) {
-            return self.free_locked(page).map(Some);
+        match is_unread(&ListHeader::of(&page), self.store.horizon()) {
+            true => self.free_locked(page).map(Some),
+            false => Ok(None),
         }
-        // Without a stamp it is a list's, or nobody knows how long it has been nobody's.
-        if of_list.unlinked != 0 {
-            self.store.recycle(self.store.block_of(&page));
-        }
-        Ok(None)
     }
 
     /// Empties a closed list page that nobody reads any more, and its code pages, if it is
