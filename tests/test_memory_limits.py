@@ -144,7 +144,7 @@ def test_texts_of_a_warm_session(model_database):
     long = "SELECT insitu.embed('minilm', repeat('word and ', 100000))"
     chunks = "SELECT count(*) FROM insitu.chunk('minilm', repeat('A sentence of words. ', 30000), 128)"
     for statement in [many, long, chunks]:
-        assert outcomes(model_database, statement, (0.05, 0.5, 3, 300), (EMBED,))[-1] is True
+        assert outcomes(model_database, statement, (0.5, 3, 300), (EMBED,))[-1] is True
 
 
 def test_an_array_that_no_value_can_hold_is_refused_before_it_is_computed(model_database):
