@@ -124,6 +124,35 @@ NEEDY = {
         "CREATE FUNCTION passed(m text, t text) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS"
         " $$ BEGIN RETURN insitu.embed(m, t); END $$;"
         " CREATE VIEW near AS SELECT app.passed(t => body, m => 'tiny') FROM docs", "view app.near"),
+    "default of a column that is the argument": (
+        "ALTER TABLE docs ADD model text DEFAULT 'tiny';"
+        " ALTER TABLE docs ADD e vector GENERATED ALWAYS AS (insitu.embed(coalesce(model, 'none'), body)) STORED",
+        "column e of table app.docs"),
+    "default of a column that an index refers to": (
+        "ALTER TABLE docs ADD model text DEFAULT lower('tiny');"
+        " CREATE INDEX by_body ON docs ((vector_norm(insitu.embed(model, body))))", "index app.by_body"),
+    "default of a column that a view refers to": (
+        "ALTER TABLE docs ADD model varchar(9) DEFAULT 'tiny';"
+        " CREATE VIEW norms AS SELECT l.id, vector_norm(insitu.embed(model, body)) FROM log l JOIN docs USING (id)",
+        "view app.norms"),
+    "argument of a function that passes it on to another": (
+        "CREATE FUNCTION passed(m text, t text) RETURNS vector IMMUTABLE RETURN insitu.embed(m, t);"
+        " CREATE FUNCTION on_and_on(t text, m text) RETURNS vector IMMUTABLE RETURN app.passed(m, t);"
+        " ALTER TABLE docs ADD e vector GENERATED ALWAYS AS (app.on_and_on(body, 'tiny')) STORED", "column e of table app.docs"),
+    "argument of functions in PL/pgSQL that pass it on, three of them": (
+        "CREATE FUNCTION one(m text) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN insitu.embed(m, 'x'); END $$;"
+        " CREATE FUNCTION \"two.2\"(m text) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN app.one(m); END $$;"
+        " CREATE FUNCTION three(m text) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN app.\"two.2\"(m); END $$; CREATE VIEW near AS SELECT app.three('tiny')", "view app.near"),
+    "text of a function that calls one that passes it on": (
+        "CREATE FUNCTION passed(m text, t text) RETURNS vector IMMUTABLE RETURN insitu.embed(m, t);"
+        " CREATE FUNCTION near(t text) RETURNS vector LANGUAGE plpgsql AS $$ BEGIN RETURN app.passed('tiny', t); END $$",
+        "function app.near(text)"),
+    "functions that call each other": (
+        "CREATE FUNCTION even(m text, n int) RETURNS vector LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN CASE n WHEN 0 THEN insitu.embed(m, 'x') ELSE app.odd(m, n - 1) END; END $$;"
+        " CREATE FUNCTION odd(m text, n int) RETURNS vector LANGUAGE plpgsql AS $$ BEGIN RETURN app.even(m, n - 1); END $$;"
+        " CREATE VIEW near AS SELECT app.odd('tiny', 3)", "view app.near"),
     "default of a parameter that is passed on": (
         "CREATE FUNCTION passed(t text, m text DEFAULT 'tiny') RETURNS vector IMMUTABLE RETURN insitu.embed(m, t);"
         " ALTER TABLE docs ADD e vector GENERATED ALWAYS AS (app.passed(body)) STORED", "function app.passed(text,text)"),
@@ -170,6 +199,9 @@ def test_what_does_not_need_the_model_is_not_named(admin, schema):
                   " CREATE VIEW other AS SELECT app.passed('spare', body) FROM docs WHERE lang = 'tiny'")
     admin.execute("CREATE FUNCTION three() RETURNS vector LANGUAGE plpgsql AS"
                   " $$ DECLARE a text := 'tiny'; b text := 'spare'; BEGIN RETURN insitu.embed(b, 'x'); END $$")
+    admin.execute("ALTER TABLE docs ADD status text DEFAULT 'tiny', ADD model text DEFAULT 'spare';"
+                  " ALTER TABLE docs ADD f vector GENERATED ALWAYS AS (insitu.embed(model, body || status)) STORED;"
+                  " CREATE VIEW states AS SELECT status, insitu.embed(model, body) FROM docs")
     admin.execute("SELECT insitu.auto_embed('docs', 'body', 'emb', 'spare')")
     with admin.transaction(force_rollback=True):
         admin.execute("SELECT insitu.drop_model('tiny')")

@@ -6,9 +6,10 @@
 //! trees, in which a call with the name as a constant of its argument is exact. Functions
 //! whose body is text are searched for a call with the name in the same statement, or
 //! with a variable that was given the name before. A function that calls ours may pass
-//! its own arguments on, so calls of it are looked at as calls of ours are.
-//! What is put together while a statement runs, and what is sent by clients, is not
-//! found.
+//! its own arguments on, so calls of it are looked at as calls of ours are, and so are
+//! those of functions that call this one. An argument may also be a column, whose default
+//! is the name. What is put together while a statement runs, what stands in rows, and what
+//! is sent by clients, is not found.
 
 #![allow(unsafe_code)]
 
@@ -25,27 +26,30 @@ use crate::errors::{raise, raise_with_detail_and_hint};
 const MOST_NAMED: usize = 100;
 
 /// Our functions that take the name of a model, and the numbers of the arguments that
-/// are one; and others' functions that call these, with all of their arguments.
-const FUNCTIONS: &str = r#"
-WITH ours AS MATERIALIZED (
-    SELECT p.oid, p.proname::pg_catalog.text AS name,
-           ARRAY(SELECT a.number::pg_catalog.int4 - 1
-                   FROM pg_catalog.unnest(p.proargnames) WITH ORDINALITY a (name, number)
-                  WHERE a.name IN ('model', 'reference', 'source') AND a.number <= p.pronargs) AS arguments
-      FROM pg_catalog.pg_proc p
-     WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace
-       AND p.proargnames && '{model,reference,source}'::pg_catalog.text[])
-SELECT oid, arguments, true FROM ours
-UNION ALL
-SELECT p.oid, ARRAY(SELECT pg_catalog.generate_series(0, p.pronargs - 1)), false
-  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang
- WHERE l.lanname NOT IN ('internal', 'c') AND p.pronargs > 0
+/// are one.
+const FUNCTIONS: &str = "
+SELECT p.oid, ARRAY(SELECT a.number::pg_catalog.int4 - 1
+                      FROM pg_catalog.unnest(p.proargnames) WITH ORDINALITY a (name, number)
+                     WHERE a.name IN ('model', 'reference', 'source') AND a.number <= p.pronargs)
+  FROM pg_catalog.pg_proc p
+ WHERE p.pronamespace = 'insitu'::pg_catalog.regnamespace
+   AND p.proargnames && '{model,reference,source}'::pg_catalog.text[]";
+
+/// Others' functions that call one of those in `$2`, but for those in `$1`, with all of
+/// their arguments.
+const CALLERS: &str = r#"
+SELECT p.oid, ARRAY(SELECT pg_catalog.generate_series(0, p.pronargs - 1))
+  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang,
+       LATERAL (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.regexp_replace(
+                           f.proname::pg_catalog.text, '([^[:alnum:]_])', '\\\1', 'g'), '|') AS any
+                  FROM pg_catalog.pg_proc f WHERE f.oid = ANY ($2)) names
+ WHERE l.lanname NOT IN ('internal', 'c') AND p.pronargs > 0 AND p.oid <> ALL ($1)
    AND CASE WHEN p.prosqlbody IS NULL
-            THEN p.prosrc ~* ('\m(?:' || (SELECT pg_catalog.string_agg(DISTINCT name, '|') FROM ours) || ')"?\s*\(')
+            THEN p.prosrc ~* ('\m(?:' || names.any || ')"?\s*\(')
             ELSE EXISTS (SELECT FROM pg_catalog.pg_depend d
                           WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
                             AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
-                            AND d.refobjid IN (SELECT oid FROM ours)) END"#;
+                            AND d.refobjid = ANY ($2)) END"#;
 
 /// Defaults of parameters of these functions.
 const DEFAULTS: &str = "
@@ -53,7 +57,19 @@ SELECT pg_catalog.pg_describe_object('pg_catalog.pg_proc'::pg_catalog.regclass, 
        pg_catalog.convert_to(p.proargdefaults::pg_catalog.text, pg_catalog.getdatabaseencoding())
   FROM pg_catalog.pg_proc p WHERE p.oid = ANY ($1) AND p.proargdefaults IS NOT NULL ORDER BY 1";
 
-/// Every expression that calls one of these functions: what it belongs to, and the tree.
+/// Defaults of the columns that something which calls one of these functions refers to:
+/// the table, the number of the column, and the tree.
+const COLUMNS: &str = "
+SELECT DISTINCT a.adrelid, a.adnum, pg_catalog.convert_to(a.adbin::pg_catalog.text, pg_catalog.getdatabaseencoding())
+  FROM pg_catalog.pg_depend f
+  JOIN pg_catalog.pg_depend c ON c.classid = f.classid AND c.objid = f.objid AND c.objsubid = f.objsubid
+  JOIN pg_catalog.pg_attrdef a ON a.adrelid = c.refobjid AND a.adnum = c.refobjsubid
+  JOIN pg_catalog.pg_attribute t ON t.attrelid = a.adrelid AND t.attnum = a.adnum AND t.attgenerated = ''
+ WHERE f.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND f.refobjid = ANY ($1)
+   AND c.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass";
+
+/// Every expression that calls one of these functions: what it belongs to, the tree, and the
+/// tables and numbers of the columns that it refers to.
 const EXPRESSIONS: &str = "
 WITH d AS MATERIALIZED (
     SELECT DISTINCT classid, objid, objsubid FROM pg_catalog.pg_depend
@@ -111,21 +127,35 @@ found (classid, objid, objsubid, tree) AS (
       FROM d JOIN pg_catalog.pg_type t ON t.oid = d.objid
      WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass)
 SELECT pg_catalog.pg_describe_object(classid, objid, objsubid),
-       pg_catalog.convert_to(tree, pg_catalog.getdatabaseencoding())
-  FROM found
+       pg_catalog.convert_to(tree, pg_catalog.getdatabaseencoding()), tables, columns
+  FROM found,
+       LATERAL (SELECT pg_catalog.array_agg(c.refobjid), pg_catalog.array_agg(c.refobjsubid)
+                  FROM pg_catalog.pg_depend c
+                 WHERE (c.classid = found.classid AND c.objid = found.objid AND c.objsubid = found.objsubid
+                        -- What a view refers to, its rule does.
+                        OR c.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+                           AND found.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                           AND c.objid IN (SELECT r.oid FROM pg_catalog.pg_rewrite r WHERE r.ev_class = found.objid)
+                        -- And what a generated column does, its expression may.
+                        OR c.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+                           AND found.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                           AND c.objid IN (SELECT a.oid FROM pg_catalog.pg_attrdef a
+                                            WHERE a.adrelid = found.objid AND a.adnum = found.objsubid))
+                   AND c.refobjsubid > 0 AND c.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) refers (tables, columns)
  WHERE tree IS NOT NULL AND tree <> '<>' ORDER BY 1";
 
 /// A text as the server has it.
 const BYTES: &str = "SELECT pg_catalog.convert_to($1, pg_catalog.getdatabaseencoding())";
 
-/// Functions whose text has a call of one of ours, and behind it in the same statement
+/// Functions whose text has a call of one of these, and behind it in the same statement
 /// the name, or a variable that is given the name before; and triggers of
 /// `insitu.auto_embed`, whose last argument it is.
 const TEXTS: &str = r#"
 SELECT pg_catalog.pg_describe_object('pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, 0)
   FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = p.prolang,
        LATERAL (SELECT '''' || pg_catalog.replace($1, '''', '''''') || '''') q (literal),
-       LATERAL (SELECT '\m(?:' || pg_catalog.string_agg(DISTINCT f.proname::pg_catalog.text, '|') || ')"?\s*\([^;]*'
+       LATERAL (SELECT '\m(?:' || pg_catalog.string_agg(DISTINCT pg_catalog.regexp_replace(
+                           f.proname::pg_catalog.text, '([^[:alnum:]_])', '\\\1', 'g'), '|') || ')"?\s*\([^;]*'
                   FROM pg_catalog.pg_proc f WHERE f.oid = ANY ($2)) c (call),
        LATERAL (SELECT '(?:' || pg_catalog.regexp_replace(q.literal, '([^[:alnum:]])', '\\\1', 'g') || '|\$\w*\$'
                     || pg_catalog.regexp_replace($1, '([^[:alnum:]])', '\\\1', 'g') || '\$)') n (name)
@@ -148,13 +178,15 @@ ORDER BY 1"#;
 struct Taker {
     function: pg_sys::Oid,
     arguments: Vec<i32>,
-    is_ours: bool,
 }
 
 /// What a walk through a tree looks for.
 struct Search<'a> {
     takers: &'a [Taker],
     name: &'a [u8],
+    /// Numbers of columns whose default is the name, of the tables that an expression refers
+    /// to.
+    columns: Vec<i16>,
 }
 
 /// Raises an ERROR if something in the database needs the model.
@@ -191,29 +223,50 @@ pub fn check_none(name: &str) {
 /// Descriptions of what needs the model, each once.
 fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
     Spi::connect(|client| {
-        let mut takers = Vec::new();
-        for row in client.select(FUNCTIONS, None, &[])? {
-            if let (Some(function), Some(arguments)) = (row.get(1)?, row.get(2)?) {
-                takers.push(Taker {
-                    function,
-                    arguments,
-                    is_ours: row.get(3)?.unwrap_or(false),
-                });
-            }
+        let mut takers = takers_of(client.select(FUNCTIONS, None, &[])?)?;
+        let (ours, mut looked_at) = (takers.len(), 0);
+        let oids = |takers: &[Taker]| -> Vec<pg_sys::Oid> {
+            takers.iter().map(|taker| taker.function).collect()
+        };
+        // Functions that call these, and functions that call those, until there are no more.
+        while looked_at < takers.len() {
+            let (known, new) = (oids(&takers), oids(&takers[looked_at..]));
+            looked_at = takers.len();
+            takers.extend(takers_of(client.select(
+                CALLERS,
+                None,
+                &[known.into(), new.into()],
+            )?)?);
         }
-        let functions: Vec<pg_sys::Oid> = takers.iter().map(|taker| taker.function).collect();
+        let functions = oids(&takers);
         let bytes = client.select(BYTES, None, &[argument(name)])?.first();
         let bytes = bytes.get_one::<Vec<u8>>()?.unwrap_or_default();
-        let search = Search {
+        let mut search = Search {
             takers: &takers,
             name: &bytes,
+            columns: Vec::new(),
         };
+        let mut named: Vec<(pg_sys::Oid, i16)> = Vec::new();
+        for row in client.select(COLUMNS, None, &[functions.clone().into()])? {
+            if let (Some(table), Some(column), Some(tree)) = (row.get(1)?, row.get(2)?, row.get(3)?)
+                && search.is_constant_of(tree)
+            {
+                named.push((table, column));
+            }
+        }
         let mut found: Vec<String> = Vec::new();
-        for row in client.select(EXPRESSIONS, None, &[functions.into()])? {
+        for row in client.select(EXPRESSIONS, None, &[functions.clone().into()])? {
             pgrx::check_for_interrupts!();
             allocator::check();
             let (object, tree) = (row.get::<ServerText>(1)?, row.get::<Vec<u8>>(2)?);
             let object = object.map(|object| object.to_utf8());
+            let tables = row.get::<Vec<pg_sys::Oid>>(3)?.unwrap_or_default();
+            let columns = row.get::<Vec<i32>>(4)?.unwrap_or_default();
+            let refers = tables
+                .into_iter()
+                .zip(columns.into_iter().map(|n| n as i16));
+            let refers = refers.filter(|column| named.contains(column));
+            search.columns = refers.map(|(_, column)| column).collect();
             if let (Some(object), Some(tree)) = (object, tree)
                 && found.last() != Some(&object)
                 && search.is_in(tree)
@@ -221,12 +274,9 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
                 found.push(object);
             }
         }
-        let of = |ours: bool| -> Vec<pg_sys::Oid> {
-            let takers = takers.iter().filter(|taker| taker.is_ours == ours);
-            takers.map(|taker| taker.function).collect()
-        };
+        search.columns.clear();
         let mut others: Vec<String> = Vec::new();
-        for row in client.select(DEFAULTS, None, &[of(false).into()])? {
+        for row in client.select(DEFAULTS, None, &[oids(&takers[ours..]).into()])? {
             let (object, tree) = (row.get::<ServerText>(1)?, row.get::<Vec<u8>>(2)?);
             if let (Some(object), Some(tree)) = (object, tree)
                 && search.is_constant_of(tree)
@@ -237,7 +287,7 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
         for row in client.select(
             TEXTS,
             None,
-            &[argument(name), of(true).into(), bytes.clone().into()],
+            &[argument(name), functions.into(), bytes.clone().into()],
         )? {
             others.extend(row.get::<ServerText>(1)?.map(|object| object.to_utf8()));
         }
@@ -250,6 +300,20 @@ fn find(name: &str) -> Result<Vec<String>, pgrx::spi::Error> {
     })
 }
 
+/// Functions and the numbers of their arguments, as the server lists them.
+fn takers_of(rows: spi::SpiTupleTable<'_>) -> Result<Vec<Taker>, pgrx::spi::Error> {
+    let mut takers = Vec::new();
+    for row in rows {
+        if let (Some(function), Some(arguments)) = (row.get(1)?, row.get(2)?) {
+            takers.push(Taker {
+                function,
+                arguments,
+            });
+        }
+    }
+    Ok(takers)
+}
+
 impl Search<'_> {
     /// Whether an expression, or list of expressions or queries, in the form of the
     /// server's catalogs, has a call with the name.
@@ -258,7 +322,8 @@ impl Search<'_> {
         unsafe { self.walks(tree, visit) }
     }
 
-    /// Whether such an expression has the name as a constant.
+    /// Whether such an expression has the name as a constant, or refers to a column whose
+    /// default it is.
     fn is_constant_of(&self, tree: Vec<u8>) -> bool {
         // SAFETY: the walker looks for constants.
         unsafe { self.walks(tree, visit_constants) }
@@ -329,7 +394,8 @@ unsafe fn text_of(value: *const pg_sys::Const) -> Option<Vec<u8>> {
     }
 }
 
-/// Visits a node and everything below it, until a constant is the name.
+/// Visits a node and everything below it, until a constant is the name, or the default of a
+/// column.
 #[pg_guard]
 unsafe extern "C-unwind" fn visit_constants(node: *mut pg_sys::Node, search: *mut c_void) -> bool {
     if node.is_null() {
@@ -343,6 +409,10 @@ unsafe extern "C-unwind" fn visit_constants(node: *mut pg_sys::Node, search: *mu
             }
             pg_sys::NodeTag::T_Const => {
                 text_of(node.cast()).as_deref() == Some((*search.cast::<Search>()).name)
+            }
+            pg_sys::NodeTag::T_Var => {
+                let columns = &(*search.cast::<Search>()).columns;
+                columns.contains(&(*node.cast::<pg_sys::Var>()).varattno)
             }
             _ => pg_sys::expression_tree_walker(node, Some(visit_constants), search),
         }
