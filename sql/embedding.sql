@@ -14,6 +14,14 @@ CREATE FUNCTION insitu.drop_auto_embed(target pg_catalog.regclass, vector_column
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'drop_auto_embed_wrapper';
 COMMENT ON FUNCTION insitu.drop_auto_embed(pg_catalog.regclass, pg_catalog.name) IS 'undoes insitu.auto_embed';
 
+CREATE FUNCTION insitu.trigger_created() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'trigger_created_wrapper';
+COMMENT ON FUNCTION insitu.trigger_created() IS
+    'lets triggers of insitu.auto_embed go with their columns, also those out of a dump';
+CREATE EVENT TRIGGER insitu_trigger_created ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
+    EXECUTE FUNCTION insitu.trigger_created();
+ALTER EVENT TRIGGER insitu_trigger_created ENABLE ALWAYS;
+
 COMMENT ON FUNCTION insitu.embedded_columns(pg_catalog.oid) IS
     'numbers of the columns of texts and of vectors that a trigger of insitu.auto_embed refers to';
 

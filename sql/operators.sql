@@ -196,6 +196,74 @@ BEGIN
 END
 $$;
 
+-- The option `centroids` of an index names a table, by which a restore finds it. The index also depends on the table
+-- (src/am/ivf/given.rs): where the name does not lead there any more, because either table or a schema has another name or
+-- another schema, the option gets the present one. The function does what the owner of the index may.
+CREATE FUNCTION insitu.relation_altered() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    item record;
+BEGIN
+    FOR item IN
+        WITH altered AS MATERIALIZED (
+            SELECT e.classid, e.objid FROM pg_event_trigger_ddl_commands() e WHERE e.objsubid = 0),
+        indexes (oid) AS (
+            SELECT d.objid FROM altered a
+              JOIN pg_depend d ON d.refclassid = a.classid AND d.refobjid = a.objid
+             WHERE a.classid = 'pg_class'::regclass AND d.classid = a.classid AND d.deptype = 'n'
+            UNION
+            SELECT i.indexrelid FROM altered a JOIN pg_index i ON i.indrelid = a.objid
+             WHERE a.classid = 'pg_class'::regclass
+            UNION
+            SELECT c.oid FROM pg_class c
+             WHERE c.relkind = 'i' AND c.reloptions IS NOT NULL
+               AND EXISTS (SELECT FROM altered a WHERE a.classid = 'pg_namespace'::regclass)),
+        named AS (
+            SELECT c.oid, format('%I.%I', s.nspname, c.relname) AS name, i.indrelid, n.nspname, k.opcintype,
+                   pg_catalog.substr(o.option, 11) AS given
+              FROM indexes x
+              JOIN pg_class c ON c.oid = x.oid
+              JOIN pg_namespace s ON s.oid = c.relnamespace
+              JOIN pg_am m ON m.oid = c.relam AND m.amname IN ('ivf', 'ivfflat')
+              JOIN pg_index i ON i.indexrelid = c.oid
+              JOIN pg_opclass k ON k.oid = i.indclass[0]
+              JOIN pg_class h ON h.oid = i.indrelid
+              JOIN pg_namespace n ON n.oid = h.relnamespace,
+                   unnest(c.reloptions) o (option)
+             WHERE starts_with(o.option, 'centroids=') AND c.relpersistence <> 't'),
+        led AS (
+            SELECT d.name, d.indrelid, d.oid, d.opcintype,
+                   to_regclass(CASE WHEN array_length(parse_ident(d.given), 1) = 1
+                                    THEN format('%I.%s', d.nspname, d.given) ELSE d.given END) AS leads
+              FROM named d)
+        SELECT l.name, format('%I.%I', n.nspname, t.relname) AS present
+          FROM led l
+          JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = l.oid AND d.refclassid = d.classid
+               AND d.refobjsubid = 0 AND d.deptype = 'n' AND d.refobjid <> l.indrelid
+          JOIN pg_class t ON t.oid = d.refobjid
+          JOIN pg_namespace n ON n.oid = t.relnamespace
+         WHERE l.leads IS DISTINCT FROM t.oid::regclass
+           AND 1 = (SELECT count(*) FROM pg_attribute a
+                     WHERE a.attrelid = t.oid AND a.atttypid = l.opcintype AND a.attnum > 0 AND NOT a.attisdropped)
+    LOOP
+        EXECUTE format('ALTER INDEX %s SET (centroids = %L)', item.name, item.present);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION insitu.relation_altered() IS 'has the option centroids of indexes follow renames';
+CREATE EVENT TRIGGER insitu_relation_altered ON ddl_command_end
+    WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
+    EXECUTE FUNCTION insitu.relation_altered();
+ALTER EVENT TRIGGER insitu_relation_altered ENABLE ALWAYS;
+
+-- A client that creates the extension `vector` finds it where insitu is.
+CREATE FUNCTION insitu.extension_asked_for() RETURNS event_trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'extension_asked_for_wrapper';
+COMMENT ON FUNCTION insitu.extension_asked_for() IS 'has the extension vector there for clients that create it';
+CREATE EVENT TRIGGER insitu_extension_asked_for ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION')
+    EXECUTE FUNCTION insitu.extension_asked_for();
+ALTER EVENT TRIGGER insitu_extension_asked_for ENABLE ALWAYS;
+
 -- The extension `vector`, which clients of pgvector create when they start, stands for this one. Where it is there, it
 -- depends on this one from now on. Where it is not, the server's files say what becomes of such a client: our own make
 -- it when the client asks, pgvector's would fail because its types are there already, so it is made now.

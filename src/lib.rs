@@ -17,6 +17,7 @@ mod am;
 mod embedding;
 mod encoding;
 mod errors;
+mod event;
 mod function;
 mod model;
 mod operators;

@@ -1,9 +1,12 @@
 """insitu.auto_embed: what becomes of it when the table changes, other triggers, types, and who may."""
 
+import subprocess
+
 import psycopg
 import pytest
 
 from checks import refused
+from cluster import pg_config
 from test_embedded_tables import admin, docs, wrong  # noqa: F401 (fixtures)
 
 VIEW = "SELECT relation::text, text_column, vector_column, model FROM insitu.auto_embeds ORDER BY 1, 3"
@@ -53,6 +56,35 @@ def test_it_goes_with_a_dropped_column(admin, docs, dropped, kept):
                   " CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)")
     auto_embed(admin, "parts")
     admin.execute(f"ALTER TABLE parts DROP COLUMN {dropped}; INSERT INTO parts (id) VALUES (1); DROP TABLE parts")
+
+
+@pytest.mark.parametrize("format", ["plain", "custom"])
+@pytest.mark.parametrize("dropped, kept", [("body", "emb"), ("emb", "body")])
+def test_it_goes_with_a_dropped_column_after_a_restore(admin, docs, database, empty_database, format, dropped, kept):
+    """Without CASCADE, as before the dump; in a session that knew nothing of insitu, of a table and of one with partitions."""
+    admin.execute("DROP TABLE IF EXISTS parts; CREATE TABLE parts (id int, body text, emb vector) PARTITION BY LIST (id);"
+                  " CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1)")
+    auto_embed(admin)
+    auto_embed(admin, "parts")
+    copy = empty_database(f"dropped_{format}")
+    bindir = pg_config("--bindir")
+    dumped = subprocess.run([f"{bindir}/pg_dump", f"--format={format}", "--table=docs", "--table=parts*", "-d", database.dsn()],
+                            check=True, capture_output=True).stdout
+    with copy.cluster.connect(dbname=copy.name) as conn:
+        conn.execute("CREATE EXTENSION insitu")
+    command = {"plain": ["psql", "-Xq", "-v", "ON_ERROR_STOP=1"], "custom": ["pg_restore", "--exit-on-error"]}[format]
+    subprocess.run([f"{bindir}/{command[0]}", *command[1:], "-d", copy.dsn()], check=True, input=dumped)
+    admin.execute("DROP TABLE parts; SELECT insitu.drop_auto_embed('docs', 'emb')")
+    with copy.connect() as conn:
+        assert own_triggers(conn) != [] and own_triggers(conn, "parts_1") != []
+        for table in ("docs", "parts"):
+            conn.execute(f"ALTER TABLE {table} DROP COLUMN {dropped}")
+            assert own_triggers(conn, table) == []
+        conn.execute(f"INSERT INTO docs ({kept}) VALUES (NULL); INSERT INTO parts (id) VALUES (1)")
+        # Another trigger that refers to a column keeps it, as ever.
+        conn.execute("CREATE TABLE others (a int, b int); CREATE TRIGGER same BEFORE UPDATE ON others FOR EACH ROW"
+                     " WHEN (OLD.a = NEW.a) EXECUTE FUNCTION suppress_redundant_updates_trigger()")
+        refused(conn, "2BP01", "ALTER TABLE others DROP COLUMN a")
 
 
 def test_partitions_with_other_numbers_of_columns(admin):

@@ -172,6 +172,7 @@ def test_calling_functions_procedures_and_triggers(cluster, traps, trapped, dire
         (f"SELECT insitu.explain_search('public.docs_hnsw', %s::{schema}.vector)", [vector]),
         (f"SELECT id FROM public.docs ORDER BY emb OPERATOR({schema}.<=>) %s::{schema}.vector LIMIT 5", [vector]),
         (f"SELECT {schema}.avg(emb), {schema}.sum(emb) FROM public.docs", []),
+        ("ALTER TABLE public.marks RENAME TO marked", []),
         ("SELECT insitu.drop_auto_embed('public.docs', 'emb')", []),
         ("DROP INDEX public.docs_body", []),
         ("SELECT insitu.drop_model('tiny'), insitu.drop_model('other', force => true)", []),
@@ -179,7 +180,7 @@ def test_calling_functions_procedures_and_triggers(cluster, traps, trapped, dire
     if stands_for_insitu(cluster):
         calls.append((f"CREATE EXTENSION vector SCHEMA {schema}", []))
     else:
-        calls.append(("SELECT insitu.tie_vector()", []))
+        calls += [("SELECT insitu.tie_vector()", []), ("CREATE EXTENSION IF NOT EXISTS vector", [])]
     with untouched(cluster) as run:
         run("SET track_functions = 'all'; SET enable_seqscan = off")
         run(";\n".join(traps[1]))

@@ -104,6 +104,7 @@ def test_a_role_that_may_not_is_told_what_to_do(stand_in, empty_database, user):
     with database.cluster.connect(dbname="of_an_app", user=user) as conn:
         error = refused(conn, "42501", "CREATE EXTENSION IF NOT EXISTS vector", match='permission denied to create extension "vector"')
         assert "CREATE EXTENSION insitu" in error.diag.message_hint and "insitu" in error.diag.message_detail
+        assert error.diag.context is None
     with database.cluster.connect(dbname="of_an_app") as conn:
         conn.execute("CREATE EXTENSION insitu")
     with database.cluster.connect(dbname="of_an_app", user=user) as conn:
@@ -120,6 +121,89 @@ def test_a_role_that_may_not_is_told_what_to_do(stand_in, empty_database, user):
         refused(conn, "42501", "SELECT insitu.tie_vector()", match="must be owner of extension vector")
     with database.cluster.connect(dbname="of_an_app") as conn:
         conn.execute(f"DROP OWNED BY {user}; REVOKE ALL ON DATABASE of_an_app FROM {user}")
+
+
+def test_where_insitu_is_vector_is(empty_database, user):
+    """Whoever asks for it, however often it was dropped, whatever files of this name the server has; but for the types,
+    nobody needs a right."""
+    database = empty_database("has_insitu")
+    with database.cluster.connect(dbname="has_insitu") as conn:
+        conn.execute("CREATE EXTENSION insitu; DROP EXTENSION IF EXISTS vector")
+        conn.execute(TABLE)
+        for statement in ("CREATE EXTENSION vector", "CREATE EXTENSION IF NOT EXISTS vector",
+                          "DO $$ BEGIN CREATE EXTENSION vector; END $$", "CREATE EXTENSION vector SCHEMA public VERSION '0.8.1'"):
+            conn.execute(statement)
+            assert conn.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone() == \
+                ("0.8.1" if "0.8.1" in statement else "0.8.6",)
+            assert_works(database)
+            conn.execute("DROP EXTENSION vector")
+            assert extensions(conn) == {"insitu"}
+        # Within a transaction that is undone.
+        with conn.transaction(force_rollback=True):
+            conn.execute("CREATE EXTENSION vector")
+            assert extensions(conn) == {"insitu", "vector"}
+        assert extensions(conn) == {"insitu"}
+        # Others are what they are.
+        conn.execute("CREATE EXTENSION citext; DROP EXTENSION citext")
+    with database.cluster.connect(dbname="has_insitu", user=user) as conn:
+        conn.execute("CREATE EXTENSION vector")
+        conn.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    assert_works(database)
+    with database.cluster.connect(dbname="has_insitu") as conn:
+        refused(conn, "42710", "CREATE EXTENSION vector", match='extension "vector" already exists')
+        conn.execute(f"DROP OWNED BY {user}; CREATE SCHEMA other; CREATE EXTENSION vector SCHEMA other")
+        assert conn.execute("SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'"
+                            ).fetchone()[0] in ("public", "other")
+        # What event triggers call is not for others.
+        for name in ("extension_asked_for", "trigger_created"):
+            conn.execute(f"CREATE FUNCTION {name}() RETURNS void LANGUAGE c AS '$libdir/insitu', '{name}_wrapper'")
+            refused(conn, "39P03", f"SELECT {name}()", match="by an event trigger only")
+
+
+# As clients send it when they start: in a transaction of its own or a larger one, under a lock that others wait for,
+# with a schema, with a look at what there is, and as one message.
+SET_UP = {
+    "alone": ["CREATE EXTENSION IF NOT EXISTS vector"],
+    "one transaction under a lock": [
+        "BEGIN", "SELECT pg_advisory_xact_lock(1573678846307946496)", "CREATE EXTENSION IF NOT EXISTS vector", "COMMIT"],
+    "one message under a lock": ["BEGIN; SELECT pg_advisory_xact_lock(1573678846307946496);"
+                                 " CREATE EXTENSION IF NOT EXISTS vector; COMMIT;"],
+    "a transaction that goes on": [
+        "BEGIN", "CREATE EXTENSION IF NOT EXISTS vector", "CREATE TABLE IF NOT EXISTS data (id bigserial PRIMARY KEY, emb vector(3))",
+        "CREATE INDEX IF NOT EXISTS data_emb ON data USING hnsw (emb vector_cosine_ops) WITH (m = 16, ef_construction = 64)",
+        "COMMIT"],
+    "a schema of its own": ["CREATE SCHEMA IF NOT EXISTS app", "CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public"],
+    "a savepoint": ["BEGIN", "SAVEPOINT a", "CREATE EXTENSION IF NOT EXISTS vector", "RELEASE a", "COMMIT"],
+    "a look at first": ["SELECT oid, extversion FROM pg_extension WHERE extname = 'vector'",
+                        "SELECT name FROM pg_available_extensions WHERE name = 'vector'", "CREATE EXTENSION IF NOT EXISTS vector",
+                        "SELECT typname, oid, typarray FROM pg_type WHERE oid = to_regtype('vector')"],
+}
+
+
+@pytest.mark.parametrize("statements", SET_UP.values(), ids=SET_UP)
+@pytest.mark.parametrize("created", ["before", "by the client", "after a drop"])
+def test_what_clients_send_when_they_start(cluster, empty_database, user, statements, created):
+    """Twice, as where a client starts again."""
+    if created == "by the client" and not stands_for_insitu(cluster):
+        pytest.skip("pgvector is installed in this server")
+    database = empty_database("of_a_client")
+    with cluster.connect(dbname="of_a_client") as conn:
+        if created != "by the client":
+            conn.execute("CREATE EXTENSION insitu; GRANT CREATE ON SCHEMA public TO app; GRANT CREATE ON DATABASE of_a_client TO app")
+        if created == "after a drop":
+            conn.execute("CREATE EXTENSION IF NOT EXISTS vector; DROP EXTENSION vector")
+    role = "postgres" if created == "by the client" else user
+    for _ in range(2):
+        with cluster.connect(dbname="of_a_client", user=role) as client:
+            for statement in statements:
+                client.execute(statement)
+            client.execute("CREATE TABLE IF NOT EXISTS things (id int, emb vector(3)); INSERT INTO things VALUES (1, '[1,2,3]')")
+            assert client.execute("SELECT count(*) > 0 FROM things WHERE emb <-> '[1,2,3]' < 1").fetchone() == (True,)
+    with cluster.connect(dbname="of_a_client") as conn:
+        assert extensions(conn) == {"insitu", "vector"}
+        assert len(conn.execute(DEPENDENCY).fetchall()) == 1
+        if role == user:
+            conn.execute("DROP OWNED BY app CASCADE")
 
 
 def test_an_error_leaves_everything_as_it_was(stand_in, empty_database):
@@ -277,6 +361,9 @@ def test_the_extension_stays_when_pgvector_is_replaced(had_pgvector, empty_datab
     restore(copy, dump(had_pgvector))
     assert_works(copy)
     if stands_for_insitu(had_pgvector.cluster):
+        with had_pgvector.cluster.connect() as conn:
+            # As it needed to create pgvector.
+            conn.execute(f"GRANT CREATE ON DATABASE {had_pgvector.name} TO {user}")
         with had_pgvector.cluster.connect(dbname=had_pgvector.name, user=user) as conn:
             conn.execute("ALTER EXTENSION vector UPDATE")
 

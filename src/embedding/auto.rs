@@ -20,6 +20,7 @@ use super::present::tell_of_others;
 use super::statement::{Connection, fill};
 use super::trigger::{columns_of, is_before_row, triggers};
 use crate::errors::{notice, raise, raise_with_hint};
+use crate::event;
 
 const NAME: &CStr = c"~insitu_embed";
 const EVENTS: u32 = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
@@ -159,14 +160,13 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
         let of = |&table: &pg_sys::Oid| unsafe { last_after(name, table, this) };
         tables.iter().filter_map(of).max()
     };
-    let name = match existing {
+    match existing {
         // The same call again changes nothing, unless another trigger has come behind.
         Some(existing) if last_after(&existing.name).is_none() => {
             if existing.is_clone {
                 connection.close();
                 return;
             }
-            existing.name
         }
         existing => {
             // Rows of a foreign table have no places.
@@ -193,12 +193,9 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
                     ("model", &literal(&model)),
                 ],
             ));
-            name
         }
-    };
+    }
     connection.close();
-    // SAFETY: the trigger is there.
-    unsafe { go_with_columns(table, &name, &columns) };
     if !is_partitioned && descendants.len() > 1 {
         notice(
             format!(
@@ -211,10 +208,40 @@ fn auto_embed(fcinfo: pg_sys::FunctionCallInfo) {
     }
 }
 
+/// Called behind CREATE TRIGGER, whoever runs it: `auto_embed`, or a restore.
+#[pg_extern(sql = false)]
+fn trigger_created(fcinfo: pg_sys::FunctionCallInfo) {
+    let kind = pg_sys::NodeTag::T_CreateTrigStmt;
+    // SAFETY: the statement was just run, so that the table is locked; its parts last as long
+    // as the call.
+    unsafe {
+        let Some(statement) = event::statement::<pg_sys::CreateTrigStmt>(fcinfo, kind) else {
+            return;
+        };
+        let name = event::string((*statement).trigname);
+        let lock = pg_sys::NoLock as i32;
+        let table = pg_sys::RangeVarGetRelidExtended(
+            (*statement).relation,
+            lock,
+            0,
+            None,
+            std::ptr::null_mut(),
+        );
+        let created = embedded_in(table, pg_sys::NoLock);
+        if let Some(created) = created.iter().find(|e| *e.name == *name) {
+            go_with_columns(table, name, [created.text, created.vector]);
+        }
+    }
+}
+
 /// Lets a trigger go with either of its columns when that is dropped, as an index does.
 /// The server, which writes down what its condition refers to, would rather keep the
-/// columns; a trigger out of a dump does that.
-unsafe fn go_with_columns(table: pg_sys::Oid, name: &CStr, columns: &Columns) {
+/// columns.
+///
+/// # Safety
+///
+/// The table is locked, and has the trigger and the columns.
+unsafe fn go_with_columns(table: pg_sys::Oid, name: &CStr, columns: [i16; 2]) {
     let address = |class, object, column: i16| pg_sys::ObjectAddress {
         classId: class,
         objectId: object,
@@ -231,8 +258,8 @@ unsafe fn go_with_columns(table: pg_sys::Oid, name: &CStr, columns: &Columns) {
             pg_sys::DependencyType::DEPENDENCY_NORMAL as c_char,
         );
         let depender = address(pg_sys::TriggerRelationId, trigger, 0);
-        for column in [&columns.text, &columns.vector] {
-            let column = address(pg_sys::RelationRelationId, table, column.number);
+        for column in columns {
+            let column = address(pg_sys::RelationRelationId, table, column);
             let auto = pg_sys::DependencyType::DEPENDENCY_AUTO;
             pg_sys::recordDependencyOn(&depender, &column, auto);
         }
