@@ -1,9 +1,11 @@
 //! Casts between vectors and arrays, among vectors, and to `vector(n)`.
 
 use ann::SparseVector;
+use ann::simd::kernels;
 use half::f16;
 use pgrx::prelude::*;
 
+use crate::errors::raise;
 use crate::function::{Scanned, functions, quick_functions};
 use crate::types::arrays::{Double, Element, Integer, Numbers, Numeric, Real, new_reals};
 use crate::types::dense::{self, Component, Dense, check_dimensions, check_typmod, fits};
@@ -84,7 +86,23 @@ fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
     // Before memory is asked for.
     check_dimensions::<T>(vector.dimensions());
     check_typmod(typmod, vector.dimensions());
-    dense::build::<T>(vector.dimensions(), |out| {
+    to_dense_quickly::<T>(vector, typmod).unwrap_or_else(|| {
+        // A component that the type does not have, or no memory.
+        if !vector.values().is_empty() {
+            dense::rounded::<T>(vector.values());
+        }
+        raise(
+            PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            format!("out of memory for a {}", T::TYPE),
+        )
+    })
+}
+
+/// The same, where it is no ERROR.
+#[inline]
+fn to_dense_quickly<T: Component>(vector: Sparse<'_>, typmod: i32) -> Option<pg_sys::Datum> {
+    fits(typmod, vector.dimensions()).then_some(())?;
+    dense::try_build::<T>(vector.dimensions(), |out| {
         /// Components that are rounded at a time.
         const PART: usize = 64;
         let SparseVector { indices, values } = vector.components();
@@ -94,7 +112,10 @@ fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
                 Some(same) => same,
                 None => {
                     let rounded = &mut rounded[..values.len()];
-                    dense::round_into(values, rounded);
+                    T::round_into(values, rounded);
+                    if !(T::components(kernels()).are_finite)(rounded) {
+                        return false;
+                    }
                     rounded
                 }
             };
@@ -105,6 +126,7 @@ fn to_dense<T: Component>(vector: Sparse<'_>, typmod: i32) -> pg_sys::Datum {
                 }
             }
         }
+        true
     })
 }
 
@@ -117,13 +139,18 @@ functions! {
         to_sparse(vector.0, typmod)
     }
 
+}
+
+quick_functions! {
     fn sparsevec_to_vector(vector: Scanned<Sparse<'_>>, typmod: i32) -> pg_sys::Datum {
         to_dense::<f32>(vector.0, typmod)
     }
+    quickly { to_dense_quickly::<f32>(vector.0, typmod) }
 
     fn sparsevec_to_halfvec(vector: Scanned<Sparse<'_>>, typmod: i32) -> pg_sys::Datum {
         to_dense::<f16>(vector.0, typmod)
     }
+    quickly { to_dense_quickly::<f16>(vector.0, typmod) }
 }
 
 macro_rules! arrays_to_sparse {

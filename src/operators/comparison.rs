@@ -20,8 +20,9 @@ fn common<T: bytemuck::Pod>(a: &[T], b: &[T]) -> usize {
     const AT_ONCE: usize = 32;
     let bytes = |values| bytemuck::cast_slice::<T, u8>(values);
     let (a, b) = (bytes(a), bytes(b));
-    let chunks = a.chunks_exact(AT_ONCE).zip(b.chunks_exact(AT_ONCE));
-    let whole = AT_ONCE * chunks.take_while(|(a, b)| a == b).count();
+    let chunks = |bytes| <[u8]>::as_chunks::<AT_ONCE>(bytes).0;
+    let pairs = chunks(a).iter().zip(chunks(b));
+    let whole = AT_ONCE * pairs.take_while(|(a, b)| a == b).count();
     let rest = a[whole..].iter().zip(&b[whole..]);
     (whole + rest.take_while(|(a, b)| a == b).count()) / size_of::<T>()
 }
@@ -64,23 +65,29 @@ impl Compare for Sparse<'_> {
             true => value.partial_cmp(&0.0),
             false => None,
         };
-        let (x_pairs, y_pairs) = (
-            x.indices.iter().zip(x.values),
-            y.indices.iter().zip(y.values),
-        );
-        for ((&i, &x), (&j, &y)) in x_pairs.zip(y_pairs) {
+        let next = x.indices.len().min(y.indices.len());
+        let mut at = 0;
+        while let (Some(&i), Some(&j), Some(&a), Some(&b)) = (
+            x.indices.get(at),
+            y.indices.get(at),
+            x.values.get(at),
+            y.values.get(at),
+        ) {
             let order = match i.cmp(&j) {
-                Ordering::Less => alone(i, x),
-                Ordering::Equal => x.partial_cmp(&y),
-                Ordering::Greater => alone(j, y).map(Ordering::reverse),
+                Ordering::Less => alone(i, a),
+                Ordering::Equal => a.partial_cmp(&b),
+                Ordering::Greater => alone(j, b).map(Ordering::reverse),
             };
             match order {
-                Some(Ordering::Equal) => {}
+                Some(Ordering::Equal) => at += 1,
                 Some(order) => return order,
                 None => return self.dimensions().cmp(&other.dimensions()),
             }
+            // Most pairs differ in their first component; those that do not are likely to have
+            // more in common.
+            let same = common(&x.indices[at..next], &y.indices[at..next]);
+            at += common(&x.values[at..at + same], &y.values[at..at + same]);
         }
-        let next = x.indices.len().min(y.indices.len());
         let of = |vector: SparseVector<'_>| {
             let (index, value) = (vector.indices.get(next)?, vector.values.get(next)?);
             alone(*index, *value)

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varsize_any};
 
 use super::dense::plain;
+use super::message::{Fresh, new_result};
 use crate::allocator;
 use crate::errors::raise;
 use crate::function::{Argument, is_in_aggregate, next_datum};
@@ -92,10 +93,9 @@ fn build<N: bytemuck::Pod>(
     fill: impl FnOnce(&mut [N]),
 ) -> pg_sys::Datum {
     let size = HEAD + count * size_of::<N>();
-    // SAFETY: palloc0 returns `size` writable bytes, aligned for any number, or raises an
-    // ERROR.
+    let datum = new_result(size, Fresh::Zeros);
+    // SAFETY: `size` writable bytes, aligned for any number.
     unsafe {
-        let datum = pg_sys::palloc0(size);
         set_varsize_4b(datum.cast(), size as i32);
         let array = datum.cast::<pg_sys::ArrayType>();
         (*array).ndim = 1;

@@ -9,6 +9,7 @@ use pgrx::varlena::{
     set_varsize_4b, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, vardata_any, varsize_any_exhdr,
 };
 
+use super::message::{Fresh, new_result};
 use crate::errors::raise;
 
 /// The fixed part of a stored bit string.
@@ -78,10 +79,9 @@ impl Bits<'_> {
 pub fn build(len: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     let count = len.div_ceil(8);
     let size = HEADER_LEN + count;
-    // SAFETY: palloc0 returns `size` writable bytes, aligned for the header, or raises an
-    // ERROR.
+    let datum = new_result(size, Fresh::Zeros);
+    // SAFETY: `size` writable bytes, aligned for the header.
     unsafe {
-        let datum = pg_sys::palloc0(size);
         set_varsize_4b(datum.cast(), size as i32);
         (*datum.cast::<Header>()).bit_len = len as i32;
         let first = datum.cast::<u8>().add(HEADER_LEN);

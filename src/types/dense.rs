@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use core::ffi::c_void;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
@@ -19,7 +20,7 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
-use super::message::{Message, new_bytea};
+use super::message::{Fresh, Message, new_bytea, new_result, try_new_result};
 use super::text::{out_of_range, shortest};
 use crate::errors::{quoted_bytes, raise, raise_with_detail};
 use crate::function::{Argument, Scanned, functions, is_in_aggregate};
@@ -172,7 +173,7 @@ impl<'a, T: Component> Dense<'a, T> {
     ///
     /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: the caller gives a varlena; detoasting returns a plain one.
         unsafe {
@@ -195,7 +196,7 @@ impl<'a, T: Component> Dense<'a, T> {
     /// # Safety
     ///
     /// As for [`Dense::from_datum`].
-    #[inline]
+    #[inline(always)]
     pub unsafe fn peek(datum: pg_sys::Datum) -> Option<Self> {
         // SAFETY: the caller gives a varlena.
         unsafe {
@@ -207,7 +208,7 @@ impl<'a, T: Component> Dense<'a, T> {
 
     /// Reads a plain varlena; its size and what it says of its dimensions, if they do not
     /// fit.
-    #[inline]
+    #[inline(always)]
     unsafe fn read(plain: *mut pg_sys::varlena) -> Result<Self, (usize, i16)> {
         // SAFETY: the header tells the size, which is checked against the number of
         // dimensions before any component is read.
@@ -279,11 +280,39 @@ fn new_datum<T: Component>(values: &[T]) -> pg_sys::Datum {
 pub fn build<T: Component>(count: usize, fill: impl FnOnce(&mut [T])) -> pg_sys::Datum {
     check_dimensions::<T>(count);
     let size = HEADER_LEN + count * size_of::<T>();
-    // SAFETY: palloc0 returns `size` writable bytes, aligned for the header, or raises an
-    // ERROR. Zero is a number of either type.
+    // SAFETY: `size` writable bytes.
+    unsafe { fill_in(new_result(size, Fresh::Zeros), count, fill) }
+}
+
+/// The same, if there can be such a vector and there is memory for it, and `fill` says that
+/// it is one. It neither panics nor raises an ERROR unless `fill` does.
+#[inline]
+pub fn try_build<T: Component>(
+    count: usize,
+    fill: impl FnOnce(&mut [T]) -> bool,
+) -> Option<pg_sys::Datum> {
+    if !(1..=MAX_DIMENSIONS).contains(&count) {
+        return None;
+    }
+    let datum = try_new_result(HEADER_LEN + count * size_of::<T>(), Fresh::Zeros)?;
+    let mut is_one = false;
+    // SAFETY: as above.
+    let datum = unsafe { fill_in(datum, count, |out| is_one = fill(out)) };
+    is_one.then_some(datum)
+}
+
+/// # Safety
+///
+/// Writable bytes for the header and `count` components, all zeros, aligned for the header.
+#[inline]
+unsafe fn fill_in<T: Component>(
+    datum: *mut c_void,
+    count: usize,
+    fill: impl FnOnce(&mut [T]),
+) -> pg_sys::Datum {
+    // SAFETY: as the caller says. Zero is a number of either type.
     unsafe {
-        let datum = pg_sys::palloc0(size);
-        set_varsize_4b(datum.cast(), size as i32);
+        set_varsize_4b(datum.cast(), (HEADER_LEN + count * size_of::<T>()) as i32);
         (*datum.cast::<Header>()).dim = count as i16;
         let first = datum.cast::<u8>().add(HEADER_LEN).cast::<T>();
         fill(std::slice::from_raw_parts_mut(first, count));

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use core::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 
 use pgrx::prelude::*;
@@ -38,12 +39,52 @@ impl Argument for Message<'_> {
     }
 }
 
+/// What a new result holds before it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fresh {
+    Zeros,
+    Anything,
+}
+
+/// So many bytes of the current memory context, aligned for any number, for the result of a
+/// function; `None` if there is no memory. It neither panics nor raises an ERROR, so that
+/// nothing need be made ready to catch one, which would cost more than the memory.
+#[inline]
+pub fn try_new_result(size: usize, fresh: Fresh) -> Option<*mut c_void> {
+    unsafe extern "C" {
+        fn palloc_extended(size: usize, flags: c_int) -> *mut c_void;
+    }
+    /// MaxAllocSize (memutils.h).
+    const MOST: usize = 0x3fff_ffff;
+    if size > MOST {
+        return None;
+    }
+    let zero = match fresh {
+        Fresh::Zeros => pg_sys::MCXT_ALLOC_ZERO,
+        Fresh::Anything => 0,
+    };
+    // SAFETY: on the session's main thread, as all functions of SQL. The server raises an
+    // ERROR for a size above the limit, which was looked at, and, with this flag, no other.
+    let memory = unsafe { palloc_extended(size, (pg_sys::MCXT_ALLOC_NO_OOM | zero) as c_int) };
+    (!memory.is_null()).then_some(memory)
+}
+
+/// The same, or the server's ERROR.
+#[inline]
+pub fn new_result(size: usize, fresh: Fresh) -> *mut c_void {
+    match try_new_result(size, fresh) {
+        Some(memory) => memory,
+        // SAFETY: it raises the ERROR, or returns zeros.
+        None => unsafe { pg_sys::palloc0(size) },
+    }
+}
+
 /// A new `bytea` in the current memory context, all zeros until `fill` has seen its bytes.
 pub fn new_bytea(count: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     let size = pg_sys::VARHDRSZ + count;
-    // SAFETY: palloc0 returns `size` writable bytes, or raises an ERROR.
+    let datum = new_result(size, Fresh::Zeros);
+    // SAFETY: `size` writable bytes.
     unsafe {
-        let datum = pg_sys::palloc0(size);
         set_varsize_4b(datum.cast(), size as i32);
         let first = datum.cast::<u8>().add(pg_sys::VARHDRSZ);
         fill(std::slice::from_raw_parts_mut(first, count));
@@ -61,10 +102,9 @@ pub struct Text {
 impl Text {
     /// An empty text, with room for so many bytes.
     pub fn new(room: usize) -> Self {
-        // SAFETY: palloc returns so many writable bytes and one more, or raises an ERROR.
-        let first = unsafe { pg_sys::palloc(room + 1) }.cast();
         Text {
-            first,
+            // One more, for the zero that ends it.
+            first: new_result(room + 1, Fresh::Anything).cast(),
             len: 0,
             room,
         }
@@ -80,8 +120,15 @@ impl Text {
     }
 
     /// Appends bytes.
+    #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.push(byte));
+        // SAFETY: it writes as many as there is room asked for.
+        unsafe {
+            self.write(bytes.len(), |out| {
+                out.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+                bytes.len()
+            });
+        }
     }
 
     /// Appends what `write` writes to an address with room for so many bytes; it tells how

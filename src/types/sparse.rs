@@ -16,7 +16,7 @@ use pgrx::prelude::*;
 use pgrx::varlena::{set_varsize_4b, varatt_is_4b_u, varsize_any};
 
 use super::dense::{Component, Typmod, check_typmod, parse_typmod, plain};
-use super::message::{Message, Text, new_bytea};
+use super::message::{Fresh, Message, Text, new_bytea, new_result};
 use super::text::{MAX_FLOAT_TEXT, is_space, out_of_range, parse_number, write_shortest};
 use crate::errors::{quoted_bytes, raise, raise_with_detail};
 use crate::function::{Scanned, functions};
@@ -92,7 +92,7 @@ impl<'a> Sparse<'a> {
     ///
     /// `datum` is a non-null datum of the type that lives for `'a`, and so does
     /// the current memory context.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
         // SAFETY: detoasting returns a plain varlena.
         unsafe {
@@ -114,7 +114,7 @@ impl<'a> Sparse<'a> {
     /// # Safety
     ///
     /// As for [`Sparse::from_datum`].
-    #[inline]
+    #[inline(always)]
     pub unsafe fn peek(datum: pg_sys::Datum) -> Option<Self> {
         // SAFETY: the caller gives a varlena.
         unsafe {
@@ -125,7 +125,7 @@ impl<'a> Sparse<'a> {
     }
 
     /// Reads a plain varlena; its size, dimensions and components, if they do not fit.
-    #[inline]
+    #[inline(always)]
     unsafe fn read(plain: *mut pg_sys::varlena) -> Result<Self, (usize, i32, i32)> {
         // SAFETY: the header tells the size, which is checked against the number of
         // components.
@@ -161,10 +161,9 @@ fn write(
     check_dimensions(dimensions as i64);
     check_count(count as i64, dimensions);
     let size = HEADER_LEN + 8 * count;
-    // SAFETY: palloc0 returns `size` writable bytes, aligned for the header, or raises an
-    // ERROR.
+    let datum = new_result(size, Fresh::Zeros);
+    // SAFETY: `size` writable bytes, aligned for the header.
     unsafe {
-        let datum = pg_sys::palloc0(size);
         set_varsize_4b(datum.cast(), size as i32);
         let header = datum.cast::<Header>();
         (*header).dim = dimensions as i32;
@@ -492,8 +491,9 @@ functions! {
     /// The binary format: dimensions, components and zero, then the indices from 0
     /// on and the components, four bytes each, all big-endian.
     fn sparsevec_recv(message: Message<'_>, _element: i32, typmod: i32) -> pg_sys::Datum {
-        let [dimensions, count, unused] =
-            [(); 3].map(|()| i32::from_be_bytes(message.array()));
+        let words = |count: usize| message.bytes(4 * count).as_chunks::<4>().0;
+        let head = words(3);
+        let [dimensions, count, unused] = [0, 1, 2].map(|n| i32::from_be_bytes(head[n]));
         check_dimensions(i64::from(dimensions));
         let dimensions = dimensions as usize;
         check_count(i64::from(count), dimensions);
@@ -505,19 +505,25 @@ functions! {
                 "The third field of the binary format of a sparsevec is reserved.",
             );
         }
-        let words = |count: usize| message.bytes(4 * count).as_chunks::<4>().0;
-        let indices = words(count as usize);
-        let indices: Vec<i32> = indices.iter().map(|&word| i32::from_be_bytes(word)).collect();
-        check_indices(indices.iter().map(|&i| i64::from(i)), dimensions);
-        let values = words(count as usize);
-        let values: Vec<f32> = values.iter().map(|&word| f32::from_be_bytes(word)).collect();
-        if values.contains(&0.0) {
-            raise(
-                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-                "binary representation of sparsevec cannot contain zero values",
-            );
-        }
-        build(dimensions, (bytemuck::cast_slice(&indices), &values))
+        let count = count as usize;
+        let indices = words(count);
+        check_indices(indices.iter().map(|&i| i64::from(i32::from_be_bytes(i))), dimensions);
+        let values = words(count);
+        write(dimensions, count, |out_indices, out_values| {
+            for (out, &index) in out_indices.iter_mut().zip(indices) {
+                *out = u32::from_be_bytes(index);
+            }
+            for (out, &value) in out_values.iter_mut().zip(values) {
+                *out = f32::from_be_bytes(value);
+            }
+            if out_values.contains(&0.0) {
+                raise(
+                    PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                    "binary representation of sparsevec cannot contain zero values",
+                );
+            }
+            check_all_finite(out_values);
+        })
     }
 
     /// The binary format, see [`sparsevec_recv`].
