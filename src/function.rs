@@ -11,7 +11,7 @@ use core::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::prelude::*;
-use pgrx::varsize_any;
+use pgrx::varlena::{varatt_is_4b_u, varsize_4b};
 
 use crate::types::dense::{Component, Dense};
 use crate::types::{Bits, Sparse};
@@ -123,10 +123,13 @@ impl<V: Argument> Argument for Scanned<V> {
 unsafe fn prefetch_next(datum: pg_sys::Datum) {
     /// Bytes that take as long to ask for as to come by themselves.
     const SHORT: usize = 512;
-    // SAFETY: the header of a varlena tells its size.
-    let len = unsafe { varsize_any(datum.cast_mut_ptr()) };
-    if len > SHORT {
-        prefetch_before(datum, len);
+    // SAFETY: the header of a varlena tells its kind and its size. Any other kind is not in the
+    // row, or is short.
+    unsafe {
+        let varlena = datum.cast_mut_ptr();
+        if varatt_is_4b_u(varlena) && varsize_4b(varlena) > SHORT {
+            prefetch_before(datum, varsize_4b(varlena));
+        }
     }
 }
 

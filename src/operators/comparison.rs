@@ -18,13 +18,21 @@ trait Compare {
 /// How many elements at the beginning of two slices have the same bits.
 fn common<T: bytemuck::Pod>(a: &[T], b: &[T]) -> usize {
     const AT_ONCE: usize = 32;
-    let bytes = |values| bytemuck::cast_slice::<T, u8>(values);
-    let (a, b) = (bytes(a), bytes(b));
-    let chunks = |bytes| <[u8]>::as_chunks::<AT_ONCE>(bytes).0;
+    // Not as slices, for which a function of the C library is called.
+    let words = |bytes: &[u8; AT_ONCE]| bytemuck::pod_read_unaligned::<[u64; AT_ONCE / 8]>(bytes);
+    let are_same = |(a, b): &(&[u8; AT_ONCE], &[u8; AT_ONCE])| {
+        let pairs = words(a).into_iter().zip(words(b));
+        pairs.fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+    };
+    let chunks = |values| {
+        let bytes = bytemuck::cast_slice::<T, u8>(values);
+        bytes.as_chunks::<AT_ONCE>().0
+    };
     let pairs = chunks(a).iter().zip(chunks(b));
-    let whole = AT_ONCE * pairs.take_while(|(a, b)| a == b).count();
+    let whole = AT_ONCE * pairs.take_while(are_same).count() / size_of::<T>();
     let rest = a[whole..].iter().zip(&b[whole..]);
-    (whole + rest.take_while(|(a, b)| a == b).count()) / size_of::<T>()
+    let is_same = |(a, b): &(&T, &T)| bytemuck::bytes_of(*a) == bytemuck::bytes_of(*b);
+    whole + rest.take_while(is_same).count()
 }
 
 // Components are finite, so they have an order; −0 equals 0.
@@ -55,50 +63,60 @@ impl<T: Component> Compare for Dense<'_, T> {
     }
 }
 
-impl Compare for Sparse<'_> {
-    #[inline]
-    fn compare(self, other: Self) -> Ordering {
-        let (x, y) = (self.components(), other.components());
-        let both = self.dimensions().min(other.dimensions());
-        // What the one has of a component that the other does not have, compared with zero.
-        let alone = |index: u32, value: f32| match (index as usize) < both {
-            true => value.partial_cmp(&0.0),
-            false => None,
-        };
-        let next = x.indices.len().min(y.indices.len());
-        let mut at = 0;
-        while let (Some(&i), Some(&j), Some(&a), Some(&b)) = (
-            x.indices.get(at),
-            y.indices.get(at),
-            x.values.get(at),
-            y.values.get(at),
-        ) {
-            let order = match i.cmp(&j) {
-                Ordering::Less => alone(i, a),
-                Ordering::Equal => a.partial_cmp(&b),
-                Ordering::Greater => alone(j, b).map(Ordering::reverse),
-            };
-            match order {
-                Some(Ordering::Equal) => at += 1,
-                Some(order) => return order,
-                None => return self.dimensions().cmp(&other.dimensions()),
-            }
-            // Most pairs differ in their first component; those that do not are likely to have
-            // more in common.
-            let same = common(&x.indices[at..next], &y.indices[at..next]);
-            at += common(&x.values[at..at + same], &y.values[at..at + same]);
+impl Sparse<'_> {
+    /// The order by the first component that only one of two vectors has: of the one that has
+    /// it, compared with zero, unless the other has fewer dimensions.
+    #[inline(always)]
+    fn order_alone(self, other: Self, index: u32, value: f32) -> Ordering {
+        match (index as usize) < other.dimensions() {
+            true => value.partial_cmp(&0.0).unwrap_or(Ordering::Equal),
+            false => Ordering::Greater,
         }
-        let of = |vector: SparseVector<'_>| {
-            let (index, value) = (vector.indices.get(next)?, vector.values.get(next)?);
-            alone(*index, *value)
-        };
-        let order = of(x).or_else(|| of(y).map(Ordering::reverse));
-        order.unwrap_or_else(|| self.dimensions().cmp(&other.dimensions()))
     }
 
-    #[inline]
+    /// The order by what is at one place in both; `None` where one has nothing there.
+    #[inline(always)]
+    fn order_at(self, other: Self, at: usize) -> Option<Ordering> {
+        let (x, y) = (self.components(), other.components());
+        let (&i, &j) = (x.indices.get(at)?, y.indices.get(at)?);
+        let (&a, &b) = (x.values.get(at)?, y.values.get(at)?);
+        Some(match i.cmp(&j) {
+            Ordering::Less => self.order_alone(other, i, a),
+            Ordering::Equal => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
+            Ordering::Greater => other.order_alone(self, j, b).reverse(),
+        })
+    }
+}
+
+impl Compare for Sparse<'_> {
+    fn compare(self, other: Self) -> Ordering {
+        let (x, y) = (self.components(), other.components());
+        let mut at = 0;
+        while let Some(order) = self.order_at(other, at) {
+            if order.is_ne() {
+                return order;
+            }
+            // Most pairs differ in their first component; those that do not are likely to have
+            // more in common. What is equal may still have other bits.
+            let same = common(&x.indices[at..], &y.indices[at..]);
+            let same = common(&x.values[at..at + same], &y.values[at..at + same]);
+            at += same.max(1);
+        }
+        let of =
+            |vector: SparseVector<'_>| Some((*vector.indices.get(at)?, *vector.values.get(at)?));
+        match (of(x), of(y)) {
+            (Some((index, value)), _) => self.order_alone(other, index, value),
+            (_, Some((index, value))) => other.order_alone(self, index, value).reverse(),
+            _ => self.dimensions().cmp(&other.dimensions()),
+        }
+    }
+
+    #[inline(always)]
     fn compare_first(self, other: Self) -> Option<Ordering> {
-        Some(self.compare(other))
+        match self.order_at(other, 0) {
+            Some(order) if order.is_ne() => Some(order),
+            _ => Some(self.compare(other)),
+        }
     }
 }
 

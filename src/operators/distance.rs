@@ -37,7 +37,26 @@ impl<'a> Measured for Sparse<'a> {
         (self.components(), other.components())
     }
     fn squares(self) -> f64 {
-        (kernels().single_components.squares)(self.values())
+        /// So few are squared and added before a kernel would be ready to begin.
+        const FEW: usize = 64;
+        const SUMS: usize = 8;
+        let values = self.values();
+        if values.len() > FEW {
+            return (kernels().single_components.squares)(values);
+        }
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let (chunks, rest) = values.as_chunks::<SUMS>();
+        let mut sums = [0.0; SUMS];
+        for chunk in chunks {
+            for (sum, &x) in sums.iter_mut().zip(chunk) {
+                *sum += square(x);
+            }
+        }
+        for (sum, &x) in sums.iter_mut().zip(rest) {
+            *sum += square(x);
+        }
+        let [a, b, c, d, e, f, g, h] = sums;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
 }
 
