@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::ffi::CString;
 use std::ops::Deref;
 
+use memory::vec::{collect, copied};
 use pgrx::callconv::{Arg, ArgAbi, BoxRet, FcInfo};
 use pgrx::datum::DatumWithOid;
 use pgrx::pgrx_sql_entity_graph::metadata::{
@@ -21,9 +22,13 @@ use pgrx::pgrx_sql_entity_graph::metadata::{
 use pgrx::prelude::*;
 use pgrx::varlena::{vardata_any, varsize_any_exhdr};
 
+use crate::allocator;
 use crate::errors::raise;
 use crate::raised::unchanged;
 use crate::types::dense::sql_type;
+
+/// What memory is asked for.
+const TEXT: &str = "a text";
 
 const UTF8: i32 = pg_sys::pg_enc::PG_UTF8 as i32;
 
@@ -114,9 +119,9 @@ fn to_server(text: &str) -> Cow<'_, [u8]> {
         if converted.cast_const().cast() == text.as_ptr() {
             return Cow::Borrowed(text.as_bytes());
         }
-        let bytes = core::ffi::CStr::from_ptr(converted).to_bytes().to_vec();
+        let bytes = copied(core::ffi::CStr::from_ptr(converted).to_bytes(), TEXT);
         pg_sys::pfree(converted.cast());
-        Cow::Owned(bytes)
+        Cow::Owned(allocator::unwrap(bytes))
     }
 }
 
@@ -305,7 +310,10 @@ unsafe impl<'fcx> ArgAbi<'fcx> for TextArray<'fcx> {
                 true => None,
                 false => Some(Text::from_datum(*elements.add(i))),
             };
-            TextArray((0..count as usize).map(text).collect())
+            TextArray(allocator::unwrap(collect(
+                (0..count as usize).map(text),
+                TEXT,
+            )))
         }
     }
 }
@@ -385,8 +393,11 @@ impl FromDatum for ServerText {
         is_null: bool,
         _: pg_sys::Oid,
     ) -> Option<Self> {
-        // SAFETY: the caller gives a datum of the type.
-        (!is_null).then(|| unsafe { ServerText(Text::from_datum(datum).server.to_vec()) })
+        (!is_null).then(|| {
+            // SAFETY: the caller gives a datum of the type.
+            let text = unsafe { Text::from_datum(datum) };
+            ServerText(allocator::unwrap(copied(text.server, TEXT)))
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use memory::OutOfMemory;
+use memory::{OutOfMemory, check_short};
 
 /// Threads that do work together.
 pub trait Team {
@@ -13,7 +13,8 @@ pub trait Team {
     fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
 }
 
-/// Lets a team do work that may fail. After an error, no further part is begun.
+/// Lets a team do work that may fail. After an error, and where memory has run out, no
+/// further part is begun.
 pub(crate) fn try_run(
     team: &dyn Team,
     parts: usize,
@@ -22,7 +23,7 @@ pub(crate) fn try_run(
     let failed = OnceLock::new();
     team.run(parts, &|part| {
         if failed.get().is_none()
-            && let Err(error) = work(part)
+            && let Err(error) = check_short("the parts of a work").and_then(|()| work(part))
         {
             // One error is enough.
             let _ = failed.set(error);

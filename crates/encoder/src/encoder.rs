@@ -231,6 +231,11 @@ impl Encoder {
         self.fallback.as_deref()
     }
 
+    /// Threads that compute, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.options.threads.max(1)
+    }
+
     /// Dimensions of a vector.
     pub fn dimension(&self) -> usize {
         self.settings.dimension

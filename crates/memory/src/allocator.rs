@@ -7,7 +7,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::reserve::Reserve;
-use crate::{check_available, is_asking};
+use crate::{OutOfMemory, check_available, is_asking};
 
 /// The reserve serves no larger requests.
 const LARGEST: usize = 1 << 20;
@@ -21,6 +21,23 @@ static REFUSED: AtomicUsize = AtomicUsize::new(0);
 /// should come to an end, and its beginner look at [`refused`].
 pub fn is_short() -> bool {
     REFUSED.load(Ordering::Relaxed) != 0
+}
+
+/// Whether work may go on, as far as [`is_short`] knows. Threads that work together ask
+/// before each of many steps: so what all of them take from the reserve until they stop
+/// is what one step of each takes.
+///
+/// # Errors
+/// [`OutOfMemory`] if not.
+#[inline]
+pub fn check_short(what: &'static str) -> Result<(), OutOfMemory> {
+    match REFUSED.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        bytes => Err(OutOfMemory {
+            bytes: Some(bytes),
+            what,
+        }),
+    }
 }
 
 /// Bytes that the system refused, and would still refuse, to somebody who could not do
@@ -44,7 +61,8 @@ pub fn last_refused() -> Option<usize> {
 /// The system's allocator, and what happens when that has no memory for somebody who is
 /// not [`crate::asking`]: small requests are served from a reserve.
 pub struct Allocator {
-    /// Called with the bytes that neither has. The process ends where it returns.
+    /// Called with the bytes that neither has, on the thread that wants them. The process
+    /// aborts where it returns.
     pub last_resort: fn(usize),
 }
 

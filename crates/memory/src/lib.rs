@@ -12,10 +12,12 @@
 mod allocator;
 mod reserve;
 pub mod vec;
+mod wait;
 
 use std::cell::Cell;
 
-pub use allocator::{Allocator, is_short, last_refused, refused};
+pub use allocator::{Allocator, check_short, is_short, last_refused, refused};
+pub use wait::{on_wait, wait_for};
 
 /// An allocation that the system refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

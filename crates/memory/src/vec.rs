@@ -65,6 +65,24 @@ pub fn collect<T>(
     Ok(vec)
 }
 
+/// The values of an iterator of which each may lack memory.
+///
+/// # Errors
+/// As for [`reserve`], and those of the values.
+pub fn try_collect<T>(
+    values: impl IntoIterator<Item = Result<T, OutOfMemory>>,
+    what: &'static str,
+) -> Result<Vec<T>, OutOfMemory> {
+    let values = values.into_iter();
+    let (least, most) = values.size_hint();
+    let mut vec = Vec::new();
+    reserve(&mut vec, most.unwrap_or(least), what)?;
+    for value in values {
+        push(&mut vec, value?, what)?;
+    }
+    Ok(vec)
+}
+
 /// So many times the same value.
 ///
 /// # Errors
@@ -152,6 +170,7 @@ mod tests {
         extend(&mut vec, (0..3).filter(|&i| i != 1), "a test").unwrap();
         assert_eq!(vec, [1, 2, 3, 4, 7, 7, 0, 2]);
         assert_eq!(filled(5, 3, "a test").unwrap(), [5, 5, 5]);
+        assert_eq!(try_collect([Ok(1), Ok(2)], "a test").unwrap(), [1, 2]);
         assert_eq!(copied(&vec[..2], "a test").unwrap(), [1, 2]);
         let mut map = HashMap::from([(1, 2)]);
         reserve_in_map(&mut map, 100, "a test").unwrap();
@@ -168,6 +187,7 @@ mod tests {
         let error = reserve(&mut vec, 1 << 50, "a test").unwrap_err();
         assert_eq!((error.bytes, error.what), (bytes((1 << 50) + 1), "a test"));
         assert_eq!(vec, [1]);
+        assert_eq!(try_collect([Ok(1), Err(error)], "a test"), Err(error));
         let error = filled(0_u64, 1 << 50, "a test").unwrap_err();
         assert_eq!(error.bytes, bytes(1 << 50));
         assert_eq!(filled(0_u64, usize::MAX, "a test").unwrap_err().bytes, None);

@@ -208,6 +208,7 @@ impl Build<'_, '_> {
             pgrx::check_for_interrupts!();
             allocator::check();
         }
+        allocator::unwrap(self.builder.check());
         report(TUPLES_DONE, self.indexed as i64);
         if let Some(witness) = &mut self.witness {
             let searched = witness.search(self.builder, &mut || {

@@ -8,7 +8,6 @@ use ann::hnsw::witness::Witness;
 use ann::hnsw::{AnyCodec, Code, Codec, Options, Storage};
 use ann::metric::normalize;
 use ann::quantize::frame::Frame;
-use memory::check_available;
 use memory::vec::{copied, reserve};
 use pgrx::prelude::*;
 use rand::rngs::SmallRng;
@@ -119,18 +118,16 @@ pub unsafe fn fit(
             normalize(row);
         });
     }
-    // What is reckoned takes less than three numbers of a row.
-    let numbers = 3 * size_of::<f64>() * (rows.len() / dimension);
-    allocator::unwrap(check_available(numbers, SAMPLE));
     let frame = Frame::of_sample(options.metric, &compared, dimension, &mut || {
         pgrx::check_for_interrupts!();
         allocator::check();
     });
+    let frame = allocator::unwrap(frame);
     drop(compared);
     let codec = AnyCodec::with_frame(options, frame)?;
     let watch = || {
         let watched = rows.chunks_exact(dimension).take(WATCHED);
-        Witness::new(options, &codec, watched)
+        allocator::unwrap(Witness::new(options, &codec, watched))
     };
     let mut trial = watch();
     if let Some(trial) = &mut trial {

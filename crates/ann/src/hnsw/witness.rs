@@ -5,11 +5,17 @@
 //! the truly nearest is among those that codes take for near. Where vectors differ by
 //! less than what codes are off by, that is little, and no search can make it more.
 
+use memory::vec::try_collect;
+use memory::{OutOfMemory, check_short};
+
 use super::build::Builder;
 use super::codec::{AnyCodec, AnyQuery, Code, Codec, Plain, PlainQuery};
 use super::layout::{Blurred, Options};
 use crate::metric::normalize;
 use crate::{AnyVector, Error, Metric};
+
+/// What memory is asked for.
+const ROWS: &str = "the rows that are watched";
 
 /// So many of the nearest rows are sought.
 const NEAREST: usize = 10;
@@ -89,18 +95,23 @@ fn prepared<'v>(
 impl Witness {
     /// Watches rows with these vectors, of an index with these options; `None` where
     /// codes are the vectors themselves.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: a row takes some twenty bytes for each dimension, in pieces.
     pub fn new<'v>(
         options: &Options,
         codec: &AnyCodec,
         vectors: impl Iterator<Item = &'v [f32]>,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, OutOfMemory> {
         let AnyCodec::Fused(_) = codec else {
-            return None;
+            return Ok(None);
         };
         let is_normalized = options.metric == Metric::Cosine;
-        let plain = Plain::new(options.key_metric(), options.dimension as usize)?;
+        let Some(plain) = Plain::new(options.key_metric(), options.dimension as usize) else {
+            return Ok(None);
+        };
         let mut unit = Vec::new();
-        let rows = vectors.filter_map(|vector| {
+        let mut watched = |vector: &'v [f32]| {
             let mut code = Code::zeroed(codec.code_len());
             if !codec.encode(AnyVector::Components(vector), code.bytes_mut()) {
                 return None;
@@ -112,15 +123,19 @@ impl Witness {
                 nearest: Vec::with_capacity(NEAREST + 1),
                 by_code: Vec::with_capacity(AMONG + 1),
             })
+        };
+        let rows = vectors.filter_map(|vector| match check_short(ROWS) {
+            Ok(()) => watched(vector).map(Ok),
+            Err(error) => Some(Err(error)),
         });
-        Some(Witness {
-            rows: rows.collect(),
+        Ok(Some(Witness {
+            rows: try_collect(rows, ROWS)?,
             missed: 0.0,
             is_normalized,
             unit: Vec::new(),
             code: Code::zeroed(plain.code_len()),
             plain,
-        })
+        }))
     }
 
     /// Shows a row of the table, with its code.

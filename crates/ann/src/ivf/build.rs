@@ -74,7 +74,7 @@ impl<'i, 's, S: PageStore, C: std::ops::Deref<Target = Codec> + Sync> Builder<'i
         if index.has_branches() {
             let mut of_branches = Vec::new();
             index.for_each_branch(&mut |branch, _| {
-                of_branches.push(index.centre(branch)?);
+                push(&mut of_branches, index.centre(branch)?, ROWS)?;
                 Ok(())
             })?;
             let firsts =

@@ -26,8 +26,19 @@ pub struct Report {
     pub free: u64,
     /// Pages that are in use.
     pub pages: u64,
-    /// Contradictions.
+    /// Contradictions, the first ones.
     pub problems: Vec<Error>,
+}
+
+/// At most so many contradictions are listed.
+const MAX_PROBLEMS: usize = 100;
+
+impl Report {
+    fn add(&mut self, problem: Error) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
 }
 
 /// How the rows of an index are spread over its lists.
@@ -159,7 +170,7 @@ struct Check<'i, 's, S, C> {
 
 impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
     fn problem(&mut self, block: Block, reason: String) {
-        self.report.problems.push(Error::corrupted(block, reason));
+        self.report.add(Error::corrupted(block, reason));
     }
 
     /// Checks the pages of a list.
@@ -179,9 +190,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
             let of_list = ListHeader::of(&page);
             reserve_in_set(&mut self.seen, 2 + layout.code_pages, CHECK)?;
             if !self.seen.insert(at) || of_list.head != head {
-                self.report
-                    .problems
-                    .push(Error::not_of_list(at, list.number));
+                self.report.add(Error::not_of_list(at, list.number));
                 return Ok(());
             }
             if of_list.unlinked != 0 {
@@ -208,9 +217,7 @@ impl<S: PageStore, C: std::ops::Deref<Target = Codec>> Check<'_, '_, S, C> {
                 let is_own = own.has_codes_of(list.number)
                     && (own.generation, own.link) == (header.generation, at);
                 if !self.seen.insert(codes) || !is_own {
-                    self.report
-                        .problems
-                        .push(Error::not_of_list(codes, list.number));
+                    self.report.add(Error::not_of_list(codes, list.number));
                     continue;
                 }
                 for column in columns {

@@ -24,7 +24,7 @@
 
 use std::ops::Range;
 
-use memory::vec::{collect, copied, extend, filled, reserve};
+use memory::vec::{collect, copied, extend, filled, push, reserve};
 use memory::{OutOfMemory, check_available};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -109,6 +109,7 @@ impl Centroids {
     pub fn new(values: Vec<f32>, dimension: usize) -> Self {
         let half_square = |centroid: &[f32]| (metric::squares(centroid) / 2.0) as f32;
         Centroids {
+            // At most 128 KiB, for 32,768 lists.
             half_squares: values.chunks_exact(dimension).map(half_square).collect(),
             values,
             dimension,
@@ -293,7 +294,7 @@ impl Centroids {
         for vectors in vectors.chunks(BLOCK * self.dimension) {
             for near in branches.centroids.near(vectors, NEAR_BRANCHES)? {
                 for branch in near {
-                    of_branch[branch as usize].push(row);
+                    push(&mut of_branch[branch as usize], row, CLUSTERING)?;
                 }
                 row += 1;
             }
@@ -326,6 +327,12 @@ impl Centroids {
     ) -> Result<(), OutOfMemory> {
         /// Centroids at a time, whose products stay in the processor's cache.
         const AT_ONCE: usize = 512;
+        // A product of matrices copies so much of both at a time (matrixmultiply's `kc`
+        // times its `mc` and the columns). It is given back at once, to be had again.
+        const COPIED: usize = 256 * (AT_ONCE + 64);
+        let mut room = Vec::<f32>::new();
+        reserve(&mut room, COPIED, CLUSTERING)?;
+        drop(std::hint::black_box(room));
         let mut products = filled(0.0_f32, rows * AT_ONCE.min(end - start), CLUSTERING)?;
         let values = &self.values[start * self.dimension..end * self.dimension];
         let parts = values.chunks(AT_ONCE * self.dimension);
@@ -480,10 +487,10 @@ impl<'v> Members<'v> {
         let parts = self.parts()?;
         {
             let means = collect(values.chunks_mut(dimension).map(Mutex::new), CLUSTERING)?;
-            team.run(parts.len(), &|number| {
+            try_run(team, parts.len(), &|number| {
                 let (list, part) = parts[number];
                 let share = 1.0 / self.groups.of(list).len() as f32;
-                let mut sum = vec![0.0_f32; dimension];
+                let mut sum = filled(0.0_f32, dimension, CLUSTERING)?;
                 for &member in part {
                     for (sum, &x) in sum.iter_mut().zip(self.vector(member as usize)) {
                         *sum += share * x;
@@ -492,7 +499,8 @@ impl<'v> Members<'v> {
                 for (mean, sum) in means[list].lock().iter_mut().zip(sum) {
                     *mean += sum;
                 }
-            });
+                Ok(())
+            })?;
         }
         let empty = (0..count).filter(|&list| self.groups.of(list).is_empty());
         let empty: Vec<usize> = empty.collect();
@@ -505,8 +513,8 @@ impl<'v> Members<'v> {
             let tries = (4 * empty.len()).min(self.len());
             check_choice(self.len())?;
             let tried = sample(rng, self.len(), tries).into_iter();
-            let mut far: Vec<(f32, usize)> = tried.map(|i| (distance(i), i)).collect();
-            far.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let mut far = collect(tried.map(|i| (distance(i), i)), CLUSTERING)?;
+            far.sort_unstable_by(|a: &(f32, usize), b| b.0.total_cmp(&a.0));
             for (&list, (_, i)) in empty.iter().zip(far) {
                 values[list * dimension..][..dimension].copy_from_slice(self.vector(i));
                 // Later, members are compared with what is near the centroid they have.

@@ -10,7 +10,7 @@
 //!
 //! Only one vacuum of an index runs at a time.
 
-use memory::vec::filled;
+use memory::vec::{collect, filled, push};
 
 use super::chain::{Chain, check_code_page, check_list_page};
 use super::codec::{Codec, Level};
@@ -21,6 +21,9 @@ use crate::page::{Block, Body, PageStore, is_earlier};
 use crate::quantize::fastscan::{self, BLOCK};
 use crate::quantize::rabitq::Factors;
 use crate::{Error, HeapTid};
+
+/// What memory is asked for.
+const VACUUM: &str = "a vacuum";
 
 /// A list is written anew if it needs half of its pages then, and so many fewer.
 const LEAST_GAIN: usize = 4;
@@ -46,7 +49,7 @@ struct Seen(Vec<u64>);
 impl Seen {
     fn new(blocks: Block) -> Result<Self, Error> {
         let words = (blocks as usize).div_ceil(64);
-        Ok(Seen(filled(0, words, "a vacuum")?))
+        Ok(Seen(filled(0, words, VACUUM)?))
     }
 
     /// Those that were added since the beginning do not count.
@@ -160,18 +163,18 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
             let directory = layout.directory(&page).to_vec();
             let mut has_room = layout.has_room(&page);
             if Header::of(&page).kind() == Some(Kind::Closed) {
-                usage.closed.push(at);
+                push(&mut usage.closed, at, VACUUM)?;
             }
             drop(page);
             self.store.pause();
-            usage.pages.push(at);
-            usage.list_pages.push(at);
+            push(&mut usage.pages, at, VACUUM)?;
+            push(&mut usage.list_pages, at, VACUUM)?;
             let code_pages = directory
                 .iter()
                 .enumerate()
                 .filter(|(_, codes)| **codes != 0);
             for (number, &codes) in code_pages {
-                usage.pages.push(codes);
+                push(&mut usage.pages, codes, VACUUM)?;
                 let place = (number, codes, chain.generation());
                 let (dead, alive) = self.dead_slots(list, place, is_dead)?;
                 counts.removed += dead.len() as u64;
@@ -332,7 +335,7 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
                     .zip(of_column)
                     .for_each(|(to, sign)| *to = sign);
                 entry.write(to);
-                members.push(Code::copied(bytes));
+                push(&mut members, Code::copied(bytes), VACUUM)?;
             }
         }
         Ok(members)
@@ -365,16 +368,16 @@ impl<'s, S: PageStore, C: std::ops::Deref<Target = Codec>> Index<'s, S, C> {
                     let (kind, list) = (Kind::Closed, list.number);
                     Header::write_list_page(kind, list, *generation, head, bodies[0]);
                 });
-                pages.push(head);
+                push(pages, head, VACUUM)?;
                 head
             }
         };
-        let members: Vec<&[u8]> = members.iter().map(Code::bytes).collect();
+        let members: Vec<&[u8]> = collect(members.iter().map(Code::bytes), VACUUM)?;
         self.fill(list, Kind::Closed, start, &members)?;
         let mut chain = Chain::new(list.number, start, Some(*generation));
         chain.next(self)?;
         while let Some((block, _)) = chain.next(self)? {
-            pages.push(block);
+            push(pages, block, VACUUM)?;
         }
         Ok(())
     }

@@ -192,7 +192,7 @@ pub(crate) mod tests {
                     1 => [&a[..], &b].concat(),
                     _ => (0..5 * a.len()).map(|i| 100.0 + (i as f32).sin()).collect(),
                 };
-                let frame = Frame::of_sample(metric, &sample, a.len(), &mut || ());
+                let frame = Frame::of_sample(metric, &sample, a.len(), &mut || ()).unwrap();
                 let codec = Fused::new(metric, a.len(), 4, 3).unwrap().in_frame(frame);
                 let mut code = Code::zeroed(codec.code_len());
                 let (Some(query), true) = (codec.query(&a), codec.encode(&b, code.bytes_mut())) else {

@@ -12,8 +12,14 @@
 //! squares. The origin is the middle of the sample under L2, and zero under inner
 //! product and cosine, where a mean that all vectors share is along the axis.
 
+use memory::OutOfMemory;
+use memory::vec::{collect, copied, filled, reserve};
+
 use crate::Metric;
 use crate::metric;
+
+/// What memory is asked for.
+const SAMPLE: &str = "what a sample of vectors has in common";
 
 /// An origin and an axis; the axis may be zero.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,19 +76,23 @@ impl Frame {
 
     /// The frame of a sample of vectors, one after the other, which are normalized
     /// under cosine. `pause` is called now and then.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: this takes two to three times the bytes of the sample.
     pub fn of_sample(
         metric: Metric,
         sample: &[f32],
         dimension: usize,
         pause: &mut dyn FnMut(),
-    ) -> Self {
+    ) -> Result<Self, OutOfMemory> {
         let mut frame = Frame::unlearned(dimension);
         let rows = || sample.chunks_exact(dimension);
         if rows().len() == 0 {
-            return frame;
+            return Ok(frame);
         }
         if metric == Metric::L2 {
-            let mut column = Vec::with_capacity(rows().len());
+            let mut column = Vec::new();
+            reserve(&mut column, rows().len(), SAMPLE)?;
             for i in 0..dimension {
                 if i % 64 == 0 {
                     pause();
@@ -92,15 +102,17 @@ impl Frame {
                 frame.numbers[i] = trimmed_mean(&mut column);
             }
         }
-        let rests: Vec<f64> = rows()
-            .flat_map(|row| row.iter().zip(frame.origin()))
-            .map(|(&x, &c)| f64::from(x) - f64::from(c))
-            .collect();
-        let axis = principal(&rests, dimension, pause);
+        let mut rests: Vec<f64> = Vec::new();
+        reserve(&mut rests, sample.len(), SAMPLE)?;
+        for row in rows() {
+            let pairs = row.iter().zip(frame.origin());
+            rests.extend(pairs.map(|(&x, &c)| f64::from(x) - f64::from(c)));
+        }
+        let axis = principal(&rests, dimension, pause)?;
         for (number, x) in frame.numbers[dimension..].iter_mut().zip(axis) {
             *number = x as f32;
         }
-        frame
+        Ok(frame)
     }
 
     /// Takes a vector apart: leaves the rest in its place, and returns how far it
@@ -153,10 +165,15 @@ fn trimmed_mean(column: &mut [f32]) -> f32 {
 /// The direction in which vectors have most of their squares, of length 1; zeros if
 /// they have none. No vector counts for more than the median one: few long ones say
 /// nothing of the others.
-fn principal(vectors: &[f64], dimension: usize, pause: &mut dyn FnMut()) -> Vec<f64> {
+fn principal(
+    vectors: &[f64],
+    dimension: usize,
+    pause: &mut dyn FnMut(),
+) -> Result<Vec<f64>, OutOfMemory> {
     let rows = || vectors.chunks_exact(dimension);
-    let squares: Vec<f64> = rows().map(|row| row.iter().map(|x| x * x).sum()).collect();
-    let mut ordered = squares.clone();
+    let squares = rows().map(|row| row.iter().map(|x| x * x).sum::<f64>());
+    let squares: Vec<f64> = collect(squares, SAMPLE)?;
+    let mut ordered = copied(&squares, SAMPLE)?;
     ordered.sort_unstable_by(f64::total_cmp);
     let median = ordered[ordered.len() / 2];
     let weight = |squares: f64| match squares {
@@ -164,22 +181,23 @@ fn principal(vectors: &[f64], dimension: usize, pause: &mut dyn FnMut()) -> Vec<
         _ if median <= 0.0 => 1.0 / squares,
         _ => (median / squares).min(1.0) / median,
     };
-    let weights: Vec<f64> = squares.into_iter().map(weight).collect();
+    let weights = collect(squares.into_iter().map(weight), SAMPLE)?;
 
-    let mut diagonal = vec![0.0; dimension];
+    let mut diagonal = filled(0.0, dimension, SAMPLE)?;
     for (row, weight) in rows().zip(&weights) {
         for (sum, x) in diagonal.iter_mut().zip(row) {
             *sum += weight * x * x;
         }
     }
-    let mut axis = vec![0.0; dimension];
+    let mut axis = filled(0.0, dimension, SAMPLE)?;
+    let mut next = filled(0.0, dimension, SAMPLE)?;
     let largest = (0..dimension).max_by(|&a, &b| diagonal[a].total_cmp(&diagonal[b]));
     if let Some(largest) = largest {
         axis[largest] = 1.0;
     }
     for _ in 0..ROUNDS {
         pause();
-        let mut next = vec![0.0; dimension];
+        next.fill(0.0);
         for (row, weight) in rows().zip(&weights) {
             let product: f64 = row.iter().zip(&axis).map(|(x, u)| x * u).sum();
             for (sum, x) in next.iter_mut().zip(row) {
@@ -188,11 +206,14 @@ fn principal(vectors: &[f64], dimension: usize, pause: &mut dyn FnMut()) -> Vec<
         }
         let norm = next.iter().map(|x| x * x).sum::<f64>().sqrt();
         if !(norm > 0.0 && norm.is_finite()) {
-            return vec![0.0; dimension];
+            axis.fill(0.0);
+            break;
         }
-        axis = next.into_iter().map(|x| x / norm).collect();
+        for (to, x) in axis.iter_mut().zip(&next) {
+            *to = x / norm;
+        }
     }
-    axis
+    Ok(axis)
 }
 
 #[cfg(test)]
@@ -213,7 +234,7 @@ mod tests {
             0 => vec![1e30, -1e30],
             _ => vec![288.0 + rng.random_range(-1.0..1.0), 7.0],
         });
-        let frame = Frame::of_sample(Metric::L2, &sample, 2, &mut || ());
+        let frame = Frame::of_sample(Metric::L2, &sample, 2, &mut || ()).unwrap();
         assert!((frame.origin()[0] - 288.0).abs() < 0.5, "{frame:?}");
         assert_eq!(frame.origin()[1], 7.0);
     }
@@ -221,13 +242,13 @@ mod tests {
     #[test]
     fn the_axis_is_the_mean_where_that_is_large_or_what_varies_most() {
         let warm = rows(100, |rng| vec![rng.random_range(280.0..300.0); 4]);
-        let frame = Frame::of_sample(Metric::InnerProduct, &warm, 4, &mut || ());
+        let frame = Frame::of_sample(Metric::InnerProduct, &warm, 4, &mut || ()).unwrap();
         assert!(frame.axis().iter().all(|x| (x.abs() - 0.5).abs() < 0.01));
         assert!(frame.origin().iter().all(|&x| x == 0.0));
         let years = rows(100, |rng| {
             vec![rng.random_range(-1.0..1.0), rng.random_range(1.0..9e6)]
         });
-        let frame = Frame::of_sample(Metric::L2, &years, 2, &mut || ());
+        let frame = Frame::of_sample(Metric::L2, &years, 2, &mut || ()).unwrap();
         assert!(frame.axis()[1].abs() > 0.999_999, "{frame:?}");
     }
 
@@ -239,7 +260,7 @@ mod tests {
                 .collect()
         });
         for metric in [Metric::L2, Metric::InnerProduct] {
-            let frame = Frame::of_sample(metric, &sample, 9, &mut || ());
+            let frame = Frame::of_sample(metric, &sample, 9, &mut || ()).unwrap();
             for row in sample.chunks_exact(9) {
                 let mut rest = row.to_vec();
                 let along = frame.split(&mut rest);
@@ -256,7 +277,7 @@ mod tests {
     #[test]
     fn vectors_that_are_too_long_have_finite_parts() {
         let sample = rows(9, |_| vec![-3e38, 3e38, 3e38]);
-        let frame = Frame::of_sample(Metric::L2, &sample, 3, &mut || ());
+        let frame = Frame::of_sample(Metric::L2, &sample, 3, &mut || ()).unwrap();
         let mut rest = vec![3e38, -3e38, f32::MAX];
         assert!(frame.split(&mut rest).is_finite());
         assert!(rest.iter().all(|x| x.is_finite()));
@@ -266,9 +287,9 @@ mod tests {
     #[test]
     fn alike_vectors_and_none_have_no_axis() {
         let alike = rows(9, |_| vec![5.0, 1.0]);
-        let frame = Frame::of_sample(Metric::L2, &alike, 2, &mut || ());
+        let frame = Frame::of_sample(Metric::L2, &alike, 2, &mut || ()).unwrap();
         assert_eq!(frame.numbers(), [5.0, 1.0, 0.0, 0.0]);
-        let none = Frame::of_sample(Metric::L2, &[], 2, &mut || ());
+        let none = Frame::of_sample(Metric::L2, &[], 2, &mut || ()).unwrap();
         assert_eq!(none, Frame::unlearned(2));
         let mut rest = vec![7.0; 2];
         assert!((none.split(&mut rest) - 98.0_f32.sqrt()).abs() < 1e-5);

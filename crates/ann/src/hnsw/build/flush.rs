@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use memory::OutOfMemory;
-use memory::vec::{collect, extend, filled, push, reserve, reserve_in_map};
+use memory::vec::{collect, extend, filled, push, reserve, reserve_in_map, try_collect};
+use memory::{OutOfMemory, check_short};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
@@ -15,7 +15,7 @@ use crate::hnsw::links::Links;
 use crate::hnsw::neighbours::Link;
 use crate::hnsw::postings::NewPosting;
 use crate::page::{Body, PageStore};
-use crate::team::Team;
+use crate::team::{Team, try_run};
 use crate::{Error, simd};
 
 /// Bytes of slots that are made before they are written, if that is more than one part.
@@ -75,16 +75,23 @@ impl<C: Codec> Builder<C> {
         let layout = &index.layout;
         let at_once = (CHUNK / layout.slot_len).max(PART);
         loop {
-            let chunk: Vec<(u32, u8)> = slots.by_ref().take(at_once).collect();
+            let chunk: Vec<(u32, u8)> = collect(slots.by_ref().take(at_once), GRAPH)?;
             if chunk.is_empty() {
                 break;
             }
-            let parts: Vec<&[(u32, u8)]> = chunk.chunks(PART).collect();
-            let images: Vec<Mutex<Vec<Code>>> = parts.iter().map(|_| Mutex::default()).collect();
-            team.run(parts.len(), &|part| {
-                let image = |&(node, level)| self.image(layout, node, level, &rows, &numbers);
-                *images[part].lock() = parts[part].iter().map(image).collect();
-            });
+            let parts: Vec<&[(u32, u8)]> = collect(chunk.chunks(PART), GRAPH)?;
+            let images = parts.iter().map(|_| Mutex::default());
+            let images: Vec<Mutex<Vec<Code>>> = collect(images, GRAPH)?;
+            try_run(team, parts.len(), &|part| {
+                // Slots are small: a thread looks before each.
+                let image = |&(node, level)| {
+                    check_short(GRAPH)?;
+                    Ok::<Code, OutOfMemory>(self.image(layout, node, level, &rows, &numbers))
+                };
+                let made = try_collect(parts[part].iter().map(image), GRAPH)?;
+                *images[part].lock() = made;
+                Ok(())
+            })?;
             for image in images.into_iter().flat_map(Mutex::into_inner) {
                 writer.write(&image)?;
             }

@@ -14,8 +14,8 @@ mod trial;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memory::OutOfMemory;
-use memory::vec::collect;
+use memory::vec::{collect, push, try_collect};
+use memory::{OutOfMemory, check_short, wait_for};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -210,9 +210,13 @@ impl<C: Codec> Builder<C> {
         let words = self.code_words;
         codes[place * words..][..words].copy_from_slice(bytemuck::cast_slice(code.bytes()));
         let level = random_level(self.options.m, 1.0 - pending.rng.random::<f64>());
-        pending.nodes.push(NewNode { tid, level });
-        if pending.nodes.len() == self.batch_len as usize {
-            self.seal(&mut pending, sealed);
+        if let Err(error) = push(&mut pending.nodes, NewNode { tid, level }, GRAPH) {
+            return Added::NoMemory(error);
+        }
+        if pending.nodes.len() == self.batch_len as usize
+            && let Err(error) = self.seal(&mut pending, sealed)
+        {
+            return Added::NoMemory(error);
         }
         Added::Yes
     }
@@ -225,31 +229,33 @@ impl<C: Codec> Builder<C> {
     }
 
     /// Lets the rows that wait be linked, if there are any.
-    fn seal(&self, pending: &mut Pending, sealed: u32) {
+    fn seal(&self, pending: &mut Pending, sealed: u32) -> Result<(), OutOfMemory> {
         let Some((codes, links)) = pending.memory.take() else {
-            return;
+            return Ok(());
         };
         let nodes = std::mem::take(&mut pending.nodes);
         let m = usize::from(self.options.m);
         let of_nodes = &links[..nodes.len() * 2 * m];
         (of_nodes.iter()).for_each(|link| link.store(NO_LINK, Ordering::Relaxed));
+        let upper_links = nodes.iter().map(|n| {
+            let links = collect(empty_links(usize::from(n.level) * m), GRAPH)?;
+            Ok::<Box<[AtomicU64]>, OutOfMemory>(links.into())
+        });
         let batch = Batch {
             codes,
-            tids: nodes.iter().map(|n| n.tid).collect(),
-            levels: nodes.iter().map(|n| n.level).collect(),
+            tids: collect(nodes.iter().map(|n| n.tid), GRAPH)?,
+            levels: collect(nodes.iter().map(|n| n.level), GRAPH)?,
             links,
-            upper_links: nodes
-                .iter()
-                .map(|n| empty_links(usize::from(n.level) * m).collect())
-                .collect(),
-            duplicate_of: nodes.iter().map(|_| AtomicU32::new(NONE)).collect(),
-            locks: nodes.iter().map(|_| Mutex::new(())).collect(),
+            upper_links: try_collect(upper_links, GRAPH)?,
+            duplicate_of: collect(nodes.iter().map(|_| AtomicU32::new(NONE)), GRAPH)?,
+            locks: collect(nodes.iter().map(|_| Mutex::new(())), GRAPH)?,
         };
         let added = batch.tids.len() as u32;
         // One thread adds, so the place is free.
         let _ = self.batches[(sealed / self.batch_len) as usize].set(batch);
         self.progress.lock().sealed += added;
         self.changed.notify_all();
+        Ok(())
     }
 
     /// What a thread needs to link nodes.
@@ -263,11 +269,13 @@ impl<C: Codec> Builder<C> {
 
     /// No more rows will come: seals those that wait. Workers end when all
     /// nodes are linked; use [`Linker::help`] with a backlog of 0 to take
-    /// part in that.
+    /// part in that. Where there is no memory for that, [`Builder::check`] tells.
     pub fn close(&self) {
         let mut pending = self.pending.lock();
         let sealed = self.progress.lock().sealed;
-        self.seal(&mut pending, sealed);
+        if let Err(error) = self.seal(&mut pending, sealed) {
+            self.fail(error);
+        }
         self.progress.lock().closed = true;
         self.changed.notify_all();
     }
@@ -286,6 +294,11 @@ impl<C: Codec> Builder<C> {
     /// [`OutOfMemory`] if one is not: the graph is of no use then.
     pub fn check(&self) -> Result<(), OutOfMemory> {
         self.failed.get().map_or(Ok(()), |&error| Err(error))
+    }
+
+    fn fail(&self, error: OutOfMemory) {
+        // The first error is enough.
+        let _ = self.failed.set(error);
     }
 
     /// Rows that are linked so far.
@@ -353,7 +366,7 @@ impl<C: Codec> Builder<C> {
     fn link_back(&self, node: u32, (new, distance): (u32, f32), level: u8, links: &mut Vec<Link>) {
         let (batch, i) = self.batch(node);
         let list = self.list(node, level);
-        let _lock = batch.locks[i].lock();
+        let _lock = wait_for(|time| batch.locks[i].try_lock_for(time));
         links.clear();
         links.extend(present(list));
         if links.iter().any(|link| link.vertex == new) {
@@ -447,18 +460,22 @@ impl<C: Codec> Linker<'_, C> {
             }
         }
         let _count = Count(&self.builder.progress);
-        self.link_node(node);
+        // Each thread stops before its next node where there is no memory.
+        match check_short(GRAPH) {
+            Ok(()) => self.link_node(node),
+            Err(error) => self.builder.fail(error),
+        }
     }
 
     /// Algorithm 1 of Malkov and Yashunin.
     fn link_node(&mut self, node: u32) {
         let builder = self.builder;
         let level = builder.level(node);
-        let entry = *builder.entry.read();
+        let entry = *wait_for(|time| builder.entry.try_read_for(time));
         match entry {
             Some((_, top)) if level <= top => self.link_below(node, level, entry),
             _ => {
-                let mut entry = builder.entry.write();
+                let mut entry = wait_for(|time| builder.entry.try_write_for(time));
                 self.link_below(node, level, *entry);
                 let is_duplicate = builder.duplicate_of(node) != NONE;
                 if entry.is_none_or(|(_, top)| level > top) && !is_duplicate {
@@ -478,11 +495,7 @@ impl<C: Codec> Linker<'_, C> {
         let found = nearest_by_level(builder, &mut self.beam, code, (entry, top), level, ef);
         let found = match found {
             Ok(found) => found,
-            Err(Error::OutOfMemory(error)) => {
-                // The first error is enough.
-                let _ = builder.failed.set(error);
-                return;
-            }
+            Err(Error::OutOfMemory(error)) => return builder.fail(error),
             // Memory holds no corrupted pages.
             Err(_) => return,
         };

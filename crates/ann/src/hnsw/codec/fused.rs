@@ -523,7 +523,7 @@ mod tests {
                     .iter_mut()
                     .for_each(|v| assert!(metric::normalize(v)));
             }
-            let frame = Frame::of_sample(metric, &sample.concat(), 70, &mut || ());
+            let frame = Frame::of_sample(metric, &sample.concat(), 70, &mut || ()).unwrap();
             let codec = Fused::new(metric, 70, 4, 7).unwrap().in_frame(frame);
             let code = |vector: &[f32]| {
                 let mut code = Code::zeroed(codec.code_len());

@@ -63,7 +63,7 @@ fn check(name: &str, row: &Row) -> Vec<Metric> {
         let options = options((metric, Storage::Fused), DIMENSION as u32);
         let codec = codec_for(&options, &rows);
         let watched = rows.iter().step_by(15).map(|row| &row[..]);
-        let mut witness = Witness::new(&options, &codec, watched).unwrap();
+        let mut witness = Witness::new(&options, &codec, watched).unwrap().unwrap();
         for row in &rows {
             witness.show(&codec, row, &encode(&codec, row));
         }

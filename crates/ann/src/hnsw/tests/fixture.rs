@@ -144,7 +144,7 @@ pub fn codec_for(options: &Options, vectors: &[Vec<f32>]) -> AnyCodec {
         }
     }
     let dimension = options.dimension as usize;
-    let frame = Frame::of_sample(options.metric, &sample, dimension, &mut || ());
+    let frame = Frame::of_sample(options.metric, &sample, dimension, &mut || ()).unwrap();
     AnyCodec::with_frame(options, frame).unwrap()
 }
 
