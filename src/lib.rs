@@ -38,6 +38,7 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     errors::keep_backtraces_out();
     refuse_beside_pgvector();
+    allocator::init();
     settings::init();
     am::init();
 }

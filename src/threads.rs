@@ -13,9 +13,10 @@
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
+use memory::OutOfMemory;
 use pgrx::prelude::*;
 
 use crate::allocator;
@@ -50,28 +51,56 @@ impl Drop for BlockedSignals {
 /// returns when all have ended.
 ///
 /// `worker` must not call the server. If `main` panics (which is what an ERROR
-/// does), `stop` is called so that the workers end, and the panic goes on.
+/// does), `stop` is called so that the workers end, and the panic goes on. A worker for
+/// which there is no memory never ends; then the session does.
 pub fn with_workers<R>(
     workers: usize,
     worker: impl Fn() + Sync,
     stop: impl Fn(),
     main: impl FnOnce() -> R,
 ) -> R {
-    struct Stop<F: Fn()>(F);
-    impl<F: Fn()> Drop for Stop<F> {
+    /// Tells the workers to stop, and waits until so many have ended as have begun.
+    struct Stop<'w, F: Fn()> {
+        stop: F,
+        begun: &'w AtomicUsize,
+        ended: &'w AtomicUsize,
+    }
+    impl<F: Fn()> Drop for Stop<'_, F> {
         fn drop(&mut self) {
-            (self.0)();
+            (self.stop)();
+            let is_done =
+                || self.ended.load(Ordering::Acquire) == self.begun.load(Ordering::Acquire);
+            for turn in 0_u32.. {
+                if is_done() {
+                    break;
+                }
+                match turn {
+                    ..100 => std::thread::yield_now(),
+                    _ => std::thread::sleep(Duration::from_micros(100)),
+                }
+                allocator::end_for_others();
+            }
         }
     }
-    let begun = AtomicUsize::new(0);
+    /// Counts a worker that has ended, also if it panics.
+    struct Ended<'w>(&'w AtomicUsize);
+    impl Drop for Ended<'_> {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Release);
+        }
+    }
+    // What was refused before is none of the workers' business.
+    allocator::check();
+    let (begun, ended) = (&AtomicUsize::new(0), &AtomicUsize::new(0));
     let worker = || {
         begun.fetch_add(1, Ordering::Release);
+        let _ended = Ended(ended);
         worker();
     };
     std::thread::scope(|scope| {
         // Dropped at the end of `main` or when it panics, before the scope
         // waits for the workers.
-        let _stop = Stop(stop);
+        let _stop = Stop { stop, begun, ended };
         {
             let _blocked = BlockedSignals::new();
             for number in 0..workers {
@@ -87,6 +116,7 @@ pub fn with_workers<R>(
                 }
                 while begun.load(Ordering::Acquire) <= number {
                     std::thread::yield_now();
+                    allocator::end_for_others();
                 }
             }
         }
@@ -146,7 +176,7 @@ pub fn is_at_work() -> bool {
 ///
 /// `work` must not call the server. An ERROR out of an interrupt or `tick` waits for it,
 /// and so does the end of the process: it has to ask [`is_stopped`] now and then.
-pub fn aside<R: Send>(work: impl FnOnce() -> R + Send, mut tick: impl FnMut()) -> R {
+pub fn aside<R: Send>(work: impl FnOnce() -> R + Send, tick: impl FnMut()) -> R {
     /// Waits for the end of the work, also when an ERROR unwinds.
     struct Joined;
     impl Drop for Joined {
@@ -156,36 +186,77 @@ pub fn aside<R: Send>(work: impl FnOnce() -> R + Send, mut tick: impl FnMut()) -
         }
     }
     let result = Mutex::new(None);
-    let job = || {
-        let given = catch_unwind(AssertUnwindSafe(work));
-        *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(given);
-    };
+    let job = || put(&result, work);
     {
         let job: Box<dyn FnOnce() + Send + '_> = Box::new(job);
         // SAFETY: only the lifetime changes. `Joined` waits until the job has been done
         // before anything that it borrows goes away.
         let job: Job = unsafe { std::mem::transmute(job) };
-        AT_WORK.store(true, Ordering::Relaxed);
-        match give(job) {
-            Ok(()) => {
-                let _joined = Joined;
-                while !is_done_soon() {
-                    tick();
-                    pgrx::check_for_interrupts!();
-                }
-            }
-            // A machine that has no thread to give lets interrupts wait.
-            Err(job) => {
-                AT_WORK.store(false, Ordering::Relaxed);
-                job();
-            }
+        serve_while(job, || Joined, tick);
+    }
+    taken(&result)
+}
+
+/// As [`aside`], for work that nothing can stop, and that borrows nothing: an ERROR out of
+/// an interrupt does not wait for it. The thread goes on then, drops what comes of it, and
+/// has no other work until that is done. The end of the process waits.
+pub fn aside_or_left<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+    tick: impl FnMut(),
+) -> R {
+    /// Leaves the work if it is not done.
+    struct Left;
+    impl Drop for Left {
+        fn drop(&mut self) {
+            AT_WORK.store(false, Ordering::Relaxed);
         }
     }
-    let result = result.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match result {
+    let result = Arc::new(Mutex::new(None));
+    let of_job = Arc::clone(&result);
+    let job: Job = Box::new(move || put(&of_job, work));
+    serve_while(job, || Left, tick);
+    taken(&result)
+}
+
+/// What work gave, or its panic.
+type Given<R> = Mutex<Option<std::thread::Result<R>>>;
+
+fn put<R>(result: &Given<R>, work: impl FnOnce() -> R) {
+    let given = catch_unwind(AssertUnwindSafe(work));
+    *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(given);
+}
+
+fn taken<R>(result: &Given<R>) -> R {
+    let given = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match given {
         Some(Ok(result)) => result,
         Some(Err(panic)) => resume_unwind(panic),
         None => unreachable!("the work was not done"),
+    }
+}
+
+/// Has a job done, on this thread if there is no other. What `guard` gives is dropped at
+/// the end of the job, or when an ERROR unwinds before.
+fn serve_while<G>(job: Job, guard: impl FnOnce() -> G, mut tick: impl FnMut()) {
+    // There may be work that was left.
+    while !is_done_soon() {
+        tick();
+        pgrx::check_for_interrupts!();
+    }
+    AT_WORK.store(true, Ordering::Relaxed);
+    match give(job) {
+        Ok(()) => {
+            let _guard = guard();
+            while !is_done_soon() {
+                tick();
+                pgrx::check_for_interrupts!();
+            }
+        }
+        // A machine that has no thread to give lets interrupts wait.
+        Err(job) => {
+            AT_WORK.store(false, Ordering::Relaxed);
+            job();
+        }
     }
 }
 
@@ -204,6 +275,45 @@ pub fn at_rest(work: fn()) {
     }
 }
 
+/// Begins the thread for work aside, if it is not there; false if the machine has none to
+/// give.
+///
+/// # Errors
+/// [`OutOfMemory`] if there is no memory for one.
+pub fn begin_aside() -> Result<bool, OutOfMemory> {
+    begin(&mut lock())
+}
+
+fn begin(state: &mut Aside) -> Result<bool, OutOfMemory> {
+    static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+    if !matches!(state, Aside::Absent) {
+        return Ok(true);
+    }
+    memory::check_available(STACK + ARENA, "a thread")?;
+    memory::check_thread()?;
+    let _blocked = BlockedSignals::new();
+    let spawned = std::thread::Builder::new()
+        .name("insitu model".into())
+        // As much as the main thread has.
+        .stack_size(STACK)
+        .spawn(|| {
+            // The system's allocator reserves addresses for a thread when it first asks:
+            // now, and not after somebody has found that there are enough.
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(64)));
+            HAS_BEGUN.store(true, Ordering::Release);
+            work_aside();
+        });
+    if spawned.is_err() {
+        return Ok(false);
+    }
+    while !HAS_BEGUN.load(Ordering::Acquire) {
+        std::thread::yield_now();
+        allocator::end_for_others();
+    }
+    *state = Aside::Idle;
+    Ok(true)
+}
+
 /// Gives the thread work; gives it back if there is no such thread.
 fn give(job: Job) -> Result<(), Job> {
     static REGISTERED: Once = Once::new();
@@ -213,35 +323,8 @@ fn give(job: Job) -> Result<(), Job> {
         pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0_usize));
     });
     let mut state = lock();
-    if matches!(*state, Aside::Absent) {
-        static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
-        if memory::check_available(STACK + ARENA, "a thread").is_err()
-            || memory::check_thread().is_err()
-        {
-            return Err(job);
-        }
-        let _blocked = BlockedSignals::new();
-        let spawned = std::thread::Builder::new()
-            .name("insitu model".into())
-            // As much as the main thread has.
-            .stack_size(STACK)
-            .spawn(|| {
-                allocator::note_aside();
-                // The system's allocator reserves addresses for a thread when it first asks:
-                // now, and not after somebody has found that there are enough.
-                drop(std::hint::black_box(Vec::<u8>::with_capacity(64)));
-                HAS_BEGUN.store(true, Ordering::Release);
-                work_aside();
-            });
-        if spawned.is_err() {
-            return Err(job);
-        }
-        while !HAS_BEGUN.load(Ordering::Acquire) {
-            std::thread::yield_now();
-        }
-        *state = Aside::Idle;
-    }
-    if !matches!(*state, Aside::Idle) {
+    let is_there = begin(&mut state).is_ok_and(|begun| begun);
+    if !is_there || !matches!(*state, Aside::Idle) {
         return Err(job);
     }
     *state = Aside::Given(job);
@@ -278,7 +361,7 @@ fn is_done_soon() -> bool {
     let is_done = !is_at_work(&mut state);
     drop(state);
     if !is_done {
-        allocator::end_for_aside();
+        allocator::end_for_others();
     }
     is_done
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use ::memory::vec::copied;
 use encoder::{CompileOptions, CompiledModel, ModelFiles, compile_with};
@@ -145,16 +146,17 @@ fn load(name: &str, files: &ModelFiles, dimensions: i32) {
         },
     };
     let model = session::uninterrupted(|| compile_with(files, &options));
-    store(name, &model);
+    store(name, model);
 }
 
 /// Tries a model out and stores it as one of the current role's.
-pub fn store(name: &str, model: &CompiledModel) {
-    session::try_out(model);
+pub fn store(name: &str, model: CompiledModel) {
+    let model = Arc::new(model);
+    session::try_out(&model);
     pgrx::check_for_interrupts!();
     allocator::check();
     // Another session may have taken the name meanwhile.
     catalog::lock_name(name, false);
     check_name(name);
-    catalog::store(name, model, access::current_user());
+    catalog::store(name, &model, access::current_user());
 }

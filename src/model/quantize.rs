@@ -63,5 +63,5 @@ fn quantize_model(
             }
         },
     );
-    load::store(&target, &smaller);
+    load::store(&target, smaller);
 }

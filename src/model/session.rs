@@ -238,9 +238,22 @@ pub fn uninterrupted_with<T: Send>(
     mut operation: impl FnMut() -> Result<T, Error> + Send,
     mut tick: impl FnMut(),
 ) -> T {
+    until_done(|| threads::aside(&mut operation, &mut tick))
+}
+
+/// Does work of models on the thread for that.
+fn until_done<T>(mut aside: impl FnMut() -> Result<T, Error>) -> T {
     allocator::check();
+    // On the main thread, it would wait for other threads without looking whether there is
+    // memory for them to go on.
+    if THREADS.get() > 1 && !allocator::unwrap(threads::begin_aside()) {
+        unwrap_model(Err(Error::NoThreads {
+            what: "the work of a model",
+            reason: "the system has none".to_owned(),
+        }))
+    }
     loop {
-        match threads::aside(&mut operation, &mut tick) {
+        match aside() {
             // Where there is no other thread, any interrupt stops it.
             Err(Error::Interrupted) => {
                 pgrx::check_for_interrupts!();
@@ -252,15 +265,20 @@ pub fn uninterrupted_with<T: Send>(
     }
 }
 
-/// Makes an encoder where the settings say.
-fn new_encoder(model: &CompiledModel) -> Encoder {
+/// Makes an encoder where the settings say. ONNX Runtime cannot be stopped while it opens a
+/// model, for seconds if that is large: a statement that is cancelled leaves it to itself.
+fn new_encoder(model: &Arc<CompiledModel>) -> Encoder {
     static TOLD: AtomicBool = AtomicBool::new(false);
     load_runtime();
     let options = options();
     memory::give_back_at_end();
-    let encoder = uninterrupted(|| {
-        let settings = model.settings.clone();
-        Encoder::new(&model.graph, &model.tokenizer, settings, options)
+    let encoder = until_done(|| {
+        let model = Arc::clone(model);
+        let open = move || {
+            let settings = model.settings.clone();
+            Encoder::new(&model.graph, &model.tokenizer, settings, options)
+        };
+        threads::aside_or_left(open, || ())
     });
     if let Some(reason) = encoder.fallback()
         && !TOLD.swap(true, Ordering::Relaxed)
@@ -273,7 +291,7 @@ fn new_encoder(model: &CompiledModel) -> Encoder {
 
 /// Makes an encoder of a model that is about to be stored, and checks that it
 /// keeps its promises. The encoder stays for later use.
-pub fn try_out(model: &CompiledModel) {
+pub fn try_out(model: &Arc<CompiledModel>) {
     let mut encoder = new_encoder(model);
     let sha256 = uninterrupted(|| {
         encoder.probe()?;
@@ -404,8 +422,9 @@ impl Drop for Taken {
 }
 
 /// Works with the encoder of a model that was resolved, which is made now if this
-/// session has none. Short work is done here, unless an interrupt comes: handing it over
-/// to another thread would take a noticeable part of its time.
+/// session has none. Short work is done here, unless an interrupt comes or the encoder has
+/// more threads than this: handing it over to another thread would take a noticeable part
+/// of its time.
 fn with_encoder<T: Send>(
     name: &str,
     content: &Content,
@@ -413,14 +432,15 @@ fn with_encoder<T: Send>(
     mut work: impl FnMut(&mut Loaded) -> Result<T, Error> + Send,
 ) -> T {
     if !with_session(|session| session.loaded.contains_key(&content.sha256)) {
-        let model = read(name, content);
+        let model = Arc::new(read(name, content));
         keep(content.sha256.clone(), new_encoder(&model));
     }
     // An interrupt may end the process, and then the session must not be locked.
     let mut taken = Taken(with_session(|session| {
         session.loaded.remove_entry(&content.sha256)
     }));
-    if is_short {
+    let is_alone = |loaded: &mut Loaded| loaded.encoder.threads() == 1;
+    if is_short && taken.loaded().is_ok_and(is_alone) {
         match taken.loaded().and_then(&mut work) {
             Err(Error::Interrupted) => {
                 pgrx::check_for_interrupts!();
