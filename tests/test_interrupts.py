@@ -1,5 +1,6 @@
 """What other sessions wait for is served while a model is at work, and changes nothing of what it gives."""
 
+import pathlib
 import re
 import time
 
@@ -103,3 +104,33 @@ def test_a_session_ends_while_its_model_is_at_work(model_database, texts):
             wait_for(lambda: other.execute("SELECT FROM pg_stat_activity WHERE pid = %s", pids).fetchone() is None,
                      "the end of the session")
         assert other.execute("SELECT insitu.embed('minilm', 'river') IS NOT NULL").fetchone() == (True,)
+
+
+def is_computing(conn, thread):
+    """Whether a thread of a connection's backend is on a processor, or ready for one."""
+    for task in pathlib.Path(f"/proc/{conn.info.backend_pid}/task").iterdir():
+        if (task / "comm").read_text().strip() == thread:
+            return (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+    return False
+
+
+def test_a_model_that_is_being_opened_holds_no_statement_up(model_database):
+    """ONNX Runtime cannot be stopped while it opens a model: a statement that is cancelled ends before that does, and
+    the session is as good as before."""
+    embed = "SELECT insitu.embed('minilm', 'a river')::text"
+    with model_database.connect() as conn:
+        expected = conn.execute(embed).fetchone()
+    for attempt in range(100):
+        with model_database.connect() as conn:
+            # At all moments of the first call, which takes some 300 ms.
+            conn.execute(f"SET statement_timeout = {20 + 7 * attempt % 400}")
+            try:
+                conn.execute(embed)
+                was_left = False
+            except psycopg.errors.QueryCanceled:
+                was_left = is_computing(conn, "insitu model")
+            conn.execute("RESET statement_timeout")
+            assert conn.execute(embed).fetchone() == expected
+            if was_left:
+                return
+    pytest.fail("no statement ended while a model was being opened")

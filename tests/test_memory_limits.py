@@ -28,9 +28,10 @@ def status(conn, key):
     return int(re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)[1])
 
 
-def outcomes(database, statement, steps, before=()):
+def outcomes(database, statement, steps, before=(), may_end=False):
     """What a statement comes to in new sessions with so many MB beyond what they have: True, or the message of the
-    error for memory. No session ends, and each goes on when the limit is gone."""
+    error for memory. Each session goes on when the limit is gone; only where `may_end` says so, it may have ended with
+    that error. (That the server has not is what the fixtures look at.)"""
     found = []
     for step in steps:
         with database.connect() as conn:
@@ -44,6 +45,8 @@ def outcomes(database, statement, steps, before=()):
             except psycopg.errors.OutOfMemory as error:
                 assert error.sqlstate == OUT_OF_MEMORY
                 found.append(error.diag.message_primary)
+            if may_end and conn.closed:
+                continue
             limit(conn, "as", "unlimited")
             assert conn.execute("SELECT '[1]'::vector <-> '[4]'").fetchone() == (3,)
     return found
@@ -74,7 +77,8 @@ def tables(database):
 BUILD = ("DROP INDEX IF EXISTS plain_emb", "SET maintenance_work_mem = '256MB'")
 
 
-@pytest.mark.parametrize("method, steps", [("ivf", (0.25, 0.5, 1, 2, 4, 7, 40)), ("hnsw", (0.25, 1, 4, 7, 200))])
+@pytest.mark.parametrize("method, steps", [("ivf", (0.25, 0.5, 1, 2, 4, 7, 10, 20, 40)),
+                                           ("hnsw", (0.25, 1, 4, 7, 20, 200))])
 def test_builds(tables, method, steps):
     check(outcomes(tables, f"CREATE INDEX plain_emb ON plain USING {method} (emb vector_l2_ops)", steps, BUILD))
 
@@ -103,6 +107,29 @@ def test_writes(tables, table):
     assert outcomes(tables, insert, (0.1, 0.6, 30))[-1] is True
     delete = f"DELETE FROM {table} WHERE id > 100000 OR id % 50 = 7"
     assert outcomes(tables, f"VACUUM {table}", (0.1, 0.6, 2, 4, 60), (delete,))[-1] is True
+
+
+# From a page to 3 MB: what fails then is mostly small, and anything: the server's own memory, or that of an error.
+FINE = [0.004 * 1.6 ** step for step in range(15)]
+
+
+def statements(table):
+    """Statements that use an index, and those that give many values."""
+    return [
+        f"SELECT id FROM {table} ORDER BY emb <-> (SELECT array_fill(0.5, ARRAY[64])::vector) LIMIT 2000",
+        f"SELECT * FROM insitu.verify_index('{table}_emb')",
+        f"INSERT INTO {table} SELECT id + 200000, emb FROM {table} WHERE id <= 20",
+        f"SELECT array_agg(l2_normalize(emb)), sum(emb), avg(emb) FROM {table}",
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_hardly_any_memory(tables, number):
+    for table in ["graph", "lists"]:
+        # The server's JIT compiler is a library that it has no memory to load either.
+        before = (*SEARCH, "SET jit = off")
+        found = outcomes(tables, statements(table)[number], [*FINE, 200], before, may_end=True)
+        assert found[-1] is True, found
 
 
 def test_verify_index_keeps_to_maintenance_work_mem(tables):
@@ -137,6 +164,27 @@ def test_models_are_loaded_and_quantized(model_database, minilm):
     check(outcomes(model_database, evaluate, (1, 80, 250, 2000)))
     with model_database.connect() as conn:
         conn.execute(drop[0])
+
+
+MANY = "SELECT insitu.embed('minilm', array_agg('text ' || i % 3)) FROM generate_series(1, 500) i"
+
+
+def test_an_error_about_memory_has_memory(model_database):
+    """The vectors of an array are made one after the other in the server's memory, and somewhere between these steps
+    that is what there is too little of: where no more can be had even for the error's copy, errors follow each other,
+    and the fifth ended all sessions."""
+    found = outcomes(model_database, MANY, (0.05, 1, 20, 25, 30, 35, 300), (EMBED,))
+    assert found[-1] is True, found
+    assert any(message == "out of memory" for message in found), found
+
+
+def test_threads_that_lack_memory(model_database):
+    """Threads of ONNX Runtime and of the tokenizer, which cannot raise an error."""
+    threads = ("SET insitu.threads = 4", EMBED)
+    words = "SELECT insitu.embed('minilm', array_agg(repeat('word ', i % 200))) FROM generate_series(1, 60) i"
+    assert outcomes(model_database, words, (0.05, 1, 4, 16, 600), threads, may_end=True)[-1] is True
+    first = ("SET insitu.threads = 4",)
+    assert outcomes(model_database, EMBED, (200, 400, 1500), first, may_end=True)[-1] is True
 
 
 def test_texts_of_a_warm_session(model_database):
