@@ -1,6 +1,18 @@
 # insitu's tasks. `make help` lists them; the logic is in scripts/.
 #
-# PG_CONFIG picks the PostgreSQL (by default the newest that is installed), ROWS the rows of demo and bench.
+# PG_CONFIG picks the PostgreSQL (by default the newest that is installed), or PG its major version, which is
+# got from where it is to be had (scripts/with-postgres.sh). ROWS are the rows of demo and bench.
+
+ifneq ($(PG),)
+# All that was asked for, once more, with that version.
+unexport MAKEFLAGS
+GOALS := $(or $(MAKECMDGOALS),help)
+.PHONY: $(GOALS) with-postgres
+$(GOALS): with-postgres
+	@:
+with-postgres:
+	@scripts/with-postgres.sh $(PG) $(MAKE) --no-print-directory PG= $(filter-out PG=%,$(MAKEOVERRIDES)) $(GOALS)
+else
 
 .PHONY: help setup build install install-compat demo test test-crates test-regress test-clusters bench fmt lint clean
 .DEFAULT_GOAL := help
@@ -52,3 +64,5 @@ lint: ## check format, warnings, dependencies and scripts
 
 clean: ## remove everything that was built or fetched
 	rm -rf target
+
+endif

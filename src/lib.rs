@@ -28,6 +28,7 @@ mod storage;
 mod threads;
 mod types;
 mod vector_extension;
+mod versions;
 
 pgrx::pg_module_magic!(name, version);
 

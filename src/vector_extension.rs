@@ -13,6 +13,7 @@ use std::ffi::CStr;
 use crate::encoding::{ServerText, Text, argument, shown};
 use crate::errors::{raise, raise_with_detail_and_hint, warning};
 use crate::event;
+use crate::versions;
 
 /// The beginning of what our extension `vector` says of itself (`compat/vector.control`).
 const STANDS_FOR_INSITU: &str = "stands for insitu";
@@ -179,7 +180,9 @@ fn extension_asked_for(fcinfo: pg_sys::FunctionCallInfo) {
 fn tie_vector() {
     // SAFETY: reads the catalog; a missing extension is an ERROR.
     let vector = unsafe { pg_sys::get_extension_oid(c"vector".as_ptr(), false) };
-    if !owns_extension(vector) {
+    // SAFETY: a catalog that it knows.
+    let is_owner = unsafe { versions::is_owned(pg_sys::ExtensionRelationId, vector) };
+    if !is_owner {
         raise(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "must be owner of extension vector",
@@ -228,17 +231,5 @@ fn depend(vector: pg_sys::Oid, kind: pg_sys::DependencyType::Type) {
         let insitu = pg_sys::get_extension_oid(c"insitu".as_ptr(), false);
         pg_sys::deleteDependencyRecordsForSpecific(class, vector, kind as _, class, insitu);
         pg_sys::recordDependencyOn(&address(vector), &address(insitu), kind);
-    }
-}
-
-fn owns_extension(extension: pg_sys::Oid) -> bool {
-    // SAFETY: reads the catalog.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        let is_owner = pg_sys::pg_extension_ownercheck(extension, pg_sys::GetUserId());
-        #[cfg(not(feature = "pg15"))]
-        let is_owner =
-            pg_sys::object_ownercheck(pg_sys::ExtensionRelationId, extension, pg_sys::GetUserId());
-        is_owner
     }
 }

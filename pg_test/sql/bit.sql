@@ -1,3 +1,4 @@
+\i pg_test/plan.sql
 -- Distances of bit strings.
 SELECT hamming_distance(B'111', B'100'), B'111' <~> B'111' AS same, B'1' <~> B'0' AS one, B'' <~> B'' AS empty;
 SELECT jaccard_distance(B'1111', B'1100'), B'1100' <%> B'1010' AS third, B'00' <%> B'11' AS nothing_common, B'00' <%> B'00' AS none;
@@ -18,8 +19,9 @@ SELECT id FROM (
 -- Indexes: on the signs of vectors, put into order by the vectors; and on bits.
 CREATE INDEX signs_v ON signs USING hnsw ((binary_quantize(v)::bit(64)) bit_hamming_ops);
 SET enable_seqscan = off;
-EXPLAIN (COSTS OFF) SELECT id FROM signs
-ORDER BY binary_quantize(v)::bit(64) <~> binary_quantize((SELECT v FROM signs WHERE id = 3))::bit(64) LIMIT 20;
+SELECT pg_temp.plan($$
+SELECT id FROM signs
+ORDER BY binary_quantize(v)::bit(64) <~> binary_quantize((SELECT v FROM signs WHERE id = 3))::bit(64) LIMIT 20$$);
 SELECT id FROM (
     SELECT id, v FROM signs
     ORDER BY binary_quantize(v)::bit(64) <~> binary_quantize((SELECT v FROM signs WHERE id = 3))::bit(64) LIMIT 20

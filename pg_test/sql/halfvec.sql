@@ -1,3 +1,4 @@
+\i pg_test/plan.sql
 -- The type halfvec: half-precision vectors.
 SELECT '[1,2,3]'::halfvec, '[ -1.5 , 0.1 ,65504 ]'::halfvec, '[6e-8,1e-9]'::halfvec;
 SELECT '[1,2,3]'::halfvec(3), '[1,2]'::halfvec(3);
@@ -72,11 +73,11 @@ CREATE INDEX half_ip ON half_points USING hnsw (v halfvec_ip_ops);
 CREATE INDEX half_cosine ON half_points USING hnsw (v halfvec_cosine_ops) WITH (storage = plain);
 CREATE INDEX half_l1 ON half_points USING hnsw (v halfvec_l1_ops);
 CREATE INDEX half_cast ON half_points USING hnsw ((body::halfvec(96)) halfvec_cosine_ops);
-EXPLAIN (COSTS OFF) SELECT id FROM half_points ORDER BY v <-> (SELECT v FROM half_points WHERE id = 5) LIMIT 3;
+SELECT pg_temp.plan($$SELECT id FROM half_points ORDER BY v <-> (SELECT v FROM half_points WHERE id = 5) LIMIT 3$$);
 SELECT id FROM half_points ORDER BY v <-> (SELECT v FROM half_points WHERE id = 5) LIMIT 1;
 SELECT id FROM half_points ORDER BY v <=> (SELECT v FROM half_points WHERE id = 6) LIMIT 1;
 SELECT id FROM half_points ORDER BY v <+> (SELECT v FROM half_points WHERE id = 7) LIMIT 1;
-EXPLAIN (COSTS OFF) SELECT id FROM half_points ORDER BY body::halfvec(96) <=> (SELECT v FROM half_points WHERE id = 8) LIMIT 1;
+SELECT pg_temp.plan($$SELECT id FROM half_points ORDER BY body::halfvec(96) <=> (SELECT v FROM half_points WHERE id = 8) LIMIT 1$$);
 SELECT id FROM half_points ORDER BY body::halfvec(96) <=> (SELECT v FROM half_points WHERE id = 8) LIMIT 1;
 SELECT count(*) FROM (SELECT id, row_number() OVER (ORDER BY d) AS exact, row_number() OVER () AS returned
     FROM (SELECT id, v <#> (SELECT v FROM half_points WHERE id = 9) AS d FROM half_points

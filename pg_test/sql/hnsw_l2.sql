@@ -1,3 +1,4 @@
+\i pg_test/plan.sql
 -- Nearest rows by <->, through an index of vector_l2_ops.
 SET enable_seqscan = off;
 CREATE TABLE l2_points (id int PRIMARY KEY, emb vector(2));
@@ -14,7 +15,7 @@ SELECT count(*) FROM (SELECT id FROM l2_points ORDER BY emb <-> (SELECT NULL::ve
 SELECT id FROM l2_points ORDER BY emb <-> '[1,2,3]' LIMIT 3;
 
 -- Another operator is not this index's.
-EXPLAIN (COSTS OFF) SELECT id FROM l2_points ORDER BY emb <=> '[2,2.1]' LIMIT 3;
+SELECT pg_temp.plan($$SELECT id FROM l2_points ORDER BY emb <=> '[2,2.1]' LIMIT 3$$);
 
 SET hnsw.iterative_scan = strict_order;
 SELECT id FROM l2_points ORDER BY emb <-> '[2,2.1]';

@@ -41,7 +41,7 @@ CREATE INDEX ON options USING hnsw (emb vector_l2_ops, any_width vector_l2_ops);
 CREATE UNIQUE INDEX ON options USING hnsw (emb vector_l2_ops);
 CREATE INDEX ON options USING hnsw (emb vector_l2_ops) INCLUDE (note);
 CREATE INDEX ON options USING hnsw (emb vector_l2_ops DESC);
-ALTER TABLE options ADD EXCLUDE USING hnsw (emb vector_l2_ops WITH =);
+CREATE TABLE bits (b bit(3), EXCLUDE USING hnsw (b bit_hamming_ops WITH =));
 CLUSTER options USING options_least;
 CREATE INDEX ON options USING hnsw ((any_width::vector(3)) vector_l2_ops);
 DROP TABLE options;

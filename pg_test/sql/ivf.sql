@@ -1,3 +1,4 @@
+\i pg_test/plan.sql
 -- Inverted lists, under their own name and under pgvector's.
 SET enable_seqscan = off;
 CREATE TABLE spots (id int PRIMARY KEY, emb vector(2));
@@ -12,7 +13,7 @@ SELECT count(*) FROM (SELECT id FROM spots ORDER BY emb <-> (SELECT NULL::vector
 SELECT id FROM spots ORDER BY emb <-> '[1,2,3]' LIMIT 3;
 INSERT INTO spots VALUES (10, '[1,2,3]');
 -- Another operator is not this index's.
-EXPLAIN (COSTS OFF) SELECT id FROM spots ORDER BY emb <#> '[2,2.1]' LIMIT 3;
+SELECT pg_temp.plan($$SELECT id FROM spots ORDER BY emb <#> '[2,2.1]' LIMIT 3$$);
 UPDATE spots SET emb = '[2,2.25]' WHERE id = 8;
 DELETE FROM spots WHERE id IN (2, 7);
 VACUUM spots;

@@ -1,3 +1,4 @@
+\i pg_test/plan.sql
 -- The type sparsevec: of a long vector, the components that are not zero.
 SELECT '{1:1.5,3:-2}/5'::sparsevec, ' { 3 : 2 , 1:1e-3 } / 4 '::sparsevec, '{}/3'::sparsevec, '{2:0,1:1}/2'::sparsevec;
 SELECT '{1:1}/1000000000'::sparsevec, '{1:1,2:2}/3'::sparsevec(3), pg_column_size('{1:1,2:2}/3'::sparsevec) AS bytes;
@@ -77,7 +78,7 @@ CREATE INDEX sparse_l1 ON sparse_points USING hnsw (v sparsevec_l1_ops);
 -- More components than the rows had when the index was built.
 INSERT INTO sparse_points SELECT 400, ('{' || string_agg(i || ':' || 1 + i % 3, ',') || '}/5000')::sparsevec FROM generate_series(1, 100) AS i;
 SET enable_seqscan = off;
-EXPLAIN (COSTS OFF) SELECT id FROM sparse_points ORDER BY v <=> (SELECT v FROM sparse_points WHERE id = 5) LIMIT 3;
+SELECT pg_temp.plan($$SELECT id FROM sparse_points ORDER BY v <=> (SELECT v FROM sparse_points WHERE id = 5) LIMIT 3$$);
 SELECT array_agg(id) FROM (SELECT id FROM sparse_points ORDER BY v <-> (SELECT v FROM sparse_points WHERE id = 5) LIMIT 1) AS l2
 UNION ALL SELECT array_agg(id) FROM (SELECT id FROM sparse_points ORDER BY v <=> (SELECT v FROM sparse_points WHERE id = 6) LIMIT 1) AS cosine
 UNION ALL SELECT array_agg(id) FROM (SELECT id FROM sparse_points ORDER BY v <+> (SELECT v FROM sparse_points WHERE id = 7) LIMIT 1) AS l1

@@ -11,6 +11,8 @@
 
 use pgrx::prelude::*;
 
+use crate::versions;
+
 /// What a search does.
 pub struct Search {
     /// Index pages that it reads before it returns the first row.
@@ -88,10 +90,7 @@ pub unsafe fn estimate(
             *out.selectivity = 0.0;
             *out.correlation = 0.0;
             *out.pages = 0.0;
-            #[cfg(feature = "pg18")]
-            {
-                (*path).path.disabled_nodes = 2;
-            }
+            versions::disable(path);
             return;
         }
 

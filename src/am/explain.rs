@@ -14,6 +14,7 @@ use super::{hnsw, ivf};
 use crate::encoding::{Text, shown_name};
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
+use crate::versions;
 
 /// One line of the report.
 type Line = (String, i64, i64, i64, i64, f64);
@@ -237,7 +238,7 @@ unsafe fn explain(
             ..Default::default()
         };
         let snapshot = pg_sys::GetActiveSnapshot();
-        let scan = begin_scan(heap, index, snapshot);
+        let scan = versions::begin_ordered_scan(heap, index, snapshot);
         pg_sys::index_rescan(scan, std::ptr::null_mut(), 0, &raw mut key, 1);
         let mut rows = Rows::new(heap, index, query);
 
@@ -291,23 +292,6 @@ unsafe fn explain(
         rows.end();
         pg_sys::index_endscan(scan);
         report.lines
-    }
-}
-
-/// # Safety
-///
-/// As [`explain`].
-unsafe fn begin_scan(
-    heap: pg_sys::Relation,
-    index: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
-) -> pg_sys::IndexScanDesc {
-    // SAFETY: open relations and a snapshot.
-    unsafe {
-        #[cfg(feature = "pg18")]
-        return pg_sys::index_beginscan(heap, index, snapshot, std::ptr::null_mut(), 0, 1);
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::index_beginscan(heap, index, snapshot, 0, 1)
     }
 }
 

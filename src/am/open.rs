@@ -13,6 +13,7 @@ use crate::encoding::shown_name;
 use crate::errors::{raise, raise_with_hint};
 use crate::types::dense::{Component, Dense};
 use crate::types::{Bits, HalfVector, Sparse, Vector};
+use crate::versions;
 
 /// The name of an open relation.
 ///
@@ -182,20 +183,8 @@ impl Value<'_> {
 
 /// The type of what is indexed.
 unsafe fn column_type(index: pg_sys::Relation) -> pg_sys::Oid {
-    // SAFETY: the caller gives an open index, which has one column at least. From
-    // PostgreSQL 18 on its attributes lie behind their compact forms (tupdesc.h).
-    unsafe {
-        let columns = (*index).rd_att;
-        #[cfg(not(feature = "pg18"))]
-        let first = (*columns).attrs.as_ptr();
-        #[cfg(feature = "pg18")]
-        let first = (*columns)
-            .compact_attrs
-            .as_ptr()
-            .add((*columns).natts as usize)
-            .cast::<pg_sys::FormData_pg_attribute>();
-        (*first).atttypid
-    }
+    // SAFETY: the caller gives an open index, which has one column at least.
+    unsafe { versions::first_column_type((*index).rd_att) }
 }
 
 /// Reads what is indexed: vectors of one type and dimension.

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::open;
 use crate::errors::raise;
+use crate::versions;
 
 /// Makes the descriptor of a scan, with a state of the access method's own that
 /// belongs to the memory context of the scan and is dropped with it.
@@ -90,35 +91,9 @@ pub unsafe fn query(scan: pg_sys::IndexScanDesc) -> Option<pg_sys::Datum> {
                 ),
             );
         }
-        count(scan);
+        versions::count_scan(scan);
         let key = &*(*scan).orderByData;
         (key.sk_flags & pg_sys::SK_ISNULL as i32 == 0).then_some(key.sk_argument)
-    }
-}
-
-/// Counts the scan in the statistics of the index.
-unsafe fn count(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: the macro pgstat_count_index_scan, in its own words; the entry
-    // may be absent, or still to be made.
-    unsafe {
-        let index = (*scan).indexRelation;
-        if (*index).pgstat_info.is_null() && (*index).pgstat_enabled {
-            pg_sys::pgstat_assoc_relation(index);
-        }
-        if let Some(info) = (*index).pgstat_info.as_mut() {
-            #[cfg(feature = "pg15")]
-            {
-                info.t_counts.t_numscans += 1;
-            }
-            #[cfg(not(feature = "pg15"))]
-            {
-                info.counts.numscans += 1;
-            }
-        }
-        #[cfg(feature = "pg18")]
-        if let Some(instrument) = (*scan).instrument.as_mut() {
-            instrument.nsearches += 1;
-        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::encoding::shown_name;
 use crate::errors::{raise, raise_index, raise_with_hint, unwrap_index};
 use crate::security::run_as;
 use crate::storage::RelationPages;
+use crate::versions;
 
 /// What the index holds for a row.
 struct Held {
@@ -339,12 +340,7 @@ unsafe fn compare(
 pub unsafe fn check_owner(heap: pg_sys::Oid) {
     // SAFETY: reads the catalog.
     unsafe {
-        #[cfg(feature = "pg15")]
-        let is_owner = pg_sys::pg_class_ownercheck(heap, pg_sys::GetUserId());
-        #[cfg(not(feature = "pg15"))]
-        let is_owner =
-            pg_sys::object_ownercheck(pg_sys::RelationRelationId, heap, pg_sys::GetUserId());
-        if !is_owner {
+        if !versions::is_owned(pg_sys::RelationRelationId, heap) {
             let name = pg_sys::get_rel_name(heap);
             raise(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

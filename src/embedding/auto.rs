@@ -21,6 +21,7 @@ use super::statement::{Connection, fill};
 use super::trigger::{columns_of, is_before_row, triggers};
 use crate::errors::{notice, raise, raise_with_hint};
 use crate::event;
+use crate::versions;
 
 const NAME: &CStr = c"~insitu_embed";
 const EVENTS: u32 = pg_sys::TRIGGER_TYPE_INSERT | pg_sys::TRIGGER_TYPE_UPDATE;
@@ -437,12 +438,7 @@ pub fn check_table(table: pg_sys::Oid, name: &CStr) {
 fn check_owner(table: pg_sys::Oid) {
     // SAFETY: reads the catalog.
     unsafe {
-        let user = pg_sys::GetUserId();
-        #[cfg(feature = "pg15")]
-        let owns = pg_sys::pg_class_ownercheck(table, user);
-        #[cfg(not(feature = "pg15"))]
-        let owns = pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, user);
-        if !owns {
+        if !versions::is_owned(pg_sys::RelationRelationId, table) {
             let name = pg_sys::get_rel_name(table);
             let result = pg_sys::AclResult::ACLCHECK_NOT_OWNER;
             pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_TABLE, name);

@@ -13,6 +13,8 @@ use std::ffi::CStr;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use crate::versions;
+
 /// The command's number: "insi".
 const COMMAND: pg_sys::ProgressCommandType::Type = 0x696e_7369;
 
@@ -130,10 +132,7 @@ fn embed_jobs() -> TableIterator<
     // transaction; entries are counted from 1.
     unsafe {
         for i in 1..=pg_sys::pgstat_fetch_stat_numbackends() {
-            #[cfg(feature = "pg15")]
-            let entry = pg_sys::pgstat_fetch_stat_local_beentry(i);
-            #[cfg(not(feature = "pg15"))]
-            let entry = pg_sys::pgstat_get_local_beentry_by_index(i);
+            let entry = versions::session(i);
             if entry.is_null() {
                 continue;
             }

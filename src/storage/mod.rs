@@ -24,6 +24,7 @@ use ann::page::{BODY_LEN, Block, Body, PageStore};
 use pgrx::pg_sys;
 
 use crate::allocator;
+use crate::versions;
 
 /// Tells pages of this extension from others.
 const PAGE_ID: u32 = 0x4953_5455; // "ISTU"
@@ -204,10 +205,7 @@ impl<'r> RelationPages<'r> {
         self.on_pause = || {
             // SAFETY: no lock is held when a pause is made.
             unsafe {
-                #[cfg(not(feature = "pg18"))]
-                pg_sys::vacuum_delay_point();
-                #[cfg(feature = "pg18")]
-                pg_sys::vacuum_delay_point(false);
+                versions::vacuum_delay_point();
             }
             allocator::check();
         };
@@ -244,12 +242,8 @@ impl<'r> RelationPages<'r> {
             // SAFETY: the relation is open; the server checks that the buffer
             // holds this page.
             unsafe {
-                #[cfg(feature = "pg15")]
-                let file = (*self.relation).rd_node;
-                #[cfg(not(feature = "pg15"))]
-                let file = (*self.relation).rd_locator;
-                if pg_sys::ReadRecentBuffer(file, self.fork, block, buffer) {
-                    count_hit(self.relation);
+                if versions::pin_recent(self.relation, self.fork, block, buffer) {
+                    versions::count_hit(self.relation);
                     return buffer;
                 }
             }
@@ -283,13 +277,7 @@ impl<'r> RelationPages<'r> {
     /// The number of the relation's file.
     fn file(&self) -> u32 {
         // SAFETY: the relation is open.
-        unsafe {
-            #[cfg(feature = "pg15")]
-            let number = (*self.relation).rd_node.relNode;
-            #[cfg(not(feature = "pg15"))]
-            let number = (*self.relation).rd_locator.relNumber;
-            number.to_u32()
-        }
+        unsafe { versions::file_number(self.relation) }
     }
 
     fn is_past_end(&self, block: Block) -> bool {
@@ -434,40 +422,11 @@ unsafe fn seems_to_have(buffer: pg_sys::Buffer, file: u32, block: Block) -> bool
     (file_there, fork, block_there) == (file, pg_sys::ForkNumber::MAIN_FORKNUM as u32, block)
 }
 
-/// Counts a page found in shared buffers in the statistics of a relation
-/// (pgstat_count_buffer_read and pgstat_count_buffer_hit).
-///
-/// # Safety
-///
-/// The relation is open.
-unsafe fn count_hit(relation: pg_sys::Relation) {
-    // SAFETY: the entry may be absent.
-    unsafe {
-        if let Some(info) = (*relation).pgstat_info.as_mut() {
-            #[cfg(feature = "pg15")]
-            let counts = &mut info.t_counts;
-            #[cfg(feature = "pg15")]
-            {
-                counts.t_blocks_fetched += 1;
-                counts.t_blocks_hit += 1;
-            }
-            #[cfg(not(feature = "pg15"))]
-            {
-                info.counts.blocks_fetched += 1;
-                info.counts.blocks_hit += 1;
-            }
-        }
-    }
-}
-
 /// Whether this server replays the log of another.
 pub fn is_standby() -> bool {
     // SAFETY: reads the server's state.
     unsafe { pg_sys::RecoveryInProgress() }
 }
-
-/// InvalidSubTransactionId of PostgreSQL's c.h.
-const INVALID_SUB_TRANSACTION: pg_sys::SubTransactionId = 0;
 
 /// Whether changes of the relation go to WAL (RelationNeedsWAL).
 ///
@@ -481,12 +440,7 @@ unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
         let permanent =
             (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
         let minimal = pg_sys::wal_level < pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32;
-        #[cfg(not(any(feature = "pg16", feature = "pg17", feature = "pg18")))]
-        let new_file = (*relation).rd_firstRelfilenodeSubid != INVALID_SUB_TRANSACTION;
-        #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-        let new_file = (*relation).rd_firstRelfilelocatorSubid != INVALID_SUB_TRANSACTION;
-        let created = (*relation).rd_createSubid != INVALID_SUB_TRANSACTION;
-        permanent && !(minimal && (created || new_file))
+        permanent && !(minimal && versions::has_new_file(relation))
     }
 }
 

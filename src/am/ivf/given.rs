@@ -20,11 +20,10 @@ use crate::errors::{notice, raise, raise_with_hint, warning};
 /// A table of centroids.
 struct Table {
     oid: pg_sys::Oid,
-    /// Its name, with a schema where it needs one.
+    /// Its name with its schema: from PostgreSQL 17 on, commands that build indexes look
+    /// names up in no schema but the server's.
     name: String,
     is_temporary: bool,
-    /// Its name with its schema.
-    full_name: String,
     /// Whether the option alone leads to it, whatever the search path is.
     is_named: bool,
 }
@@ -83,10 +82,13 @@ fn find(
                 (SELECT refobjid::pg_catalog.regclass FROM depends
                   ORDER BY is_own DESC LIMIT 1)) AS oid
                 FROM named n)
-            SELECT c.oid, c.oid::pg_catalog.regclass::pg_catalog.text,
-                   c.relpersistence OPERATOR(pg_catalog.=) 't',
-                   pg_catalog.concat(pg_catalog.quote_ident(n.nspname::pg_catalog.text), '.',
+            SELECT c.oid,
+                   pg_catalog.concat(CASE WHEN c.relpersistence OPERATOR(pg_catalog.=) 't'
+                                          THEN 'pg_temp'
+                                          ELSE pg_catalog.quote_ident(n.nspname::pg_catalog.text)
+                                     END, '.',
                                      pg_catalog.quote_ident(c.relname::pg_catalog.text)),
+                   c.relpersistence OPERATOR(pg_catalog.=) 't',
                    f.named IS NOT NULL
               FROM found f
               JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) f.oid
@@ -97,18 +99,16 @@ fn find(
     )?;
     let mut found = None;
     for row in rows {
-        if let (Some(oid), Some(name), Some(is_temporary), Some(full_name), Some(is_named)) = (
+        if let (Some(oid), Some(name), Some(is_temporary), Some(is_named)) = (
             row.get(1)?,
             row.get::<ServerText>(2)?,
             row.get(3)?,
-            row.get::<ServerText>(4)?,
-            row.get(5)?,
+            row.get(4)?,
         ) {
             found = Some(Table {
                 oid,
                 name: name.to_utf8(),
                 is_temporary,
-                full_name: full_name.to_utf8(),
                 is_named,
             });
         }
@@ -264,7 +264,7 @@ pub(super) unsafe fn centroids(
                         None,
                         Some(&format!(
                             "ALTER INDEX ... SET (centroids = '{}').",
-                            table.full_name
+                            table.name
                         )),
                     );
                 }
