@@ -6,6 +6,8 @@ use ann::ivf::layout::{MAX_LISTS, default_probes};
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use crate::am::counters::Width;
+
 /// What an index scan does when its first `hnsw.ef_search` rows are used up.
 #[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IterativeScan {
@@ -20,6 +22,17 @@ pub enum IterativeScan {
     StrictOrder,
 }
 
+impl IterativeScan {
+    /// As in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            IterativeScan::Off => "off",
+            IterativeScan::RelaxedOrder => "relaxed_order",
+            IterativeScan::StrictOrder => "strict_order",
+        }
+    }
+}
+
 /// Whether a scan of lists goes on when its first lists are used up.
 #[derive(PostgresGucEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IvfIterativeScan {
@@ -29,6 +42,16 @@ pub enum IvfIterativeScan {
     /// It takes further lists; later rows may be nearer than earlier ones.
     #[name = c"relaxed_order"]
     RelaxedOrder,
+}
+
+impl IvfIterativeScan {
+    /// As in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            IvfIterativeScan::Off => "off",
+            IvfIterativeScan::RelaxedOrder => "relaxed_order",
+        }
+    }
 }
 
 /// Where models run.
@@ -69,6 +92,15 @@ impl IvfSettings {
         }
     }
 
+    /// How far a scan of an index with so many lists goes.
+    pub fn width(&self, lists: u32) -> Width {
+        Width {
+            width: self.probes(lists),
+            setting: self.probes.get(),
+            iterative_scan: self.iterative_scan.get().name(),
+        }
+    }
+
     /// Lists that it takes in all.
     pub fn most_probes(&self, probes: u32) -> u32 {
         match self.iterative_scan.get() {
@@ -95,7 +127,7 @@ pub static EXECUTION_PROVIDER: GucSetting<ExecutionProvider> =
     GucSetting::<ExecutionProvider>::new(ExecutionProvider::Cpu);
 pub static THREADS: GucSetting<i32> = GucSetting::<i32>::new(1);
 
-/// Registers the settings.
+/// Registers the settings. EXPLAIN (SETTINGS) tells of those that searches depend on.
 pub fn init() {
     GucRegistry::define_int_guc(
         c"hnsw.ef_search",
@@ -105,7 +137,7 @@ pub fn init() {
         1,
         1000,
         GucContext::Userset,
-        GucFlags::default(),
+        GucFlags::EXPLAIN,
     );
     GucRegistry::define_enum_guc(
         c"hnsw.iterative_scan",
@@ -113,7 +145,7 @@ pub fn init() {
         c"off, relaxed_order or strict_order.",
         &ITERATIVE_SCAN,
         GucContext::Userset,
-        GucFlags::default(),
+        GucFlags::EXPLAIN,
     );
     GucRegistry::define_int_guc(
         c"hnsw.max_scan_tuples",
@@ -123,7 +155,7 @@ pub fn init() {
         1,
         i32::MAX,
         GucContext::Userset,
-        GucFlags::default(),
+        GucFlags::EXPLAIN,
     );
     GucRegistry::define_float_guc(
         c"hnsw.scan_mem_multiplier",
@@ -133,7 +165,7 @@ pub fn init() {
         1.0,
         1000.0,
         GucContext::Userset,
-        GucFlags::default(),
+        GucFlags::EXPLAIN,
     );
     let names = [
         (c"ivf.probes", c"ivf.iterative_scan", c"ivf.max_probes"),
@@ -157,7 +189,7 @@ pub fn init() {
             least,
             MAX_LISTS as i32,
             GucContext::Userset,
-            GucFlags::default(),
+            GucFlags::EXPLAIN,
         );
         GucRegistry::define_enum_guc(
             iterative_scan,
@@ -165,7 +197,7 @@ pub fn init() {
             c"off or relaxed_order.",
             &settings.iterative_scan,
             GucContext::Userset,
-            GucFlags::default(),
+            GucFlags::EXPLAIN,
         );
         GucRegistry::define_int_guc(
             max_probes,
@@ -175,7 +207,7 @@ pub fn init() {
             1,
             MAX_LISTS as i32,
             GucContext::Userset,
-            GucFlags::default(),
+            GucFlags::EXPLAIN,
         );
     }
     GucRegistry::define_string_guc(

@@ -1,7 +1,12 @@
 //! `insitu.explain_search`: what a search of an index does, and how long each
-//! step takes.
+//! step takes. Below it, what EXPLAIN tells of the searches of a query.
 
 #![allow(unsafe_code)]
+
+mod hooks;
+mod node;
+
+pub use hooks::init;
 
 use std::collections::BinaryHeap;
 use std::time::Instant;
@@ -9,8 +14,9 @@ use std::time::Instant;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use super::counters::Counters;
+use super::method::Method;
 use super::open::{self, RowContext};
-use super::{hnsw, ivf};
 use crate::encoding::{Text, shown_name};
 use crate::errors::{raise, raise_with_hint};
 use crate::security::run_as;
@@ -18,38 +24,6 @@ use crate::versions;
 
 /// One line of the report.
 type Line = (String, i64, i64, i64, i64, f64);
-
-/// What a search looked at so far.
-#[derive(Clone, Copy, Default)]
-pub struct Counters {
-    /// Vertices visited; in an index of lists, centroids and rows looked up.
-    pub visited: u64,
-    /// Neighbours whose distance was estimated or computed; in an index of lists,
-    /// centroids and rows whose distance was estimated.
-    pub estimated: u64,
-}
-
-/// How the searches of an access method are followed.
-struct Method {
-    /// The steps of `enter`, and the one that finds rows.
-    steps: ([&'static str; 2], &'static str),
-    /// Begins a search, and calls its argument after each of the steps.
-    enter: unsafe fn(pg_sys::IndexScanDesc, &mut dyn FnMut(Counters)),
-    /// What the search looked at so far.
-    counters: unsafe fn(pg_sys::IndexScanDesc) -> Counters,
-}
-
-const HNSW: Method = Method {
-    steps: (["prepare query", "descend to level 0"], "search level 0"),
-    enter: hnsw::scan::enter,
-    counters: hnsw::scan::counters,
-};
-
-const IVF: Method = Method {
-    steps: (["prepare query", "choose lists"], "search lists"),
-    enter: ivf::scan::enter,
-    counters: ivf::scan::counters,
-};
 
 /// The lines of the report, and where the last one ended.
 struct Report {
@@ -242,11 +216,10 @@ unsafe fn explain(
         pg_sys::index_rescan(scan, std::ptr::null_mut(), 0, &raw mut key, 1);
         let mut rows = Rows::new(heap, index, query);
 
-        let method = match &*open::method(index) {
-            "hnsw" => HNSW,
-            _ => IVF,
+        let Some(method) = Method::of(index) else {
+            unreachable!("the index is of an access method of ours");
         };
-        let counters = || (method.counters)(scan);
+        let counters = || (method.done)(scan).0.counters();
         let (first, search) = method.steps;
         let mut report = Report::new();
         let mut steps = first.into_iter();

@@ -2,9 +2,11 @@
 //! one file per family of callbacks, and beside them what they have alike.
 
 mod cost;
+pub mod counters;
 mod explain;
 mod hnsw;
 mod ivf;
+mod method;
 mod open;
 mod progress;
 mod routine;
@@ -13,8 +15,9 @@ mod scan;
 mod stats;
 mod verify;
 
-/// Registers the storage parameters.
+/// Registers the storage parameters, and what EXPLAIN asks.
 pub fn init() {
     hnsw::options::init();
     ivf::options::init();
+    explain::init();
 }

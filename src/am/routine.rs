@@ -4,6 +4,13 @@
 
 use pgrx::prelude::*;
 
+/// The callback that builds an index.
+pub type Ambuild = unsafe extern "C-unwind" fn(
+    pg_sys::Relation,
+    pg_sys::Relation,
+    *mut pg_sys::IndexInfo,
+) -> *mut pg_sys::IndexBuildResult;
+
 /// Accepts any operator class that the support functions make sense of; a
 /// build tells (`open::metric`).
 #[pg_guard]

@@ -5,17 +5,67 @@
 use ann::HeapTid;
 use pgrx::prelude::*;
 
+use super::counters::{Totals, Width};
 use super::open;
 use crate::errors::raise;
 use crate::versions;
 
-/// Makes the descriptor of a scan, with a state of the access method's own that
-/// belongs to the memory context of the scan and is dropped with it.
+/// A search of an access method.
+pub trait Search {
+    /// What it did so far, and why it ended: for the executor wants no more, unless there
+    /// were no more.
+    fn totals(&self) -> Totals;
+
+    /// How far it goes.
+    fn width(&self) -> Width;
+}
+
+/// The state of a scan, what `opaque` points to: the search under way, and what the ones
+/// before it did.
+pub struct State<S> {
+    /// `None` until the first row is asked for.
+    pub search: Option<S>,
+    past: Totals,
+    last_width: Option<Width>,
+}
+
+impl<S> Default for State<S> {
+    fn default() -> Self {
+        State {
+            search: None,
+            past: Totals::default(),
+            last_width: None,
+        }
+    }
+}
+
+impl<S: Search> State<S> {
+    /// Ends the search under way.
+    fn end(&mut self) {
+        (self.past, self.last_width) = self.done();
+        self.search = None;
+    }
+
+    /// What all searches did so far, and how far the last one went.
+    pub fn done(&self) -> (Totals, Option<Width>) {
+        let mut totals = self.past;
+        match &self.search {
+            Some(search) => {
+                totals += search.totals();
+                (totals, Some(search.width()))
+            }
+            None => (totals, self.last_width),
+        }
+    }
+}
+
+/// `ambeginscan`: makes the descriptor of a scan, with a [`State`] that belongs to the
+/// memory context of the scan and is dropped with it. The query comes with [`rescan`].
 ///
 /// # Safety
 ///
 /// `index` is open.
-pub unsafe fn begin<S: Default>(
+pub unsafe fn begin<S>(
     index: pg_sys::Relation,
     keys: i32,
     order_bys: i32,
@@ -27,7 +77,9 @@ pub unsafe fn begin<S: Default>(
         (*scan).xs_orderbyvals = pg_sys::palloc0(size_of::<pg_sys::Datum>()).cast();
         (*scan).xs_orderbynulls = pg_sys::palloc0(size_of::<bool>()).cast();
         let mut context = pgrx::PgMemoryContexts::CurrentMemoryContext;
-        (*scan).opaque = context.leak_and_drop_on_delete(S::default()).cast();
+        (*scan).opaque = context
+            .leak_and_drop_on_delete(State::<S>::default())
+            .cast();
         scan
     }
 }
@@ -36,22 +88,34 @@ pub unsafe fn begin<S: Default>(
 ///
 /// # Safety
 ///
-/// [`begin`] made the scan, with a state of this type, and nobody else uses it.
-pub unsafe fn state<'a, S>(scan: pg_sys::IndexScanDesc) -> &'a mut S {
+/// [`begin`] made the scan, with a search of this type, and nobody else uses it.
+pub unsafe fn state<'a, S>(scan: pg_sys::IndexScanDesc) -> &'a mut State<S> {
     // SAFETY: as the caller says.
-    unsafe { &mut *(*scan).opaque.cast::<S>() }
+    unsafe { &mut *(*scan).opaque.cast::<State<S>>() }
 }
 
-/// Keeps the query of a scan.
+/// `amendscan`: ends the search; the memory context frees the rest.
 ///
 /// # Safety
 ///
-/// `order_bys` are as many as the scan was begun with.
-pub unsafe fn set_query(
+/// As for [`state`].
+pub unsafe fn end<S: Search>(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: passed on.
+    unsafe { state::<S>(scan).end() }
+}
+
+/// `amrescan`: begins the scan anew with another query.
+///
+/// # Safety
+///
+/// As for [`state`]; `order_bys` are as many as the scan was begun with.
+pub unsafe fn rescan<S: Search>(
     scan: pg_sys::IndexScanDesc,
     order_bys: pg_sys::ScanKey,
     order_by_count: i32,
 ) {
+    // SAFETY: passed on.
+    unsafe { end::<S>(scan) }
     if !order_bys.is_null() && order_by_count > 0 {
         // SAFETY: as the caller says.
         unsafe { std::ptr::copy(order_bys, (*scan).orderByData, order_by_count as usize) }

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use ann::hnsw::Storage;
 
+use super::method::storage_name;
 use super::verify::check_owner;
 use super::{hnsw, ivf, open};
 use crate::errors::unwrap_index;
@@ -84,11 +85,7 @@ fn of_graph(pages: &RelationPages<'_>, name: &str) -> Statistics {
     let meta = unwrap_index(graph.meta(), name);
     let storage = graph.options().storage;
     Statistics {
-        storage: Some(match storage {
-            Storage::Plain => "plain",
-            Storage::Fused => "fused",
-            Storage::Sparse => "sparse",
-        }),
+        storage: Some(storage_name(storage)),
         blurred: (storage == Storage::Fused).then(|| meta.blurred().share()),
         ..Statistics::default()
     }

@@ -21,9 +21,12 @@ use lru::LruCache;
 use pgrx::prelude::*;
 
 use super::open::{self, Reader};
-use super::routine;
+use super::routine::{self, Ambuild};
 use crate::errors::{raise_index, unwrap_index, warning};
 use crate::storage::RelationPages;
+
+/// What tells that an index is of this access method.
+pub const AMBUILD: Ambuild = build::ambuild;
 
 /// The handler that `CREATE ACCESS METHOD hnsw` names.
 #[pg_extern(sql = "
@@ -32,7 +35,7 @@ CREATE FUNCTION hnswhandler(internal) RETURNS index_am_handler
 ")]
 fn hnswhandler(_fcinfo: pg_sys::FunctionCallInfo) -> PgBox<pg_sys::IndexAmRoutine> {
     let mut am = routine::ordering();
-    am.ambuild = Some(build::ambuild);
+    am.ambuild = Some(AMBUILD);
     am.ambuildempty = Some(build::ambuildempty);
     am.aminsert = Some(insert::aminsert);
     am.ambulkdelete = Some(vacuum::ambulkdelete);

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
 use crate::allocator;
-use crate::am::explain::Counters;
+use crate::am::counters::{Counters, Ended, Totals, Width};
 use crate::am::open::{self, RowContext};
 use crate::am::scan as common;
 use crate::errors::unwrap_index;
@@ -23,14 +23,8 @@ use crate::storage::{RelationPages, RowsAhead};
 /// What memory is asked for.
 const ROWS: &str = "the rows of a search";
 
-/// A scan under way: what `opaque` points to. It belongs to the memory context
-/// of the scan and is dropped with it.
-#[derive(Default)]
-struct State {
-    search: Option<Search>,
-}
-
-struct Search {
+/// A search under way.
+pub struct Search {
     scan: Scan<AnyQuery>,
     /// Rows are returned in the order of a lower bound of their distance, and
     /// the executor puts them into the exact order.
@@ -49,6 +43,15 @@ struct Search {
     visible: usize,
     ordered: Ordered,
     finished: bool,
+    /// Rounds so far, and rows returned.
+    rounds: u64,
+    row_count: u64,
+    /// Vertices visited on the way down to level 0.
+    above: u64,
+    /// Why there are no more rows than those that were found; `None` while there may be.
+    ended: Option<Ended>,
+    /// All of them were returned, and more were asked for.
+    is_used_up: bool,
 }
 
 /// Begins a scan; the query comes with `amrescan`.
@@ -59,7 +62,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     order_bys: i32,
 ) -> pg_sys::IndexScanDesc {
     // SAFETY: the caller gives an open index.
-    unsafe { common::begin::<State>(index, keys, order_bys) }
+    unsafe { common::begin::<Search>(index, keys, order_bys) }
 }
 
 /// Begins the scan anew with another query.
@@ -73,8 +76,7 @@ pub unsafe extern "C-unwind" fn amrescan(
 ) {
     // SAFETY: the arrays have the lengths that the scan was begun with.
     unsafe {
-        common::state::<State>(scan).search = None;
-        common::set_query(scan, order_bys, order_by_count);
+        common::rescan::<Search>(scan, order_bys, order_by_count);
     }
 }
 
@@ -82,7 +84,7 @@ pub unsafe extern "C-unwind" fn amrescan(
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: `ambeginscan` made the state.
-    unsafe { common::state::<State>(scan).search = None }
+    unsafe { common::end::<Search>(scan) }
 }
 
 /// The next row.
@@ -95,13 +97,14 @@ pub unsafe extern "C-unwind" fn amgettuple(
     // open; the state is not used by anybody else.
     unsafe {
         let index = (*scan).indexRelation;
-        let state = common::state::<State>(scan);
+        let state = common::state::<Search>(scan);
         let search = match &mut state.search {
             Some(search) => search,
             None => state.search.insert(begin(scan)),
         };
-        if search.rows.is_empty() && !search.finished {
-            search.finished = !search.may_go_on(scan);
+        if search.rows.is_empty() && !search.finished && !search.may_go_on(scan) {
+            search.finished = true;
+            search.ended.get_or_insert(Ended::Width);
         }
         if search.rows.is_empty() && !search.finished {
             let name = open::name(index);
@@ -109,8 +112,10 @@ pub unsafe extern "C-unwind" fn amgettuple(
             search.fill(&pages, &name);
         }
         let Some((bound, tid)) = search.rows.pop() else {
+            search.is_used_up = true;
             return false;
         };
+        search.row_count += 1;
         let upcoming = search.rows.iter().rev().map(|&(_, tid)| tid);
         search.ahead.advance((*scan).heapRelation, upcoming);
         if search.mode == IterativeScan::Off {
@@ -160,6 +165,11 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             visible: 0,
             ordered: Ordered::new(order, by_bound),
             finished: false,
+            rounds: 0,
+            row_count: 0,
+            above: 0,
+            ended: None,
+            is_used_up: false,
         }
     };
     // SAFETY: a search has no reference into the context, which is used here alone.
@@ -177,7 +187,7 @@ pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters))
     // SAFETY: as in `amgettuple`.
     unsafe {
         let search = begin(scan);
-        let search = common::state::<State>(scan).search.insert(search);
+        let search = common::state::<Search>(scan).search.insert(search);
         look(search.counters());
         let pages = RelationPages::new((*scan).indexRelation);
         let name = open::name((*scan).indexRelation);
@@ -187,16 +197,33 @@ pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters))
     }
 }
 
-/// What the search of a scan did so far.
-///
-/// # Safety
-///
-/// As for [`enter`].
-pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Counters {
-    // SAFETY: as in `amgettuple`.
-    let state = unsafe { common::state::<State>(scan) };
-    let search = state.search.as_ref();
-    search.map_or_else(Counters::default, Search::counters)
+/// How far a search goes with the present settings.
+pub fn width() -> Width {
+    Width {
+        width: EF_SEARCH.get() as u32,
+        setting: EF_SEARCH.get(),
+        iterative_scan: ITERATIVE_SCAN.get().name(),
+    }
+}
+
+impl common::Search for Search {
+    fn totals(&self) -> Totals {
+        let ended = self.ended.filter(|_| self.is_used_up);
+        Totals {
+            rounds: self.rounds,
+            vertices: self.counters(),
+            rows: self.row_count,
+            ..Totals::of_one(ended.unwrap_or(Ended::NotAsked))
+        }
+    }
+
+    fn width(&self) -> Width {
+        Width {
+            width: self.ef as u32,
+            setting: self.ef as i32,
+            iterative_scan: self.mode.name(),
+        }
+    }
 }
 
 impl Search {
@@ -211,10 +238,31 @@ impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
         let graph = open_index(pages, name);
+        if self.scan.is_new() {
+            unwrap_index(self.scan.enter(&graph), name);
+            self.above = self.scan.counters().visited;
+        }
         while self.rows.is_empty() && !self.finished {
-            let round = (self.ordered).next_round(&mut self.scan, &graph, self.ef, is_last);
+            let mut limit = None;
+            let round = (self.ordered).next_round(&mut self.scan, &graph, self.ef, |scan| {
+                limit = limit_of(scan);
+                limit.is_some()
+            });
             self.rows = unwrap_index(round, name);
+            self.rounds += 1;
             self.finished = self.ordered.is_finished();
+            if self.finished {
+                self.ended = Some(limit.unwrap_or(Ended::Everything));
+            }
+        }
+        if self.mode == IterativeScan::Off && self.rounds == 1 {
+            // It is not asked for more, whatever the limits; but there is no more where
+            // fewer were to be seen.
+            let seen = self.scan.counters().visited.saturating_sub(self.above);
+            self.ended = match seen < graph.search_extent(self.ef).ef as u64 {
+                true => Some(Ended::Everything),
+                false => Some(Ended::Width),
+            };
         }
         self.rows.reverse();
     }
@@ -242,10 +290,12 @@ impl Search {
     }
 }
 
-/// Whether a search has reached its limits.
-fn is_last(scan: &Scan<AnyQuery>) -> bool {
+/// The limit that a search has reached.
+fn limit_of(scan: &Scan<AnyQuery>) -> Option<Ended> {
     // SAFETY: reads a setting.
     let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
-    scan.counters().visited >= MAX_SCAN_TUPLES.get() as u64
-        || (scan.memory() as f64) >= work_mem * SCAN_MEM_MULTIPLIER.get()
+    if scan.counters().visited >= MAX_SCAN_TUPLES.get() as u64 {
+        return Some(Ended::Most);
+    }
+    ((scan.memory() as f64) >= work_mem * SCAN_MEM_MULTIPLIER.get()).then_some(Ended::Memory)
 }

@@ -23,9 +23,12 @@ use lru::LruCache;
 use pgrx::prelude::*;
 
 use super::open::{self, Reader};
-use super::routine;
+use super::routine::{self, Ambuild};
 use crate::errors::{raise_index, unwrap_index};
 use crate::storage::RelationPages;
+
+/// What tells that an index is of these access methods.
+pub const AMBUILD: Ambuild = build::ambuild;
 
 /// The handler that `CREATE ACCESS METHOD ivf` names.
 #[pg_extern(sql = "
@@ -49,7 +52,7 @@ fn handler(
     options: unsafe extern "C-unwind" fn(pg_sys::Datum, bool) -> *mut pg_sys::bytea,
 ) -> PgBox<pg_sys::IndexAmRoutine> {
     let mut am = routine::ordering();
-    am.ambuild = Some(build::ambuild);
+    am.ambuild = Some(AMBUILD);
     am.ambuildempty = Some(build::ambuildempty);
     am.aminsert = Some(insert::aminsert);
     am.ambulkdelete = Some(vacuum::ambulkdelete);

@@ -11,20 +11,15 @@ use ann::ivf::{Codec, Index, Scan};
 use pgrx::prelude::*;
 
 use super::{index as open_index, reader};
-use crate::am::explain::Counters;
+use crate::am::counters::{Counters, Ended, Totals, Width};
 use crate::am::open::{self, RowContext};
 use crate::am::scan as common;
 use crate::errors::unwrap_index;
 use crate::settings::{IVF, IVFFLAT, IvfSettings};
 use crate::storage::{RelationPages, RowsAhead};
 
-/// A scan under way. It belongs to the memory context of the scan.
-#[derive(Default)]
-struct State {
-    search: Option<Search>,
-}
-
-struct Search {
+/// A search under way.
+pub struct Search {
     scan: Scan,
     /// The next rows, on their way into memory.
     ahead: RowsAhead,
@@ -34,9 +29,14 @@ struct Search {
     /// the executor puts them into the exact order.
     by_bound: bool,
     /// Lists that are taken at a time.
-    probes: u32,
+    width: Width,
     /// Lists that are taken in all.
     most_probes: u32,
+    /// Times that lists were taken, and rows returned.
+    rounds: u64,
+    row_count: u64,
+    /// There are no more rows, and more were asked for.
+    is_used_up: bool,
 }
 
 /// The settings of an index's access method.
@@ -60,7 +60,7 @@ pub unsafe extern "C-unwind" fn ambeginscan(
     order_bys: i32,
 ) -> pg_sys::IndexScanDesc {
     // SAFETY: the caller gives an open index.
-    unsafe { common::begin::<State>(index, keys, order_bys) }
+    unsafe { common::begin::<Search>(index, keys, order_bys) }
 }
 
 /// Begins the scan anew with another query.
@@ -74,8 +74,7 @@ pub unsafe extern "C-unwind" fn amrescan(
 ) {
     // SAFETY: the arrays have the lengths that the scan was begun with.
     unsafe {
-        common::state::<State>(scan).search = None;
-        common::set_query(scan, order_bys, order_by_count);
+        common::rescan::<Search>(scan, order_bys, order_by_count);
     }
 }
 
@@ -83,7 +82,7 @@ pub unsafe extern "C-unwind" fn amrescan(
 #[pg_guard]
 pub unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: `ambeginscan` made the state.
-    unsafe { common::state::<State>(scan).search = None }
+    unsafe { common::end::<Search>(scan) }
 }
 
 /// The next row.
@@ -96,7 +95,7 @@ pub unsafe extern "C-unwind" fn amgettuple(
     // open; the state is not used by anybody else.
     unsafe {
         let relation = (*scan).indexRelation;
-        let state = common::state::<State>(scan);
+        let state = common::state::<Search>(scan);
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
         let search = match &mut state.search {
@@ -107,13 +106,15 @@ pub unsafe extern "C-unwind" fn amgettuple(
         loop {
             if let Some(row) = unwrap_index(search.scan.next_row(&index), &name) {
                 common::return_row(scan, row.tid, row.distance, search.by_bound);
+                search.row_count += 1;
                 let upcoming = search.scan.upcoming();
                 search.ahead.advance((*scan).heapRelation, upcoming);
                 return true;
             }
             let left = search.most_probes.saturating_sub(search.scan.taken());
-            let count = left.min(search.probes) as usize;
-            if count == 0 || !unwrap_index(search.scan.take_lists(&index, count), &name) {
+            let count = left.min(search.width.width) as usize;
+            if count == 0 || !unwrap_index(search.take_lists(&index, count), &name) {
+                search.is_used_up = true;
                 return false;
             }
         }
@@ -142,15 +143,18 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc, pages: &RelationPages<'_>) -> Searc
             is_exact: true,
         });
         let settings = settings(relation);
-        let probes = settings.probes(index.meta().lists);
+        let width = settings.width(index.meta().lists);
         Search {
             scan: Scan::new(codec.query(prepared), by_bound),
             ahead: RowsAhead::default(),
             codec: index.shared_codec().clone(),
             meta: *index.meta(),
             by_bound,
-            probes,
-            most_probes: settings.most_probes(probes),
+            width,
+            most_probes: settings.most_probes(width.width),
+            rounds: 0,
+            row_count: 0,
+            is_used_up: false,
         }
     };
     // SAFETY: a search has no reference into the context, which is used here alone.
@@ -171,33 +175,63 @@ pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters))
         let name = open::name(relation);
         let pages = RelationPages::new(relation);
         let search = begin(scan, &pages);
-        let search = common::state::<State>(scan).search.insert(search);
+        let search = common::state::<Search>(scan).search.insert(search);
         look(search.counters());
         let index = Index::open(&pages, search.codec.clone(), search.meta);
-        let taken = search.scan.take_lists(&index, search.probes as usize);
+        let taken = search.take_lists(&index, search.width.width as usize);
         unwrap_index(taken, &name);
         look(search.counters());
     }
 }
 
-/// What the search of a scan did so far.
-///
-/// # Safety
-///
-/// As for [`enter`].
-pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Counters {
-    // SAFETY: as in `amgettuple`.
-    let state = unsafe { common::state::<State>(scan) };
-    let search = state.search.as_ref();
-    search.map_or_else(Counters::default, Search::counters)
+impl Search {
+    fn take_lists(
+        &mut self,
+        index: &Index<'_, RelationPages<'_>, Arc<Codec>>,
+        count: usize,
+    ) -> Result<bool, ann::Error> {
+        let taken = self.scan.take_lists(index, count)?;
+        self.rounds += u64::from(taken);
+        Ok(taken)
+    }
+
+    fn counters(&self) -> Counters {
+        common::Search::totals(self).counters()
+    }
+
+    /// Why it ended.
+    fn ended(&self) -> Ended {
+        let taken = self.scan.taken();
+        if !self.is_used_up {
+            Ended::NotAsked
+        } else if taken < self.most_probes || taken >= self.meta.lists {
+            Ended::Everything
+        } else if taken > self.width.width {
+            Ended::Most
+        } else {
+            Ended::Width
+        }
+    }
 }
 
-impl Search {
-    fn counters(&self) -> Counters {
+impl common::Search for Search {
+    fn totals(&self) -> Totals {
         let (centroids, rows) = self.scan.counters();
-        Counters {
-            visited: centroids.refined + rows.refined,
-            estimated: centroids.estimated + rows.estimated,
+        let of = |counters: ann::ivf::stream::Counters| Counters {
+            visited: counters.refined,
+            estimated: counters.estimated,
+        };
+        Totals {
+            rounds: self.rounds,
+            lists: u64::from(self.scan.taken()),
+            centroids: of(centroids),
+            vertices: of(rows),
+            rows: self.row_count,
+            ..Totals::of_one(self.ended())
         }
+    }
+
+    fn width(&self) -> Width {
+        self.width
     }
 }

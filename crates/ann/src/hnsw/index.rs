@@ -99,7 +99,7 @@ impl<'s, S: PageStore, C: Codec> Index<'s, S, C> {
 
     /// How far a search for the nearest `ef` goes. Over exact distances, that is how the
     /// paper ends a search; estimates tell of more vertices, of which some are nearer.
-    pub(super) fn search_extent(&self, ef: usize) -> Extent {
+    pub fn search_extent(&self, ef: usize) -> Extent {
         search_extent(self.is_fused(), self.options.metric, ef)
     }
 
