@@ -217,6 +217,20 @@ def test_an_error_or_a_cancel_leaves_nothing_behind(items):
             assert len(told(explain(conn, NEAREST))) == 1
 
 
+def test_an_error_keeps_its_fields(items):
+    """Also one of a function within, and at the end of an EXPLAIN of an EXECUTE."""
+    conn = items()
+    conn.execute("ALTER TABLE items ADD CONSTRAINT few CHECK (id < 5000); PREPARE add(int8) AS INSERT INTO items VALUES ($1, NULL)")
+    for sql in ["INSERT INTO items VALUES (5000, NULL)", "EXECUTE add(5001)"]:
+        error = refused(conn, "23514", f"EXPLAIN ({OPTIONS}) {sql}")
+        assert (error.diag.constraint_name, error.diag.table_name, error.diag.source_function) == ("few", "items", "ExecConstraints")
+    conn.execute("""CREATE FUNCTION wrong() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN nothing FROM items; END'""")
+    error = refused(conn, "42703", f"EXPLAIN ({OPTIONS}) SELECT wrong()")
+    assert "nothing FROM items" in error.diag.internal_query
+    assert "wrong()" in error.diag.context and error.diag.internal_position
+    conn.execute("DEALLOCATE add; DROP FUNCTION wrong")
+
+
 @pytest.fixture(params=["insitu, auto_explain, pg_stat_statements", "pg_stat_statements, auto_explain, insitu"])
 def hooked(request, new_cluster):
     """A session of a server whose libraries' hooks are chained in one or the other order."""

@@ -82,8 +82,8 @@ mod later {
         }
     }
 
-    /// Called for each node, behind its own properties and before those below it.
-    #[pg_guard]
+    /// Called for each node, behind its own properties and before those below it. An ERROR
+    /// of another extension's hook passes it as it is.
     unsafe extern "C-unwind" fn explain_node(
         state: *mut pg_sys::PlanState,
         ancestors: *mut pg_sys::List,
@@ -91,13 +91,19 @@ mod later {
         plan_name: *const core::ffi::c_char,
         es: *mut pg_sys::ExplainState,
     ) {
-        // SAFETY: passed on; the server gives a node of a plan under way.
+        // SAFETY: passed on.
         unsafe {
             if let Some(&Some(next)) = NEXT.get() {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    next(state, ancestors, relationship, plan_name, es);
-                });
+                next(state, ancestors, relationship, plan_name, es);
             }
+            tell(state, es);
+        }
+    }
+
+    #[pg_guard]
+    unsafe extern "C-unwind" fn tell(state: *mut pg_sys::PlanState, es: *mut pg_sys::ExplainState) {
+        // SAFETY: the server gives a node of a plan under way.
+        unsafe {
             if is_wanted(es)
                 && let Some(node) = Node::of(state)
             {
@@ -114,6 +120,7 @@ mod earlier {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicPtr, Ordering};
 
+    use cee_scape::call_with_sigsetjmp;
     use pgrx::PgList;
     use pgrx::prelude::*;
 
@@ -154,16 +161,56 @@ mod earlier {
     /// statements pay.
     static EXPLAIN: AtomicPtr<pg_sys::ExplainState> = AtomicPtr::new(ptr::null_mut());
 
-    /// The server's own functions without pgrx's wrapper, which costs as much as much of
-    /// what they do for short queries.
+    /// The server's own functions without pgrx's wrappers. These cost about what ending a short
+    /// query does; and an ERROR, which they make a panic of, loses what does not fit into that,
+    /// such as the name of a constraint.
     mod unwrapped {
+        use core::ffi::{c_char, c_int};
+
         use pgrx::pg_sys;
 
         unsafe extern "C-unwind" {
+            pub fn pg_re_throw() -> !;
+            pub fn ExplainExecuteQuery(
+                statement: *mut pg_sys::ExecuteStmt,
+                into: *mut pg_sys::IntoClause,
+                es: *mut pg_sys::ExplainState,
+                text: *const c_char,
+                parameters: pg_sys::ParamListInfo,
+                environment: *mut pg_sys::QueryEnvironment,
+            );
+            #[cfg(feature = "pg17")]
+            pub fn standard_ExplainOneQuery(
+                query: *mut pg_sys::Query,
+                options: c_int,
+                into: *mut pg_sys::IntoClause,
+                es: *mut pg_sys::ExplainState,
+                text: *const c_char,
+                parameters: pg_sys::ParamListInfo,
+                environment: *mut pg_sys::QueryEnvironment,
+            );
+            #[cfg(not(feature = "pg17"))]
+            pub fn pg_plan_query(
+                query: *mut pg_sys::Query,
+                text: *const c_char,
+                options: c_int,
+                parameters: pg_sys::ParamListInfo,
+            ) -> *mut pg_sys::PlannedStmt;
+            #[cfg(not(feature = "pg17"))]
+            pub fn ExplainOnePlan(
+                plan: *mut pg_sys::PlannedStmt,
+                into: *mut pg_sys::IntoClause,
+                es: *mut pg_sys::ExplainState,
+                text: *const c_char,
+                parameters: pg_sys::ParamListInfo,
+                environment: *mut pg_sys::QueryEnvironment,
+                duration: *const pg_sys::instr_time,
+                usage: *const pg_sys::BufferUsage,
+            );
             pub fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
             pub fn standard_ProcessUtility(
                 statement: *mut pg_sys::PlannedStmt,
-                text: *const core::ffi::c_char,
+                text: *const c_char,
                 read_only: bool,
                 context: pg_sys::ProcessUtilityContext::Type,
                 parameters: pg_sys::ParamListInfo,
@@ -196,28 +243,36 @@ mod earlier {
         }
     }
 
-    /// An EXPLAIN under way, for as long as this lives; an ERROR drops it as well. There may
-    /// be others within: a function that the query calls may explain something.
-    struct UnderWay {
-        outer: *mut pg_sys::ExplainState,
-    }
-
-    impl UnderWay {
-        fn begin(es: *mut pg_sys::ExplainState) -> Self {
-            UnderWay {
-                outer: EXPLAIN.swap(es, Ordering::Relaxed),
+    /// Does what the server or another extension does, and notes meanwhile which EXPLAIN is
+    /// under way; there may be others within, as a function that the query calls may explain
+    /// something. An ERROR goes on as it was raised (PG_TRY and PG_FINALLY of elog.h).
+    ///
+    /// # Safety
+    ///
+    /// `work` holds nothing to drop, and does not panic.
+    unsafe fn under_way(es: *mut pg_sys::ExplainState, work: impl FnOnce()) {
+        let outer = EXPLAIN.swap(es, Ordering::Relaxed);
+        // SAFETY: the server's stack of handlers has this one for as long as `work` runs. An
+        // ERROR comes back here past frames of the server, and this closure's.
+        unsafe {
+            let handler = pg_sys::PG_exception_stack;
+            let context = pg_sys::error_context_stack;
+            let is_error = call_with_sigsetjmp(false, |buffer| {
+                pg_sys::PG_exception_stack = ptr::from_ref(buffer).cast_mut().cast();
+                work();
+                0
+            });
+            pg_sys::PG_exception_stack = handler;
+            pg_sys::error_context_stack = context;
+            EXPLAIN.store(outer, Ordering::Relaxed);
+            if is_error != 0 {
+                unwrapped::pg_re_throw();
             }
         }
     }
 
-    impl Drop for UnderWay {
-        fn drop(&mut self) {
-            EXPLAIN.store(self.outer, Ordering::Relaxed);
-        }
-    }
-
-    /// Explains one query, as the server or the hook before this one does.
-    #[pg_guard]
+    /// Explains one query, as the server or the hook before this one does. No guard, for the
+    /// sake of errors: see [`unwrapped`].
     unsafe extern "C-unwind" fn explain_one_query(
         query: *mut pg_sys::Query,
         options: i32,
@@ -227,28 +282,27 @@ mod earlier {
         parameters: pg_sys::ParamListInfo,
         environment: *mut pg_sys::QueryEnvironment,
     ) {
-        let _under_way = UnderWay::begin(es);
         // SAFETY: the server gives a query and what to explain it with, which are passed on.
         unsafe {
-            if let Some(execute) = led_here(query) {
-                pg_sys::ExplainExecuteQuery(execute, into, es, text, parameters, environment);
-            } else if let Some(next) = next().explain_one_query {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    next(query, options, into, es, text, parameters, environment);
-                });
-            } else {
-                default(query, options, into, es, text, parameters, environment);
-            }
+            under_way(es, || {
+                if let Some(execute) = led_here(query) {
+                    let explain = unwrapped::ExplainExecuteQuery;
+                    explain(execute, into, es, text, parameters, environment);
+                } else {
+                    let explain = next().explain_one_query.unwrap_or(default);
+                    explain(query, options, into, es, text, parameters, environment);
+                }
+            });
         }
     }
 
     #[cfg(feature = "pg17")]
-    use pgrx::pg_sys::standard_ExplainOneQuery as default;
+    use unwrapped::standard_ExplainOneQuery as default;
 
     /// What the server does where there is no hook (ExplainOneQuery in explain.c); from
     /// PostgreSQL 17 on, that is a function.
     #[cfg(not(feature = "pg17"))]
-    unsafe fn default(
+    unsafe extern "C-unwind" fn default(
         query: *mut pg_sys::Query,
         options: i32,
         into: *mut pg_sys::IntoClause,
@@ -261,7 +315,7 @@ mod earlier {
         unsafe {
             let before = pg_sys::pgBufferUsage;
             let started = std::time::Instant::now();
-            let plan = pg_sys::pg_plan_query(query, text, options, parameters);
+            let plan = unwrapped::pg_plan_query(query, text, options, parameters);
             let elapsed = started.elapsed();
             let mut duration = pg_sys::instr_time::default();
             #[cfg(feature = "pg15")]
@@ -281,7 +335,7 @@ mod earlier {
                 true => &raw const usage,
                 false => ptr::null(),
             };
-            pg_sys::ExplainOnePlan(
+            unwrapped::ExplainOnePlan(
                 plan,
                 into,
                 es,
