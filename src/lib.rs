@@ -42,6 +42,7 @@ pub extern "C-unwind" fn _PG_init() {
     allocator::init();
     settings::init();
     am::init();
+    versions::explain::init();
 }
 
 /// Raises an ERROR where the session has loaded pgvector's library: both define

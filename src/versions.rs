@@ -1,9 +1,12 @@
 //! What differs between the major versions of PostgreSQL that insitu is built for.
 //! Each function here has one meaning on all of them; its comment says since when
-//! the server spells it otherwise. No other file asks for a version. A new version is a
-//! feature in `Cargo.toml`, and what it changes, here.
+//! the server spells it otherwise. No other file asks for a version, but for that of
+//! EXPLAIN below this one. A new version is a feature in `Cargo.toml`, and what it changes,
+//! here.
 
 #![allow(unsafe_code)]
+
+pub mod explain;
 
 use pgrx::prelude::*;
 

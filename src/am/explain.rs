@@ -3,10 +3,9 @@
 
 #![allow(unsafe_code)]
 
-mod hooks;
 mod node;
 
-pub use hooks::init;
+pub use node::Node;
 
 use std::collections::BinaryHeap;
 use std::time::Instant;

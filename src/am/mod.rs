@@ -3,7 +3,7 @@
 
 mod cost;
 pub mod counters;
-mod explain;
+pub mod explain;
 mod hnsw;
 mod ivf;
 mod method;
@@ -15,9 +15,8 @@ mod scan;
 mod stats;
 mod verify;
 
-/// Registers the storage parameters, and what EXPLAIN asks.
+/// Registers the storage parameters.
 pub fn init() {
     hnsw::options::init();
     ivf::options::init();
-    explain::init();
 }

@@ -12,10 +12,10 @@ use std::fmt::Write;
 
 use pgrx::prelude::*;
 
-use super::hooks::source_of;
 use crate::am::counters::{Ended, Totals, Width};
 use crate::am::method::{About, Method};
 use crate::am::open;
+use crate::versions::explain::source_of;
 
 /// An index scan of a plan, whose index is open.
 pub struct Node {
@@ -60,13 +60,6 @@ impl Node {
                 scan: state.iss_ScanDesc,
             })
         }
-    }
-
-    /// The name of the index, as the server has it, for as long as this lives.
-    #[cfg(not(feature = "pg18"))]
-    pub fn index_name(&self) -> *const core::ffi::c_char {
-        // SAFETY: the index is open.
-        unsafe { (*(*self.index).rd_rel).relname.data.as_ptr() }
     }
 
     /// Writes what there is to tell. With ANALYZE, that is also what searches did.

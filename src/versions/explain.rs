@@ -1,4 +1,4 @@
-//! Where EXPLAIN asks for what [`super::node`] tells: what differs by version is here.
+//! Where EXPLAIN asks for what [`crate::am::explain::Node`] tells.
 //!
 //! PostgreSQL 18 asks at each node of a plan. Before, there is no such hook, and what is
 //! told of all nodes comes together, in the group `Vector Index Scans` behind the plan.
@@ -69,8 +69,8 @@ mod later {
 
     use pgrx::prelude::*;
 
-    use super::super::node::Node;
     use super::is_wanted;
+    use crate::am::explain::Node;
 
     static NEXT: OnceLock<pg_sys::explain_per_node_hook_type> = OnceLock::new();
 
@@ -124,8 +124,8 @@ mod earlier {
     use pgrx::PgList;
     use pgrx::prelude::*;
 
-    use super::super::node::Node;
     use super::is_wanted;
+    use crate::am::explain::Node;
 
     type ExplainOneQuery = unsafe extern "C-unwind" fn(
         *mut pg_sys::Query,
@@ -286,7 +286,7 @@ mod earlier {
         unsafe {
             under_way(es, || {
                 if let Some(execute) = led_here(query) {
-                    let explain = unwrapped::ExplainExecuteQuery;
+                    use unwrapped::ExplainExecuteQuery as explain;
                     explain(execute, into, es, text, parameters, environment);
                 } else {
                     let explain = next().explain_one_query.unwrap_or(default);
@@ -408,7 +408,7 @@ mod earlier {
     unsafe fn show_scan(state: *mut pg_sys::PlanState, node: Node, es: *mut pg_sys::ExplainState) {
         // SAFETY: a scan has a table; the plan was printed, so its tables have names.
         unsafe {
-            let index = node.index_name();
+            let index = pg_sys::get_rel_name((*(*state).plan.cast::<pg_sys::IndexScan>()).indexid);
             let table = (*state.cast::<pg_sys::IndexScanState>())
                 .ss
                 .ss_currentRelation;
