@@ -14,7 +14,7 @@ From a shell:
     cluster.py readable COMMAND...   a command alone
 
 For both, INSITU_MINILM and INSITU_ONNXRUNTIME name files that the server's account can read: copies where it
-can't reach the checkout, as in a home directory.
+can't reach the checkout, as in a home directory. So does PG_CONFIG where it is in the checkout.
 """
 
 import atexit
@@ -39,9 +39,9 @@ STOP_SECONDS = 120
 
 
 @functools.cache
-def pg_config(option):
-    """One answer of pg_config, such as pg_config("--bindir")."""
-    program = os.environ.get("PG_CONFIG") or "pg_config"
+def pg_config(option, program=None):
+    """One answer of pg_config, such as pg_config("--bindir"); of the program that PG_CONFIG names, or of another one."""
+    program = program or os.environ.get("PG_CONFIG") or "pg_config"
     return subprocess.run([program, option], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -84,7 +84,7 @@ def readable_path(path, directory):
             shutil.copy(path, copy)
         for entry in [copy.parent, copy, *copy.rglob("*")]:
             os.chown(entry, server_user().pw_uid, server_user().pw_gid)
-            os.chmod(entry, 0o755 if entry.is_dir() else 0o644)
+            os.chmod(entry, 0o755 if entry.is_dir() or os.access(entry, os.X_OK) else 0o644)
     return copy
 
 
@@ -129,10 +129,14 @@ class Cluster:
     path: a directory that keeps the cluster from one use to the next; by default a new one under /tmp.
     settings: postgresql.conf settings; read again at each start, so a test may change `cluster.settings`.
     environment: variables of the server's environment, beside those of ours that it has.
+    program: the pg_config of another PostgreSQL than PG_CONFIG's.
+    initdb: more options for initdb.
     """
 
-    def __init__(self, path=None, settings=None, name="insitu", environment=None):
+    def __init__(self, path=None, settings=None, name="insitu", environment=None, program=None, initdb=()):
         self.name = name
+        self.initdb_options = list(initdb)
+        self.bindir = pg_config("--bindir", program)
         self.environment = environment or {}
         self.settings = DEFAULT_SETTINGS | (settings or {})
         self._kept = path is not None
@@ -161,15 +165,10 @@ class Cluster:
         if self._postmaster():
             self._socket_dir = pathlib.Path(self._lock_file()[4])
             return
-        if not (self.data_dir / "PG_VERSION").exists():
-            self._initdb()
-        if self._socket_dir is None or not self._socket_dir.exists():
-            # A socket's path may have 107 bytes at most, so it never lives beside the data.
-            self._socket_dir = _private_directory(self.name)
-        self._write_settings()
+        self.create()
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                [f"{pg_config('--bindir')}/postgres", "-D", self.data_dir],
+                [f"{self.bindir}/postgres", "-D", self.data_dir],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._root,
                 start_new_session=True, **_as_server_user(self.environment))
         deadline = time.monotonic() + START_SECONDS
@@ -183,6 +182,27 @@ class Cluster:
                 raise TimeoutError(f"the server of cluster {self.name} is not ready after {START_SECONDS} s:\n"
                                    f"{self._log_tail()}")
             time.sleep(0.02)
+
+    def create(self):
+        """Makes the cluster, unless it is there, and writes its settings; starts nothing."""
+        if not (self.data_dir / "PG_VERSION").exists():
+            self._initdb()
+        if self._socket_dir is None or not self._socket_dir.exists():
+            # A socket's path may have 107 bytes at most, so it never lives beside the data.
+            self._socket_dir = _private_directory(self.name)
+        self._write_settings()
+
+    def upgrade(self, old):
+        """Takes over what another stopped cluster has, of an older version, with pg_upgrade; this one must be new."""
+        self.create()
+        done = subprocess.run(
+            [f"{self.bindir}/pg_upgrade", "-b", old.bindir, "-B", self.bindir, "-d", old.data_dir, "-D", self.data_dir,
+             "-U", "postgres", "-s", self._socket_dir, "-p", "5433", "-P", "5434"],
+            cwd=self._root, capture_output=True, text=True, **_as_server_user(self.environment))
+        if done.returncode != 0:
+            logs = "".join(path.read_text(errors="replace")[-4000:]
+                           for path in sorted(self._root.rglob("*")) if path.suffix in (".log", ".txt"))
+            raise RuntimeError(f"pg_upgrade to {self.bindir} failed:\n{done.stdout}{done.stderr}{logs}")
 
     def stop(self, mode="fast"):
         """Stops the server, as `pg_ctl stop -m smart|fast|immediate` does."""
@@ -235,7 +255,7 @@ class Cluster:
 
     def psql(self, sql_or_file, dbname="postgres", user="postgres"):
         """Runs SQL text, or a file of it, with psql; returns what it prints, unaligned and without headers."""
-        command = [f"{pg_config('--bindir')}/psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(dbname, user)]
+        command = [f"{self.bindir}/psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(dbname, user)]
         is_file = isinstance(sql_or_file, os.PathLike) or (
             "\n" not in sql_or_file and sql_or_file.endswith(".sql") and os.path.exists(sql_or_file))
         done = subprocess.run(command + ["-f", sql_or_file if is_file else "-"],
@@ -250,10 +270,10 @@ class Cluster:
 
     def standby(self, name):
         """A started hot standby that streams from this cluster, with a replication slot of its own."""
-        copy = Cluster(settings=self.settings, name=name)
+        copy = Cluster(settings=self.settings, name=name, program=f"{self.bindir}/pg_config")
         slot = re.sub(r"[^a-z0-9_]", "_", name.lower())
         done = subprocess.run(
-            [f"{pg_config('--bindir')}/pg_basebackup", "-D", copy.data_dir, "-R", "-X", "stream", "-c", "fast",
+            [f"{self.bindir}/pg_basebackup", "-D", copy.data_dir, "-R", "-X", "stream", "-c", "fast",
              "-C", "-S", slot, "--no-sync", "-d", self.dsn()],
             cwd=copy._root, capture_output=True, text=True, **_as_server_user())
         if done.returncode != 0:
@@ -267,8 +287,8 @@ class Cluster:
         if os.geteuid() == 0:
             os.chown(self._root, server_user().pw_uid, server_user().pw_gid)
         done = subprocess.run(
-            [f"{pg_config('--bindir')}/initdb", "-D", self.data_dir, "-A", "trust", "-U", "postgres",
-             "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"],
+            [f"{self.bindir}/initdb", "-D", self.data_dir, "-A", "trust", "-U", "postgres",
+             "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", *self.initdb_options],
             cwd=self._root, capture_output=True, text=True, **_as_server_user())
         if done.returncode != 0:
             raise RuntimeError(f"initdb in {self.data_dir} failed:\n{done.stdout}{done.stderr}")
@@ -359,6 +379,13 @@ def main():
         for name in ("INSITU_MINILM", "INSITU_ONNXRUNTIME"):
             if name in environment:
                 environment[name] = str(cluster.readable(environment[name]))
+        # So does a PostgreSQL that set-up has put into the checkout.
+        installed = pathlib.Path(__file__).resolve().parent.parent / "target" / "postgresql"
+        program = pathlib.Path(os.environ.get("PG_CONFIG") or "pg_config")
+        if installed in program.parents:
+            program = cluster.readable(installed) / program.relative_to(installed)
+            environment["PG_CONFIG"] = str(program)
+            cluster.bindir = pg_config("--bindir", str(program))
         if sys.argv[1] == "run":
             cluster.start()
             environment |= {"PGHOST": str(cluster._socket_dir), "PGPORT": "5432",

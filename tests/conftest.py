@@ -21,7 +21,20 @@ import corpus as package_corpus  # noqa: E402
 from checks import KINDS, Database  # noqa: E402
 from cluster import Cluster, server_can_reach  # noqa: E402
 
+# The tests of what servers of different versions do differently.
+CORE = {"test_crash", "test_ddl", "test_models", "test_pg_upgrade", "test_planner", "test_replica", "test_upgrade",
+        "test_upgrade_dump"}
 CRASH = re.compile(r".*(?:terminated by signal|PANIC: |TRAP: |inconsistent page found).*")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "core: what is run on every version of PostgreSQL (make test-core)")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in CORE:
+            item.add_marker("core")
 
 
 def _path_from_environment(name):
