@@ -18,5 +18,6 @@ import re, sys, zipfile
 with zipfile.ZipFile(sys.argv[1]) as wheel:
     wheel.extractall(sys.argv[3], [name for name in wheel.namelist() if re.fullmatch(sys.argv[2], name)])
 PYTHON
+    # shellcheck disable=SC2034 # for the caller
     unpacked=$work
 }
