@@ -74,7 +74,7 @@ def mydb(cluster, request):
                          ids=lambda page: page.stem)
 def test_examples_run(mydb, minilm, page):
     if page.stem == "from-pgvector":
-        with mydb.connect() as conn:
+        with mydb.cluster.connect(dbname=mydb.name) as conn:
             conn.execute("CREATE EXTENSION insitu")
             pretend_pgvector(conn)
     marked = blocks(page)
