@@ -2,28 +2,19 @@
 
 CREATE FUNCTION insitu.embed_row() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'embed_row_wrapper';
-COMMENT ON FUNCTION insitu.embed_row() IS 'the trigger function of insitu.auto_embed';
 
 CREATE FUNCTION insitu.auto_embed(target pg_catalog.regclass, text_column pg_catalog.name,
                                   vector_column pg_catalog.name, model pg_catalog.text) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'auto_embed_wrapper';
-COMMENT ON FUNCTION insitu.auto_embed(pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.text) IS
-    'has rows embedded when they are inserted without a vector, and when their text changes';
 
 CREATE FUNCTION insitu.drop_auto_embed(target pg_catalog.regclass, vector_column pg_catalog.name) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'drop_auto_embed_wrapper';
-COMMENT ON FUNCTION insitu.drop_auto_embed(pg_catalog.regclass, pg_catalog.name) IS 'undoes insitu.auto_embed';
 
 CREATE FUNCTION insitu.trigger_created() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'trigger_created_wrapper';
-COMMENT ON FUNCTION insitu.trigger_created() IS
-    'lets triggers of insitu.auto_embed go with their columns, also those out of a dump';
 CREATE EVENT TRIGGER insitu_trigger_created ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
     EXECUTE FUNCTION insitu.trigger_created();
 ALTER EVENT TRIGGER insitu_trigger_created ENABLE ALWAYS;
-
-COMMENT ON FUNCTION insitu.embedded_columns(pg_catalog.oid) IS
-    'numbers of the columns of texts and of vectors that a trigger of insitu.auto_embed refers to';
 
 -- A trigger of a partition belongs to that of its table. The model is the trigger's one argument, with a closing zero.
 CREATE VIEW insitu.auto_embeds AS
@@ -38,22 +29,16 @@ CREATE VIEW insitu.auto_embeds AS
         ON v.attrelid OPERATOR(pg_catalog.=) t.tgrelid AND v.attnum OPERATOR(pg_catalog.=) c.numbers[2]
      WHERE t.tgfoid OPERATOR(pg_catalog.=) 'insitu.embed_row()'::pg_catalog.regprocedure
        AND t.tgparentid OPERATOR(pg_catalog.=) 0::pg_catalog.oid;
-COMMENT ON VIEW insitu.auto_embeds IS 'columns that are kept embedded, and by which model';
 GRANT SELECT ON insitu.auto_embeds TO PUBLIC;
 
 CREATE PROCEDURE insitu.embed_table(target pg_catalog.regclass, text_column pg_catalog.name,
                                     vector_column pg_catalog.name, model pg_catalog.text,
                                     batch pg_catalog.int4 DEFAULT 1000)
     LANGUAGE c AS 'MODULE_PATHNAME', 'embed_table_wrapper';
-COMMENT ON PROCEDURE insitu.embed_table(pg_catalog.regclass, pg_catalog.name, pg_catalog.name, pg_catalog.text,
-                                        pg_catalog.int4) IS
-    'embeds the rows that have a text and no vector, in batches that are committed';
 
-COMMENT ON FUNCTION insitu.embed_jobs() IS 'sessions that are in insitu.embed_table; see the view insitu.embed_progress';
 CREATE VIEW insitu.embed_progress AS
     SELECT j.pid, j.relation::pg_catalog.regclass AS relation,
            pg_catalog.convert_from(j.model, pg_catalog.getdatabaseencoding()) AS model,
            j.rows_done, j.rows_total, j.started_at
       FROM insitu.embed_jobs() j;
-COMMENT ON VIEW insitu.embed_progress IS 'calls of insitu.embed_table that are at work';
 GRANT SELECT ON insitu.embed_progress TO PUBLIC;

@@ -9,7 +9,6 @@ CREATE FUNCTION insitu.role_in(cstring) RETURNS insitu.role
 CREATE FUNCTION insitu.role_out(insitu.role) RETURNS cstring
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'role_out_wrapper';
 CREATE TYPE insitu.role (INPUT = insitu.role_in, OUTPUT = insitu.role_out, LIKE = bigint);
-COMMENT ON TYPE insitu.role IS 'a role, or PUBLIC, that is dumped by its name';
 CREATE CAST (insitu.role AS bigint) WITHOUT FUNCTION AS IMPLICIT;
 CREATE CAST (bigint AS insitu.role) WITHOUT FUNCTION;
 CREATE FUNCTION insitu.role_to_regrole(insitu.role) RETURNS regrole
@@ -29,8 +28,6 @@ CREATE TABLE insitu.model_part (
 );
 -- Weights do not compress.
 ALTER TABLE insitu.model_part ALTER data SET STORAGE EXTERNAL;
-COMMENT ON TABLE insitu.model_part IS 'the files of models, in parts';
-COMMENT ON COLUMN insitu.model_part.file IS 'SHA-256 of the whole file';
 
 CREATE TABLE insitu.model (
     -- The name may change.
@@ -46,14 +43,12 @@ CREATE TABLE insitu.model (
     owner insitu.role NOT NULL,
     loaded_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-COMMENT ON TABLE insitu.model IS 'embedding models, one row each; see the view insitu.models';
 
 CREATE TABLE insitu.model_grant (
     model uuid,
     grantee insitu.role,
     PRIMARY KEY (model, grantee)
 );
-COMMENT ON TABLE insitu.model_grant IS 'roles that may use a model, beside its owner; see the view insitu.model_grants';
 
 SELECT pg_catalog.pg_extension_config_dump('insitu.model_part', '');
 SELECT pg_catalog.pg_extension_config_dump('insitu.model', '');
@@ -97,15 +92,12 @@ CREATE VIEW insitu.models AS
            settings OPERATOR(pg_catalog.->>) 'precision' AS precision,
            bytes, owner::regrole AS owner, loaded_at
       FROM insitu.model;
-COMMENT ON VIEW insitu.models IS 'embedding models that are loaded into this database';
 GRANT SELECT ON insitu.models TO PUBLIC;
 
 CREATE VIEW insitu.model_grants AS
     SELECT m.name AS model, g.grantee::regrole AS grantee
       FROM insitu.model_grant g JOIN insitu.model m ON m.id OPERATOR(pg_catalog.=) g.model
      WHERE g.grantee::bigint OPERATOR(pg_catalog.>=) 0;
-COMMENT ON VIEW insitu.model_grants IS
-    'roles that may use a model, beside its owner: "-" is PUBLIC, and a number a role that was dropped';
 GRANT SELECT ON insitu.model_grants TO PUBLIC;
 
 -- Loading a model runs code on its author's data: the administrator says who may.

@@ -250,7 +250,6 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION insitu.relation_altered() IS 'has the option centroids of indexes follow renames';
 CREATE EVENT TRIGGER insitu_relation_altered ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE')
     EXECUTE FUNCTION insitu.relation_altered();
@@ -259,7 +258,6 @@ ALTER EVENT TRIGGER insitu_relation_altered ENABLE ALWAYS;
 -- A client that creates the extension `vector` finds it where insitu is.
 CREATE FUNCTION insitu.extension_asked_for() RETURNS event_trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'extension_asked_for_wrapper';
-COMMENT ON FUNCTION insitu.extension_asked_for() IS 'has the extension vector there for clients that create it';
 CREATE EVENT TRIGGER insitu_extension_asked_for ON ddl_command_start WHEN TAG IN ('CREATE EXTENSION')
     EXECUTE FUNCTION insitu.extension_asked_for();
 ALTER EVENT TRIGGER insitu_extension_asked_for ENABLE ALWAYS;

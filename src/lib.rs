@@ -22,6 +22,7 @@ mod function;
 mod model;
 mod operators;
 mod raised;
+mod rounded;
 mod security;
 mod settings;
 mod storage;
@@ -105,4 +106,17 @@ extension_sql_file!(
     name = "embedding",
     requires = ["models", embed, embed_all, embedded_columns, embed_jobs]
 );
-extension_sql_file!("../sql/operators.sql", name = "operators", finalize);
+extension_sql_file!(
+    "../sql/operators.sql",
+    name = "operators",
+    requires = [
+        "types",
+        "models",
+        "embedding",
+        hnswhandler,
+        ivfhandler,
+        ivfflathandler,
+        tie_vector
+    ]
+);
+extension_sql_file!("../sql/comments.sql", name = "comments", finalize);

@@ -10,6 +10,7 @@ import re
 import subprocess
 import unicodedata
 
+import psycopg
 import pytest
 
 from checks import Database, pretend_pgvector
@@ -139,3 +140,143 @@ def test_pages_can_be_scanned(page):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+REFERENCE = ROOT / "docs/reference.md"
+MEMBERS = """
+    SELECT {} FROM pg_depend d JOIN {} o ON o.oid = d.objid {}
+     WHERE d.classid = '{}'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+       AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'insitu') {}"""
+
+
+def tables(heading):
+    """The rows of the tables under a heading of the reference, each a list of cells."""
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", REFERENCE.read_text(), re.MULTILINE | re.DOTALL)[1]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    cells = [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+    return [row for row in cells if not re.fullmatch(r"[-: ]+", row[0])][1:]
+
+
+def code(cell):
+    """What a cell has between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.fixture
+def catalog(database):
+    """Members of the extension: catalog(columns, table) are rows of one of the server's catalogs, o."""
+    with database.connect() as conn:
+        conn.execute("LOAD 'insitu'")
+
+        def members(columns, table, condition="", join=""):
+            return conn.execute(MEMBERS.format(columns, table, join, table, condition)).fetchall()
+
+        members.conn = conn
+        yield members
+
+
+def agree(said, are):
+    """Both ways: what the reference says beyond the catalog, and what it leaves out."""
+    said, are = set(said), set(are)
+    assert {"said, but not there": sorted(said - are), "there, but not said": sorted(are - said)} == {
+        "said, but not there": [], "there, but not said": []}
+
+
+def test_the_reference_has_every_function(catalog):
+    functions = {signature: result or "" for signature, result in catalog(
+        "CASE o.pronamespace WHEN 'insitu'::regnamespace THEN 'insitu.' ELSE '' END || o.proname"
+        " || '(' || pg_get_function_arguments(o.oid) || ')', pg_get_function_result(o.oid)", "pg_proc")}
+    public = {}
+    for heading in ["Functions of vectors", "Functions for models", "Functions for indexes"]:
+        for row in tables(heading):
+            public[code(row[0])[0]] = "".join(code(row[1]))
+    internal = {name for row in tables("Internal objects") for name in code(row[0]) if "(" in name}
+    assert public.keys() & internal == set()
+    agree(public.keys() | internal, functions)
+    assert public == {signature: functions[signature] for signature in public}
+    # psql says so, too.
+    comments = dict(catalog("CASE o.pronamespace WHEN 'insitu'::regnamespace THEN 'insitu.' ELSE '' END || o.proname"
+                            " || '(' || pg_get_function_arguments(o.oid) || ')', obj_description(o.oid)", "pg_proc"))
+    for_the_server = re.compile(r"internal: |I/O|implementation of ")
+    assert {name for name, comment in comments.items() if for_the_server.match(comment)} == internal
+
+
+def test_the_reference_has_every_type_operator_and_cast(catalog):
+    agree([code(row[0])[0] for row in tables("Types")],
+          [name for name, in catalog("o.typname", "pg_type", "AND o.typtype = 'b' AND o.typelem = 0"
+                                     " AND o.typnamespace <> 'insitu'::regnamespace")])
+    agree([(code(row[0])[0], kind) for row in tables("Operators") for kind in code(row[1])],
+          catalog("o.oprname::text, o.oprleft::regtype::text", "pg_operator"))
+    results = dict(catalog("DISTINCT o.oprname::text, CASE WHEN o.oprresult = o.oprleft THEN 'the same'"
+                           " ELSE o.oprresult::regtype::text END", "pg_operator"))
+    assert {code(row[0])[0]: row[2].strip("`") for row in tables("Operators")} == results
+    when = {"i": "implicit", "a": "in assignments", "e": "explicit"}
+    agree([(code(row[0])[0], code(row[1])[0], row[2]) for row in tables("Casts")],
+          [(source, target, when[context]) for source, target, context in catalog(
+              "castsource::regtype::text, casttarget::regtype::text, castcontext::text", "pg_cast")
+           if "insitu.role" not in (source, target)])
+
+
+def test_the_reference_has_every_method_and_operator_class(catalog):
+    agree([code(row[0])[0] for row in tables("Access methods")], [name for name, in catalog("o.amname::text", "pg_am")])
+    said = []
+    for row in tables("Operator classes"):
+        for method in row[2].split(", "):
+            said.append((code(row[0])[0], code(row[1])[0], code(method)[0], "default" in method, tuple(code(row[3]))))
+    are = catalog("o.opcname::text, o.opcintype::regtype::text, (SELECT amname::text FROM pg_am WHERE oid = o.opcmethod),"
+                  " o.opcdefault, (SELECT array_agg(p.oprname::text ORDER BY a.amopstrategy) FROM pg_amop a"
+                  " JOIN pg_operator p ON p.oid = a.amopopr WHERE a.amopfamily = o.opcfamily)", "pg_opclass")
+    agree(said, [(*row[:4], tuple(row[4])) for row in are])
+
+
+def test_the_reference_has_every_view_and_table(catalog):
+    columns, view = [], None
+    for row in tables("Views"):
+        view = (code(row[0]) or [view])[0]
+        columns.append((view, code(row[1])[0], code(row[2])[0]))
+    agree(columns, catalog("o.oid::regclass::text, a.name::text, a.type", "pg_class", "AND o.relkind = 'v'",
+                           "CROSS JOIN LATERAL (SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+                           " WHERE attrelid = o.oid AND attnum > 0) AS a (name, type)"))
+    internal = {name for row in tables("Internal objects") for name in code(row[0]) if "(" not in name}
+    agree(internal, [name for name, in catalog("o.oid::regclass::text", "pg_class", "AND o.relkind = 'r'")] + ["insitu.role"])
+
+
+def test_the_reference_has_every_setting(catalog):
+    said = {}
+    for name, default, values, who, *_ in tables("Settings"):
+        said[code(name)[0]] = (code(default)[0], tuple(code(values)), who)
+    are = {}
+    for name, kind, default, least, most, words_, context in catalog.conn.execute(
+            "SELECT name, vartype, boot_val, min_val, max_val, enumvals, context FROM pg_settings"
+            " WHERE name ~ '^(hnsw|ivf|ivfflat|insitu)\\.'"):
+        values = {"enum": tuple(words_ or ()), "bool": ("off", "on"), "string": ()}.get(kind, (least, most))
+        are[name] = (default, values, {"user": "everybody", "superuser": "superusers"}[context])
+    agree(said, are)
+    assert said == are
+
+
+def test_the_reference_has_every_index_option(catalog):
+    """The catalog has no list of them: the sources say which there are, errors which values they take."""
+    conn = catalog.conn
+    said = {(code(method)[0], code(option)[0]): (code(default), code(values)) for method, option, default, values, *_
+            in tables("Index options")}
+    sources = {method: (ROOT / f"src/am/{folder}/options.rs").read_text()
+               for method, folder in [("hnsw", "hnsw"), ("ivf", "ivf"), ("ivfflat", "ivf")]}
+    agree(said, [(method, option) for method, source in sources.items()
+                 for option in re.findall(r'add_\w+_reloption\(\s*kind,\s*c"(\w+)"', source)])
+    conn.execute("CREATE TABLE optioned (emb vector(3))")
+    for (method, option), (_, values) in said.items():
+        if not values:
+            continue
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as failure:
+            conn.execute(f"CREATE INDEX ON optioned USING {method} (emb vector_l2_ops) WITH ({option} = '-1')")
+        assert re.findall(r'"(\w+)"', failure.value.diag.message_detail) == values
+    conn.execute("DROP TABLE optioned")
+
+
+def test_every_object_has_a_comment(catalog):
+    """As psql shows it: \\df+, \\dv+, \\dt+, \\dT+, \\do, \\dA+, \\dn+."""
+    for table, kinds in [("pg_proc", ""), ("pg_class", "AND o.relkind IN ('r', 'v')"), ("pg_operator", ""), ("pg_am", ""),
+                         ("pg_type", "AND o.typtype = 'b' AND o.typelem = 0"), ("pg_namespace", "")]:
+        bare = f"{kinds} AND coalesce(obj_description(o.oid, '{table}'), '') = ''"
+        assert catalog("pg_describe_object(d.classid, d.objid, 0)", table, bare) == []

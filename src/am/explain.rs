@@ -18,6 +18,7 @@ use super::method::Method;
 use super::open::{self, RowContext};
 use crate::encoding::{Text, shown_name};
 use crate::errors::{raise, raise_with_hint};
+use crate::rounded::rounded;
 use crate::security::run_as;
 use crate::versions;
 
@@ -187,7 +188,10 @@ fn lines(
         let wanted = ("insitu.explain_search", &["hnsw", "ivf", "ivfflat"][..]);
         let (heap, index) = open::table_and_index(oid, lock, wanted, check_privilege);
         let query = query(&open::name(index), *(*index).rd_opcintype);
-        let lines = explain(heap, index, query, k as usize);
+        let mut lines = explain(heap, index, query, k as usize);
+        for line in &mut lines {
+            line.5 = rounded(line.5, 1);
+        }
         open::close(heap, index);
         lines
     }

@@ -12,6 +12,7 @@ use super::method::storage_name;
 use super::verify::check_owner;
 use super::{hnsw, ivf, open};
 use crate::errors::unwrap_index;
+use crate::rounded::rounded;
 use crate::storage::RelationPages;
 
 /// What is counted in an index; `None` where its access method has no such thing.
@@ -86,7 +87,7 @@ fn of_graph(pages: &RelationPages<'_>, name: &str) -> Statistics {
     let storage = graph.options().storage;
     Statistics {
         storage: Some(storage_name(storage)),
-        blurred: (storage == Storage::Fused).then(|| meta.blurred().share()),
+        blurred: (storage == Storage::Fused).then(|| rounded(meta.blurred().share(), 3)),
         ..Statistics::default()
     }
 }
@@ -100,7 +101,7 @@ fn of_lists(pages: &RelationPages<'_>, name: &str) -> Statistics {
         longest_list: Some(statistics.longest_list as i64),
         rows: Some(statistics.rows as i64),
         rows_when_built: Some(statistics.built_rows as i64),
-        drift: has_drift.then(|| statistics.spread / statistics.built_spread),
+        drift: has_drift.then(|| rounded(statistics.spread / statistics.built_spread, 3)),
         ..Statistics::default()
     }
 }

@@ -14,6 +14,7 @@ use crate::allocator;
 use crate::encoding::{Text, from_server, shown_name};
 use crate::errors::{raise, raise_with_hint};
 use crate::raised::unchanged;
+use crate::rounded::rounded;
 
 /// Texts of a sample, at most.
 const MOST_TEXTS: usize = 100_000;
@@ -83,15 +84,15 @@ fn evaluate_model(
     });
     TableIterator::once((
         texts.len() as i64,
-        compared.mean(),
-        compared.first_percentile(),
-        compared.recall,
+        compared.mean().map(|cosine| rounded(cosine, 5)),
+        compared.first_percentile().map(|cosine| rounded(cosine, 5)),
+        rounded(compared.recall, 4),
         ours.bytes,
         theirs.bytes,
-        ours.tokens_per_second,
-        theirs.tokens_per_second,
-        ours.milliseconds,
-        theirs.milliseconds,
+        rounded(ours.tokens_per_second, 0),
+        rounded(theirs.tokens_per_second, 0),
+        rounded(ours.milliseconds, 2),
+        rounded(theirs.milliseconds, 2),
     ))
 }
 
