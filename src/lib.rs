@@ -4,7 +4,7 @@
 //! This crate is the glue, the only code that knows PostgreSQL. The algorithms
 //! are in `crates/ann`, the models in `crates/encoder`.
 
-// Items that SQL calls are documented where users look: in the README.
+// Items that SQL calls are documented where users look: in docs/reference.md.
 #![allow(missing_docs)]
 
 use pgrx::prelude::*;
