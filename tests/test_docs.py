@@ -131,7 +131,7 @@ def paragraphs(path):
             yield lines
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_pages_can_be_scanned(page):
     assert [lines[0] for lines in paragraphs(page) if len(lines) > 5] == []
     assert [line for line in BLOCK.sub("", page.read_text()).splitlines()
