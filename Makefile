@@ -14,7 +14,7 @@ with-postgres:
 	@scripts/with-postgres.sh $(PG) make --no-print-directory PG= $(filter-out PG=%,$(MAKEOVERRIDES)) $(GOALS)
 else
 
-.PHONY: help setup build install install-compat demo test test-crates test-regress test-clusters test-core bench fmt lint clean
+.PHONY: help setup build install install-compat uninstall sql demo demo-begins test test-crates test-sql test-regress test-clusters test-core bench fmt lint clean
 .DEFAULT_GOAL := help
 
 ENV := scripts/env.sh
@@ -30,7 +30,7 @@ setup: ## install what building and testing need; does nothing the second time
 	@scripts/setup.sh
 
 build: setup ## build the extension, optimized
-	@$(ENV) sh -c 'cargo build --release --no-default-features --features "$$PG_FEATURE"'
+	@$(ENV) sh -c 'cargo build --release --target-dir target --no-default-features --features "$$PG_FEATURE"'
 
 install: setup ## build, and install into PG_CONFIG's PostgreSQL
 	@scripts/install.sh
@@ -38,13 +38,26 @@ install: setup ## build, and install into PG_CONFIG's PostgreSQL
 install-compat: ## install only the extension "vector" that stands for insitu (part of install)
 	@scripts/install.sh compat
 
-demo: install ## ask questions about Debian's packages (ROWS=3000, or all)
+uninstall: ## remove what install has put into PG_CONFIG's PostgreSQL
+	@scripts/install.sh uninstall
+
+sql: setup ## generate the installation script sql/insitu--VERSION.sql
+	@scripts/sql.sh
+
+demo: demo-begins install ## ask questions about Debian's packages (ROWS=3000, or all)
 	@$(PYTHON) demo/demo.py $(ROWS)
 
-test: test-crates test-regress test-clusters ## run every test
+demo-begins:
+	@if [ -e target/release/libinsitu.so ]; then echo "This takes about a minute: most is there already."; \
+	else echo "The first run takes about ten minutes on two cores, most of them for compiling; the next one a minute."; fi
+
+test: test-crates test-sql test-regress test-clusters ## run every test
 
 test-crates: setup ## unit and property tests of the crates, without a server
 	@$(ENV) cargo test -p ann -p encoder -p memory
+
+test-sql: setup ## the committed installation script is what the sources say
+	@scripts/sql.sh check
 
 test-regress: install ## SQL regression tests
 	@scripts/regress.sh

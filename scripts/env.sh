@@ -4,6 +4,7 @@
 #
 #   PG_CONFIG            the PostgreSQL to build for: as given, else the newest Debian one, else the one on PATH
 #   PG_FEATURE           the cargo feature that goes with it, such as pg15
+#   PGRX_PG_CONFIG_PATH  the same PostgreSQL, for pgrx, which needs no settings of its own then
 #   INSITU_ONNXRUNTIME   ONNX Runtime's shared library
 #   INSITU_MINILM        the model directory of all-MiniLM-L6-v2
 
@@ -20,12 +21,13 @@ if [ -n "$PG_CONFIG" ]; then
     PG_MAJOR=$("$PG_CONFIG" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
 fi
 PG_FEATURE=${PG_MAJOR:+pg$PG_MAJOR}
+PGRX_PG_CONFIG_PATH=$PG_CONFIG
 
 ONNXRUNTIME_VERSION=$(sed -nE 's/^onnxruntime==([0-9.]+).*/\1/p' scripts/wheels.txt)
 INSITU_ONNXRUNTIME=${INSITU_ONNXRUNTIME:-$PWD/target/runtime/libonnxruntime.so.$ONNXRUNTIME_VERSION}
 INSITU_MINILM=${INSITU_MINILM:-$PWD/target/models/all-MiniLM-L6-v2}
 PYTHONDONTWRITEBYTECODE=1
-export PATH PG_CONFIG PG_MAJOR PG_FEATURE INSITU_ONNXRUNTIME INSITU_MINILM PYTHONDONTWRITEBYTECODE
+export PATH PG_CONFIG PG_MAJOR PG_FEATURE PGRX_PG_CONFIG_PATH INSITU_ONNXRUNTIME INSITU_MINILM PYTHONDONTWRITEBYTECODE
 
 if [ "${BASH_SOURCE[0]}" = "$0" ] && [ $# -gt 0 ]; then
     exec "$@"

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Installs the extension, ONNX Runtime's library and its licences into PG_CONFIG's PostgreSQL, and beside them the
-# extension `vector` that stands for insitu, unless pgvector's is there; with the argument `compat`, the latter alone.
-# Asks sudo where the caller may not write there.
+# extension `vector` that stands for insitu, unless pgvector's is there. Asks sudo where the caller may not write there.
+#
+#   scripts/install.sh            all of it
+#   scripts/install.sh compat     the extension `vector` alone
+#   scripts/install.sh uninstall  removes all of it again
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 . "$(dirname "$0")/env.sh"
@@ -13,10 +16,13 @@ docdir=$("$PG_CONFIG" --docdir)/insitu
 sudo=()
 [ -w "$libdir" ] && [ -w "$extensiondir" ] || sudo=(sudo)
 
+# Whether the extension `vector` is there and is ours, not pgvector's.
+stands_for_insitu() { grep -qs 'stands for insitu' "$extensiondir/vector.control"; }
+
 # Installs the extension `vector`, unless pgvector's is there.
 install_vector() {
-    local control=$extensiondir/vector.control version
-    if [ -e "$control" ] && ! grep -q 'stands for insitu' "$control"; then
+    local version
+    if [ -e "$extensiondir/vector.control" ] && ! stands_for_insitu; then
         return 1
     fi
     "${sudo[@]}" install -m 644 compat/vector.control compat/vector--*.sql "$extensiondir"
@@ -27,6 +33,18 @@ install_vector() {
     done
 }
 
+if [ "${1:-}" = uninstall ]; then
+    files=("$libdir"/insitu.so "$libdir"/insitu-onnxruntime.so{,.sha256} "$extensiondir"/insitu.control "$extensiondir"/insitu--*.sql)
+    if stands_for_insitu; then
+        files+=("$extensiondir"/vector.control "$extensiondir"/vector--*.sql)
+    fi
+    "${sudo[@]}" rm -rf "${files[@]}" "$docdir"
+    echo "removed insitu from $libdir and $extensiondir"
+    echo "A database that still has the extension can't use it now. Where it is in session_preload_libraries or" \
+        "shared_preload_libraries, take it out: sessions and servers that can't load it can't begin."
+    exit
+fi
+
 if [ "${1:-}" = compat ]; then
     if ! install_vector; then
         echo "pgvector is installed in this PostgreSQL ($extensiondir/vector.control): its extension 'vector' stays as it is." >&2
@@ -36,17 +54,12 @@ if [ "${1:-}" = compat ]; then
     exit
 fi
 
-# A copy of what is to be installed, by its full path, so that a build that fails leaves the installed files in place.
-package=target/release/insitu-$PG_FEATURE
-rm -rf "$package"
-cargo pgrx package --no-default-features --features "$PG_FEATURE" --pg-config "$PG_CONFIG"
-# Functions of a pgvector that is taken over keep their identity (see sql/bootstrap.sql).
-sed -i -E 's/^CREATE +FUNCTION /CREATE OR REPLACE FUNCTION /' "$package$extensiondir"/insitu--*.sql
+cargo build --release --target-dir target --no-default-features --features "$PG_FEATURE"
 # Overwriting the library in place would crash a server that has it loaded; a file that another takes the place of stays as
 # it is for that. And there is no moment without one, in which sessions that load it when they begin would fail.
-"${sudo[@]}" install -m 755 "$package$libdir/insitu.so" "$libdir/insitu.so.new"
+"${sudo[@]}" install -m 755 target/release/libinsitu.so "$libdir/insitu.so.new"
 "${sudo[@]}" mv -f "$libdir/insitu.so.new" "$libdir/insitu.so"
-"${sudo[@]}" install -m 644 "$package$extensiondir"/insitu.control "$package$extensiondir"/insitu--*.sql "$extensiondir"
+"${sudo[@]}" install -m 644 insitu.control sql/insitu--*.sql "$extensiondir"
 # Under the project's own name: another program's ONNX Runtime may be of another version.
 # Put there as a whole, and without a record meanwhile: sessions check the one against the other.
 runtime=$libdir/insitu-onnxruntime.so

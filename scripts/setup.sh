@@ -9,13 +9,11 @@ set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
 with_lint=$([ "${1:-}" = lint ] && echo yes || echo no)
-# The binding generator's library and its command-line tool must be of one version.
-pgrx_version=$(sed -nE 's/^pgrx = .*"=([0-9.]+)".*/\1/p' Cargo.toml)
 rust_version=$(sed -nE 's/^rust-version = "([0-9.]+)"/\1/p' Cargo.toml)
 deny_version=0.20.2
 
 step=0
-steps=$([ "$with_lint" = yes ] && echo 8 || echo 7)
+steps=$([ "$with_lint" = yes ] && echo 7 || echo 6)
 say() { printf '[%d/%d] %s\n' "$step" "$steps" "$1"; }
 begin() { step=$((step + 1)); }
 fail() {
@@ -81,23 +79,6 @@ fi
 installed=$(sed -E 's/^cargo ([0-9.]+).*/\1/' <<<"$installed")
 at_least "$rust_version" "$installed" || fail "Rust $installed is too old, $rust_version is needed: rustup update stable"
 say "Rust: $installed"
-
-begin
-if [ "$(cargo pgrx --version 2>/dev/null)" = "cargo-pgrx $pgrx_version" ]; then
-    say "cargo-pgrx: $pgrx_version"
-else
-    say "cargo-pgrx: compiling $pgrx_version, a few minutes"
-    cargo install --locked "cargo-pgrx@$pgrx_version"
-fi
-# pgrx builds against the PostgreSQL that its own settings file names for the feature.
-pgrx_config=${PGRX_HOME:-$HOME/.pgrx}/config.toml
-recorded=$(sed -nE "s/^$PG_FEATURE *= *\"(.*)\"/\1/p" "$pgrx_config" 2>/dev/null || true)
-if [ -z "$recorded" ] || [ "$("$recorded" --includedir-server 2>/dev/null)" != "$("$PG_CONFIG" --includedir-server)" ]; then
-    # A later init forgets the other versions, so those that it knows are named again.
-    others=$(sed -nE "/^$PG_FEATURE /d; s/^(pg[0-9]+) *= *\"(.*)\"/--\1=\2/p" "$pgrx_config" 2>/dev/null || true)
-    # shellcheck disable=SC2086 # one option a word
-    cargo pgrx init "--$PG_FEATURE=$PG_CONFIG" $others
-fi
 
 begin
 venv=target/venv

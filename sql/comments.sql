@@ -126,6 +126,9 @@ COMMENT ON FUNCTION insitu.explain_search(regclass, anyelement, integer) IS
 COMMENT ON FUNCTION insitu.explain_search(regclass, text, integer) IS
     'searches an index for the k nearest rows to a vector that is given as text, and tells what each step did';
 
+COMMENT ON FUNCTION insitu.version() IS
+    'versions of the extension, its library, the server and ONNX Runtime, and what the processor and models can use';
+
 COMMENT ON FUNCTION insitu.trigger_created() IS
     'internal: lets triggers of insitu.auto_embed go with their columns, also those out of a dump';
 COMMENT ON FUNCTION insitu.relation_altered() IS 'internal: has the option centroids of indexes follow renames';

@@ -14,6 +14,7 @@ compile_error!("insitu needs panic = \"unwind\": PostgreSQL's errors unwind thro
 
 mod allocator;
 mod am;
+mod earlier;
 mod embedding;
 mod encoding;
 mod errors;
@@ -22,6 +23,7 @@ mod function;
 mod model;
 mod operators;
 mod raised;
+mod release;
 mod rounded;
 mod security;
 mod settings;
@@ -40,6 +42,8 @@ pgrx::pg_module_magic!(name, version);
 pub extern "C-unwind" fn _PG_init() {
     errors::keep_backtraces_out();
     refuse_beside_pgvector();
+    // Before anything that stays: the library comes again after an ERROR.
+    release::look_when_loaded();
     allocator::init();
     settings::init();
     am::init();

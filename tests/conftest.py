@@ -19,11 +19,13 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "demo")]
 
 import corpus as package_corpus  # noqa: E402
 from checks import KINDS, Database  # noqa: E402
-from cluster import Cluster, server_can_reach  # noqa: E402
+from cluster import Cluster, pg_config, server_can_reach  # noqa: E402
 
 # The tests of what servers of different versions do differently.
 CORE = {"test_crash", "test_ddl", "test_models", "test_pg_upgrade", "test_planner", "test_replica", "test_upgrade",
         "test_upgrade_dump"}
+# The earlier versions that an update is tested from.
+EARLIER = ["0.1.0"]
 CRASH = re.compile(r".*(?:terminated by signal|PANIC: |TRAP: |inconsistent page found).*")
 
 
@@ -155,6 +157,20 @@ def corpus(cluster, template_minilm, request):
 
     with _new_database(cluster, template_minilm, "corpus_embedding") as database:
         return package_corpus.embedded(database, say)
+
+
+@pytest.fixture(scope="session")
+def earlier_scripts():
+    """CREATE EXTENSION insitu VERSION … knows earlier versions, whose scripts are put beside the installed ones meanwhile."""
+    extensions = pathlib.Path(pg_config("--sharedir")) / "extension"
+    if not os.access(extensions, os.W_OK):
+        pytest.skip(f"the installation scripts of earlier versions can't be put into {extensions}")
+    put = [extensions / f"insitu--{version}.sql" for version in EARLIER]
+    for script in put:
+        shutil.copy(ROOT / "tests" / "data" / script.name, script)
+    yield
+    for script in put:
+        script.unlink()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The extension `vector` is installed beside insitu, but never over pgvector's."""
+"""The extension `vector` is installed beside insitu, but never over pgvector's, and removed with it."""
 
 import os
 import pathlib
@@ -23,8 +23,8 @@ def postgresql(tmp_path):
     return directory, os.environ | {"PG_CONFIG": str(pg_config)}
 
 
-def install(environment):
-    return subprocess.run([ROOT / "scripts" / "install.sh", "compat"], env=environment, capture_output=True, text=True)
+def install(environment, what="compat"):
+    return subprocess.run([ROOT / "scripts" / "install.sh", what], env=environment, capture_output=True, text=True)
 
 
 def test_where_no_pgvector_is(postgresql):
@@ -43,3 +43,24 @@ def test_where_pgvector_is(postgresql):
     assert done.returncode == 1 and "stays as it is" in done.stderr
     assert [path.name for path in directory.iterdir()] == ["vector.control"]
     assert (directory / "vector.control").read_text() == PGVECTOR
+
+
+@pytest.mark.parametrize("is_pgvector", [False, True])
+def test_uninstalling(postgresql, tmp_path, is_pgvector):
+    directory, environment = postgresql
+    if is_pgvector:
+        (directory / "vector.control").write_text(PGVECTOR)
+        (directory / "vector--0.8.6.sql").write_text("")
+    else:
+        assert install(environment).returncode == 0
+    others = [tmp_path / "lib" / "other.so", directory / "other.control"]
+    ours = [tmp_path / "lib" / name for name in ["insitu.so", "insitu-onnxruntime.so", "insitu-onnxruntime.so.sha256"]]
+    ours += [directory / name for name in ["insitu.control", "insitu--0.2.0.sql", "insitu--0.1.0--0.2.0.sql"]]
+    for path in others + ours:
+        path.write_text("")
+    (tmp_path / "lib" / "insitu").mkdir()
+    for _ in range(2):
+        done = install(environment, "uninstall")
+        assert (done.returncode, done.stderr) == (0, "")
+        kept = {path.name for path in [*directory.iterdir(), *(tmp_path / "lib").iterdir()]}
+        assert kept == {"other.so", "other.control"} | ({"vector.control", "vector--0.8.6.sql"} if is_pgvector else set())

@@ -118,6 +118,29 @@ def test_taking_the_place_of_pgvector(cluster, trapped):
         run("SELECT insitu.verify_index('public.items_emb')")
 
 
+def test_updating_the_extension(cluster, earlier_scripts, traps, mallory):
+    with cluster.connect() as conn:
+        conn.execute(f"CREATE DATABASE trapped OWNER {mallory}")
+    try:
+        with cluster.connect(dbname="trapped") as conn:
+            conn.execute("CREATE EXTENSION insitu VERSION '0.1.0'")
+            conn.execute("INSERT INTO insitu.model (name, sha256, settings, bytes, owner) VALUES ('tiny', '', '{}', 2, 'mallory')")
+            conn.execute("INSERT INTO insitu.model_part VALUES ('tiny', 'graph', 0, 'a'), ('tiny', 'tokenizer', 0, 'b')")
+            conn.execute("INSERT INTO insitu.model_grant VALUES ('tiny', 'mallory')")
+            conn.execute("CREATE TABLE docs (body text, emb vector(2));"
+                         "CREATE TRIGGER insitu_embed_0_insert BEFORE INSERT ON docs FOR EACH ROW"
+                         " EXECUTE FUNCTION insitu.embed_row('body', 'emb', 'tiny')")
+        with cluster.connect(dbname="trapped", user=mallory) as conn:
+            conn.execute(";\n".join(traps[0]))
+        with untouched(cluster) as run:
+            run("ALTER EXTENSION insitu UPDATE")
+            assert run("SELECT count(*)::pg_catalog.int4 FROM insitu.model_part").fetchone() == (2,)
+            assert run("SELECT vector_column::pg_catalog.text FROM insitu.auto_embeds").fetchone() == ("emb",)
+    finally:
+        with cluster.connect() as conn:
+            conn.execute("DROP DATABASE trapped (FORCE)")
+
+
 @pytest.fixture
 def directory(minilm, server_dir):
     tiny_models.write_bert(minilm, server_dir / "tiny")
@@ -144,6 +167,7 @@ def test_calling_functions_procedures_and_triggers(cluster, traps, trapped, dire
         ("SELECT insitu.quantize_model('tiny', 'small', 'int8')", []),
         ("SELECT * FROM insitu.evaluate_model('small', 'tiny', 'SELECT body FROM public.docs')", []),
         ("TABLE insitu.models", []),
+        ("SELECT * FROM insitu.version()", []),
         ("SELECT insitu.embed('tiny', 'river')", []),
         ("SELECT insitu.embed('tiny', ARRAY['river', NULL]::pg_catalog.text[])", []),
         ("SELECT insitu.embed_query('tiny', 'river')", []),

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 use crate::encoding::shown_name;
 use crate::errors::{raise, raise_with_hint};
+use crate::release;
 use crate::types::dense::{Component, Dense};
 use crate::types::{Bits, HalfVector, Sparse, Vector};
 use crate::versions;
@@ -201,6 +202,7 @@ impl Reader {
     ///
     /// `index` is an open index of this extension's.
     pub unsafe fn new(index: pg_sys::Relation, dimension: u32) -> Self {
+        release::check();
         // SAFETY: the server tells the name of a type, perhaps with a schema.
         let name = unsafe {
             match column_type(index) {

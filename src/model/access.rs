@@ -84,6 +84,12 @@ fn is_restore() -> bool {
     }
 }
 
+/// Whether the current role may see the settings that are hidden from others.
+pub fn may_see_settings() -> bool {
+    let reader = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_SETTINGS);
+    has_privileges_of(current_user(), reader)
+}
+
 /// Raises an ERROR unless the current role may read files of the server.
 pub fn check_server_files() {
     let reader = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_SERVER_FILES);

@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::ops::ControlFlow;
 
 use ::memory::check_available;
@@ -19,12 +20,13 @@ use encoder::{CompiledModel, Settings, file_sha256};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 
-use super::role;
 use super::scan::{self, Key, Row};
 use super::session;
+use super::{earlier, role};
 use crate::allocator;
 use crate::encoding::argument;
 use crate::errors::{raise, raise_with_hint};
+use crate::release;
 use crate::security::run_as;
 
 /// Files are kept in parts of so many bytes: a single value of `bytea` could
@@ -37,10 +39,10 @@ const PARTS: &str = "the bytes of a model";
 /// A model's row, without its bytes.
 pub struct Model {
     /// Stays when the name changes.
-    id: pgrx::Uuid,
+    pub id: pgrx::Uuid,
     pub sha256: String,
     /// JSON, which somebody may have edited.
-    settings: String,
+    pub settings: String,
     pub graph: StoredFile,
     pub tokenizer: StoredFile,
     /// Of graph and tokenizer.
@@ -57,6 +59,19 @@ pub struct StoredFile {
     pub sha256: String,
     /// They count from 1.
     parts: i32,
+    /// Where version 0.1.0 kept it; then it has no SHA-256 of its own.
+    earlier: Option<earlier::File>,
+}
+
+impl StoredFile {
+    /// A file of version 0.1.0.
+    pub fn earlier(file: earlier::File) -> Self {
+        StoredFile {
+            sha256: String::new(),
+            parts: 0,
+            earlier: Some(file),
+        }
+    }
 }
 
 impl Model {
@@ -114,14 +129,15 @@ pub fn announce_change() {
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(model_table()) };
 }
 
-/// Raises an ERROR where nothing can be written, on a standby and in a transaction
-/// that only reads, before a long computation is in vain.
-pub fn check_writable(function: &core::ffi::CStr) {
+/// Raises an ERROR where nothing can be written, on a standby, in a transaction that only
+/// reads, and to the tables of another version of the extension, before a long computation is in vain.
+pub fn check_writable(function: &CStr) {
     // SAFETY: reads the state of the session; the server copies the name.
     unsafe {
         pg_sys::PreventCommandDuringRecovery(function.as_ptr());
         pg_sys::PreventCommandIfReadOnly(function.as_ptr());
     }
+    release::check_same();
 }
 
 /// Keeps others from loading, dropping or (unless it is `shared`) granting a model of
@@ -179,6 +195,9 @@ fn run(query: &str, arguments: &[DatumWithOid<'_>]) -> usize {
 
 /// The model of this name, if there is one.
 pub fn find(name: &str) -> Option<Model> {
+    if earlier::is_in_use() {
+        return earlier::find(name);
+    }
     let mut model = scan::rows(
         c"model",
         c"model_pkey",
@@ -208,10 +227,12 @@ fn from_row(row: &Row) -> Model {
         graph: StoredFile {
             sha256: text(c"graph"),
             parts: number(c"graph_parts"),
+            earlier: None,
         },
         tokenizer: StoredFile {
             sha256: text(c"tokenizer"),
             parts: number(c"tokenizer_parts"),
+            earlier: None,
         },
         bytes: row.get(c"bytes").unwrap_or(0),
         owner: row.get(c"owner").and_then(role::oid),
@@ -231,24 +252,30 @@ pub fn all_sha256() -> HashSet<String> {
 
 /// The bytes of a file, or the number of a part that is missing.
 pub fn read_file(file: &StoredFile) -> Result<Vec<u8>, i32> {
+    if let Some(earlier) = &file.earlier {
+        return earlier::read_file(earlier);
+    }
     let mut bytes = Vec::new();
     for part in 1..=file.parts {
-        pgrx::check_for_interrupts!();
-        allocator::check();
-        // The server reads it once more.
-        allocator::unwrap(check_available(3 * PART_LEN, PARTS));
-        // One part at a time, so that the file is in memory only once.
         let keys = [
             (c"file", Key::Text(&file.sha256)),
             (c"part", Key::Integer(part)),
         ];
-        scan::rows(c"model_part", c"model_part_pkey", &keys, |row| {
-            row.append_bytes(c"data", &mut bytes);
-            ControlFlow::Break(())
-        })
-        .ok_or(part)?;
+        append_part(c"model_part_pkey", &keys, &mut bytes).ok_or(part)?;
     }
     Ok(bytes)
+}
+
+/// Appends one part of a file, so that the file is in memory only once.
+pub fn append_part(index: &CStr, keys: &[(&CStr, Key<'_>)], bytes: &mut Vec<u8>) -> Option<()> {
+    pgrx::check_for_interrupts!();
+    allocator::check();
+    // The server reads it once more.
+    allocator::unwrap(check_available(3 * PART_LEN, PARTS));
+    scan::rows(c"model_part", index, keys, |row| {
+        row.append_bytes(c"data", bytes);
+        ControlFlow::Break(())
+    })
 }
 
 /// Stores a file, unless it is there; parts of it that are damaged are mended. The

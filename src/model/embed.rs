@@ -27,7 +27,7 @@ const MOST_BYTES: usize = 0x3fff_ffff - (1 << 20);
 const SURELY_FIT: usize = MOST_BYTES / (8 + 4 * encoder::MAX_DIMENSION);
 
 /// The embedding of a text. In ANALYZE, NULL.
-#[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
+#[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000, requires = ["types"])]
 fn embed(model: Text<'_>, input: Text<'_>) -> Option<OwnedVector> {
     if analyze::is_running() {
         return None;
@@ -38,7 +38,7 @@ fn embed(model: Text<'_>, input: Text<'_>) -> Option<OwnedVector> {
 
 /// The embedding of a query. It is that of the text, unless the model wants other
 /// prefixes before queries than before passages.
-#[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000)]
+#[pg_extern(schema = "insitu", immutable, strict, parallel_safe, cost = 20000, requires = ["types"])]
 fn embed_query(model: Text<'_>, input: Text<'_>) -> Option<OwnedVector> {
     if analyze::is_running() {
         return None;

@@ -6,13 +6,14 @@
 //! is what queries call. `quantize` makes smaller models of loaded ones, and
 //! `evaluate` tells what they keep. `memory` gives back what loading a model
 //! and long calls leave behind; `transaction` says when one ends, and `analyze` where
-//! no model is to run.
+//! no model is to run. `earlier` reads the tables of version 0.1.0.
 
 mod access;
 mod analyze;
 mod catalog;
 mod chunk;
 mod dependents;
+mod earlier;
 mod embed;
 mod evaluate;
 mod load;
@@ -28,6 +29,8 @@ use std::path::Path;
 
 use encoder::ErrorKind;
 use pgrx::prelude::*;
+
+pub use session::runtime_report;
 
 use crate::errors::{bounded, quoted_bytes, raise, raise_with_hint};
 

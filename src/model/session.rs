@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -23,9 +23,10 @@ use lru::LruCache;
 use pgrx::prelude::*;
 
 use super::catalog::StoredFile;
-use super::{access, catalog, memory, transaction, unwrap_model};
+use super::{access, catalog, memory, message_of, transaction, unwrap_model};
 use crate::allocator;
-use crate::errors::{notice, raise_with_detail_and_hint, raise_with_hint};
+use crate::errors::{notice, quoted_bytes, raise_with_detail_and_hint, raise_with_hint};
+use crate::release;
 use crate::settings::{EXECUTION_PROVIDER, ExecutionProvider, ONNXRUNTIME_PATH, THREADS};
 use crate::threads;
 
@@ -201,8 +202,8 @@ pub fn interrupted() -> bool {
     }
 }
 
-/// Loads ONNX Runtime, once in a session.
-fn load_runtime() {
+/// The file that the setting names as ONNX Runtime's library.
+fn runtime_path() -> PathBuf {
     let setting = ONNXRUNTIME_PATH.get().unwrap_or_default();
     // SAFETY: the server's library directory, a string with a closing zero.
     let libdir = unsafe { core::ffi::CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
@@ -211,7 +212,44 @@ fn load_runtime() {
         None => setting.into_bytes(),
     };
     // The name of a file is bytes, whatever encoding a database has.
-    unwrap_model(encoder::load_runtime(Path::new(OsStr::from_bytes(&path))));
+    PathBuf::from(OsStr::from_bytes(&path))
+}
+
+/// Loads ONNX Runtime, once in a session.
+fn load_runtime() {
+    unwrap_model(encoder::load_runtime(&runtime_path()));
+}
+
+/// What is known of ONNX Runtime.
+#[derive(Default)]
+pub struct RuntimeReport {
+    pub version: Option<String>,
+    /// For roles that may see all settings.
+    pub path: Option<String>,
+    /// Why it cannot be loaded.
+    pub error: Option<String>,
+    pub providers: Vec<String>,
+}
+
+/// Loads ONNX Runtime, where that can be done, and asks it what it is.
+pub fn runtime_report() -> RuntimeReport {
+    let path = runtime_path();
+    let mut report = RuntimeReport::default();
+    let told = encoder::load_runtime(&path)
+        .and_then(|()| Ok((encoder::runtime_version()?, encoder::runtime_providers()?)));
+    let may_see = access::may_see_settings();
+    match told {
+        Ok((version, providers)) => {
+            report.version = Some(version);
+            report.providers = providers.into_iter().map(str::to_owned).collect();
+        }
+        Err(error) => {
+            let message = "ONNX Runtime cannot be loaded".to_owned();
+            report.error = Some(if may_see { message_of(&error) } else { message });
+        }
+    }
+    report.path = may_see.then(|| quoted_bytes(path.as_os_str().as_bytes()));
+    report
 }
 
 fn options() -> Options {
@@ -326,6 +364,7 @@ fn resolve(name: &str) -> Arc<Content> {
     if let Some(known) = known {
         return known;
     }
+    release::check();
     drop_unknown_encoders();
     let model = access::existing(name);
     access::check_use(user, name, &model);

@@ -85,6 +85,6 @@ pub use error::{Error, ErrorKind};
 pub use evaluation::{Comparison, compare};
 pub use files::ModelFiles;
 pub use quantize::{QuantizeOptions, Scheme, quantize};
-pub use runtime::{load_runtime, runtime_version};
+pub use runtime::{load_runtime, runtime_providers, runtime_version};
 pub use settings::{MAX_DIMENSION, MAX_TOKENS, Pooling, Precision, Settings};
 pub use tokenizer::MAX_TEXT_BYTES;

@@ -4,12 +4,16 @@
 //! The library stays loaded until the process ends, with the one environment
 //! that ONNX Runtime allows per process. Loading creates no thread.
 
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memory::check_available;
+use nix::libc;
 use ort::LoadDynamicError;
 use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider};
 use ort::logging::LogLevel;
 
 use crate::error::{Error, system_reason};
@@ -130,12 +134,54 @@ fn without_telemetry() {
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") }
 }
 
-/// What the loaded ONNX Runtime says about its build, for reports.
+/// The version of the loaded ONNX Runtime, such as `1.23.2`.
+///
+/// # Errors
+/// [`Error::RuntimeNotLoaded`] before a successful [`load_runtime`], and where the
+/// library does not tell.
+#[allow(unsafe_code)]
+pub fn runtime_version() -> Result<String, Error> {
+    let path = match lock().as_ref() {
+        Some(loaded) if loaded.environment.is_some() => loaded.path.clone(),
+        _ => return Err(Error::RuntimeNotLoaded),
+    };
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::RuntimeNotLoaded)?;
+    // SAFETY: the library is loaded and stays, so this finds it and leaves it as it is. It
+    // has the function, of this type, because `ort` has called it; the version is a string
+    // with a closing zero that lives as long as the library.
+    unsafe {
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        if library.is_null() {
+            return Err(Error::RuntimeNotLoaded);
+        }
+        let function = libc::dlsym(library, c"OrtGetApiBase".as_ptr());
+        let version = std::mem::transmute::<
+            *mut libc::c_void,
+            Option<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>,
+        >(function)
+        .map(|base| {
+            let version = ((*base()).GetVersionString)();
+            CStr::from_ptr(version).to_string_lossy().into_owned()
+        });
+        libc::dlclose(library);
+        version.ok_or(Error::RuntimeNotLoaded)
+    }
+}
+
+/// Where models can run, by the names of the setting: what the loaded ONNX Runtime has
+/// been built for, of what this crate uses. Whether there is a device shows when a
+/// model is loaded.
 ///
 /// # Errors
 /// [`Error::RuntimeNotLoaded`] before a successful [`load_runtime`].
-pub fn runtime_version() -> Result<String, Error> {
-    environment().map(|_| ort::info().to_owned())
+pub fn runtime_providers() -> Result<Vec<&'static str>, Error> {
+    environment()?;
+    let mut providers = vec!["cpu"];
+    // A library that cannot say has none.
+    if CUDA::is_available().unwrap_or(false) {
+        providers.push("cuda");
+    }
+    Ok(providers)
 }
 
 pub(crate) fn environment() -> Result<Environment, Error> {
