@@ -27,7 +27,7 @@ def test_no_model_runs(database, admin, kind, tracking):
     admin.execute("DROP TABLE IF EXISTS texts; CREATE TABLE texts (id int, body text);"
                   " INSERT INTO texts SELECT n, 'river ' || n % 50 FROM generate_series(1, 300) n")
     admin.execute("CREATE OR REPLACE FUNCTION norm_of(body text) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS"
-                  " $$ BEGIN RETURN vector_norm(insitu.embed('tiny', body)); END $$")
+                  " $$ BEGIN RETURN public.vector_norm(insitu.embed('tiny', body)); END $$")
     admin.execute("CREATE OR REPLACE FUNCTION pieces_of(body text) RETURNS bigint IMMUTABLE LANGUAGE sql AS"
                   " $$ SELECT count(*) FROM insitu.chunk('tiny', body, 8) $$")
     admin.execute(EXPRESSIONS[kind])

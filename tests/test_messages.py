@@ -32,7 +32,7 @@ def test_a_backtrace_is_never_sent(new_cluster, environment, preloaded):
                      "CREATE FUNCTION fail(v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS"
                      " $$ BEGIN RAISE 'failed'; END $$;"
                      "CREATE FUNCTION divide(v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS"
-                     " $$ BEGIN RETURN (1 / (vector_dims(v) - 2))::text; END $$")
+                     " $$ BEGIN RETURN (1 / (public.vector_dims(v) - 2))::text; END $$")
         for code, statement in MISTAKES.items():
             error = refused(conn, code, statement)
             conn.execute("RESET ALL; RESET ROLE")
