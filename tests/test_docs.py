@@ -30,7 +30,9 @@ def blocks(path):
 
 
 def words(line):
-    """What counts of a line of psql's output: its words, not how wide its columns are."""
+    """What counts of a line of psql's output: its words, not how wide its columns are. PostgreSQL 17 and later write
+    (InitPlan 1).col1 for $0."""
+    line = re.sub(r"\(InitPlan (\d+)\)\.col1", lambda found: f"${int(found[1]) - 1}", line)
     return re.sub(r"[-+]{2,}", "--", line).split()
 
 
