@@ -20,6 +20,9 @@ use crate::settings::{
 };
 use crate::storage::{RelationPages, RowsAhead};
 
+/// What a search knows of and has not visited takes at most such a part of its memory.
+const PART_WAITING: usize = 4;
+
 /// What memory is asked for.
 const ROWS: &str = "the rows of a search";
 
@@ -155,7 +158,7 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             IterativeScan::StrictOrder => Order::Strict,
         };
         Search {
-            scan: Scan::new(query),
+            scan: Scan::new(query).within(room() / PART_WAITING),
             by_bound,
             mode,
             ef: EF_SEARCH.get() as usize,
@@ -244,10 +247,11 @@ impl Search {
         }
         while self.rows.is_empty() && !self.finished {
             let mut limit = None;
-            let round = (self.ordered).next_round(&mut self.scan, &graph, self.ef, |scan| {
-                limit = limit_of(scan);
-                limit.is_some()
-            });
+            let round =
+                (self.ordered).next_round(&mut self.scan, &graph, self.ef, |scan, memory| {
+                    limit = limit_of(scan, memory);
+                    limit.is_some()
+                });
             self.rows = unwrap_index(round, name);
             self.rounds += 1;
             self.finished = self.ordered.is_finished();
@@ -290,12 +294,17 @@ impl Search {
     }
 }
 
-/// The limit that a search has reached.
-fn limit_of(scan: &Scan<AnyQuery>) -> Option<Ended> {
-    // SAFETY: reads a setting.
-    let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
+/// The limit that a search that takes so much memory has reached.
+fn limit_of(scan: &Scan<AnyQuery>, memory: usize) -> Option<Ended> {
     if scan.counters().visited >= MAX_SCAN_TUPLES.get() as u64 {
         return Some(Ended::Most);
     }
-    ((scan.memory() as f64) >= work_mem * SCAN_MEM_MULTIPLIER.get()).then_some(Ended::Memory)
+    (memory >= room()).then_some(Ended::Memory)
+}
+
+/// Bytes of memory that a search may take.
+fn room() -> usize {
+    // SAFETY: reads a setting.
+    let work_mem = unsafe { pg_sys::work_mem } as f64 * 1024.0;
+    (work_mem * SCAN_MEM_MULTIPLIER.get()) as usize
 }

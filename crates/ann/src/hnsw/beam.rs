@@ -19,8 +19,8 @@
 //! mean is larger: otherwise, those that are underestimated would be visited first.
 //!
 //! It is resumable: all neighbours that visits told of are kept aside, so that a
-//! search can go on where it stopped and return the next nearest vertices
-//! without visiting any vertex twice.
+//! search can go on where it stopped ([`super::stream`]) and return the next nearest
+//! vertices without visiting any vertex twice.
 
 use memory::OutOfMemory;
 use memory::vec::{copied, extend, push, reserve};
@@ -28,6 +28,7 @@ use memory::vec::{copied, extend, push, reserve};
 use super::layout::{HeapTid, NONE, Vertex};
 use super::means::Means;
 use super::sets::VertexSet;
+use super::stream::Stream;
 use crate::Error;
 
 /// What a visit to a vertex finds.
@@ -366,77 +367,23 @@ impl Beam {
         !self.found.is_empty()
     }
 
-    /// How many results there are to take.
-    pub fn results(&self) -> usize {
-        self.found.len()
-    }
-
     /// Takes the nearest `limit` results out of the beam, nearest first. What
-    /// remains can be taken later, or after [`Beam::resume`] went on.
+    /// remains can be taken later.
     pub fn take(&mut self, limit: usize) -> Result<Vec<Found>, OutOfMemory> {
-        // As they were found, of those at the same distance; without memory for that.
-        let order = |a: &Found, b: &Found| {
-            let by_distance = a.distance.total_cmp(&b.distance);
-            by_distance.then(a.position.cmp(&b.position))
-        };
-        self.found.sort_unstable_by(order);
-        let rest = copied(&self.found[limit.min(self.found.len())..], SEARCH)?;
-        self.found.truncate(limit);
-        Ok(std::mem::replace(&mut self.found, rest))
+        take_nearest(&mut self.found, limit)
     }
 
-    /// Goes on with the nearest of what was kept aside; the beam must be
-    /// resumable. Finds nothing when the graph is exhausted.
-    pub fn resume<G: Graph>(
-        &mut self,
-        graph: &G,
-        query: &G::Query,
-        extent: Extent,
-    ) -> Result<(), Error> {
-        loop {
-            self.refill(graph.is_exact(), extent.width)?;
-            if self.pool.is_empty() {
-                return Ok(());
-            }
-            self.run(graph, query, extent)?;
-            if self.has_results() {
-                return Ok(());
-            }
+    /// Makes a search without a width one that goes on from here, with all that this one knows
+    /// and found; the beam must be resumable.
+    pub fn go_on(&mut self, stream: &mut Stream) -> Result<(), OutOfMemory> {
+        for &vertex in &self.visited {
+            stream.pass_over(vertex)?;
         }
-    }
-
-    /// Makes the nearest of what was kept aside the pool.
-    fn refill(&mut self, is_exact: bool, width: usize) -> Result<(), OutOfMemory> {
-        self.pool.clear();
-        self.next = 0;
-        self.seen.clear();
-        self.seen.make_room(self.visited.len())?;
-        self.seen.extend(self.visited.iter().copied());
-        for (key, vertex) in &mut self.aside {
-            *key = self.means.get(*vertex).unwrap_or(*key);
+        for (key, vertex) in std::mem::take(&mut self.aside) {
+            stream.add(key, vertex)?;
         }
-        // Of several estimates for a vertex, the smallest comes first now.
-        self.aside.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        // Also what goes into the pool stays: it may fall out again.
-        let seen = &mut self.seen;
-        let mut failed = Ok(());
-        self.aside.retain(|&(_, vertex)| {
-            failed = failed.and_then(|()| seen.make_room(1));
-            failed.is_err() || seen.insert(vertex)
-        });
-        failed?;
-        let near = &self.aside[..width.min(self.aside.len())];
-        reserve(&mut self.pool, near.len(), SEARCH)?;
-        let candidates = near
-            .iter()
-            .map(|&(key, vertex)| Candidate::new(key, vertex));
-        self.pool.extend(candidates);
-        if !is_exact {
-            // The rest may come nearer by the estimate of another neighbour.
-            self.seen.clear();
-            self.seen.extend(self.visited.iter().copied());
-            self.seen.extend(near.iter().map(|&(_, vertex)| vertex));
-        }
+        let found = std::mem::take(&mut self.found);
+        stream.take_over(found, std::mem::take(&mut self.tids));
         Ok(())
     }
 
@@ -561,6 +508,18 @@ impl Beam {
         self.pool.insert(position, Candidate::new(key, vertex));
         self.next = self.next.min(position);
     }
+}
+
+/// Takes the nearest `limit` of what was found, nearest first. What remains can be taken later.
+pub fn take_nearest(found: &mut Vec<Found>, limit: usize) -> Result<Vec<Found>, OutOfMemory> {
+    // As they were found, of those at the same distance; without memory for that.
+    found.sort_unstable_by(|a, b| {
+        let by_distance = a.distance.total_cmp(&b.distance);
+        by_distance.then(a.position.cmp(&b.position))
+    });
+    let rest = copied(&found[limit.min(found.len())..], SEARCH)?;
+    found.truncate(limit);
+    Ok(std::mem::replace(found, rest))
 }
 
 /// Neighbours of which [`nearer_than`] tells at once.
@@ -726,8 +685,9 @@ mod tests {
         };
         assert_eq!(found(&mut beam), [1, 2, 3, 5, 0]);
         // Both wait for the search to go on.
-        let second = graph();
-        beam.resume(&second, &(), extent).unwrap();
+        let (second, mut stream) = (graph(), Stream::new(false, 0));
+        beam.go_on(&mut stream).unwrap();
+        while stream.visit_next(&second, &()).unwrap() {}
         assert_eq!(visited(second).collect::<Vec<_>>(), [4, 6]);
 
         // Without, only the width ends it.

@@ -12,6 +12,9 @@
 //! This is a cache: each vertex has one place in a table, and loses it to another
 //! that wants the same. What is forgotten begins anew.
 
+use memory::OutOfMemory;
+use memory::vec::filled;
+
 use super::layout::{NONE, Vertex};
 
 /// Places for each visit. One tells of up to 32 vertices with the usual `m`, half of
@@ -35,6 +38,17 @@ const NOTHING: Mean = Mean {
     weight: 0.0,
 };
 
+/// What is not below is no estimate: the vertex is too far for numbers.
+const FAR: f32 = f32::MAX / 4.0;
+
+/// What an estimate weighs, of the [`super::codec::Codec::spread`] of the vertex that tells.
+pub(super) fn weight_of(spread: f32) -> f32 {
+    /// Sums of weights, and their quotients, are numbers.
+    const WEIGHTS: (f32, f32) = (1e-30, 1e30);
+    let weight = (1.0 / spread / spread).clamp(WEIGHTS.0, WEIGHTS.1);
+    if weight.is_nan() { WEIGHTS.1 } else { weight }
+}
+
 /// See the module. It has no places until [`Means::fit`].
 #[derive(Default)]
 pub(super) struct Means {
@@ -51,39 +65,63 @@ impl Means {
         }
     }
 
+    /// Makes the table large enough for so many visits. What is known stays known.
+    pub fn grow(&mut self, visits: usize) -> Result<(), OutOfMemory> {
+        /// Of few visits, without growing.
+        const LEAST: usize = 64;
+        let visits = visits.max(LEAST).next_power_of_two();
+        let places = visits.saturating_mul(PLACES).min(MOST);
+        if places <= self.table.len() {
+            return Ok(());
+        }
+        let larger = filled(NOTHING, places, "what a search has learned")?;
+        let before = std::mem::replace(&mut self.table, larger);
+        // Of a multiple of the places, each has some that were one before.
+        for known in before.into_iter().filter(|known| known.vertex != NONE) {
+            let place = self.place(known.vertex);
+            self.table[place] = known;
+        }
+        Ok(())
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) {
         self.table.fill(NOTHING);
     }
 
+    /// Takes an estimate of a vertex with its [`weight_of`], and returns the mean of all so
+    /// far, and what it was before, if that is known.
+    #[inline]
+    pub fn tell(&mut self, vertex: Vertex, estimate: f32, weight: f32) -> (f32, Option<f32>) {
+        let place = self.place(vertex);
+        let known = &mut self.table[place];
+        let is_known = known.vertex == vertex;
+        // Half are known, and which is not foreseen: no branch.
+        let mask = u32::from(is_known).wrapping_neg();
+        let kept = |number: f32| f32::from_bits(number.to_bits() & mask);
+        let (mean, before) = (kept(known.mean), kept(known.weight));
+        let share = weight / (before + weight);
+        if estimate.abs() >= FAR || estimate.is_nan() {
+            return (estimate, is_known.then_some(mean));
+        }
+        let now = mean + share * (estimate - mean);
+        *known = Mean {
+            vertex,
+            mean: now,
+            weight: before + weight,
+        };
+        (now, is_known.then_some(mean))
+    }
+
     /// Takes estimates of vertices, and makes each the mean of all so far. `spread`
     /// is the [`super::codec::Codec::spread`] of the vertex that tells.
     pub fn average(&mut self, vertices: &[Vertex], estimates: &mut [f32], spread: f32) {
-        /// Sums of weights, and their quotients, are numbers.
-        const WEIGHTS: (f32, f32) = (1e-30, 1e30);
-        /// What is not below is no estimate: the vertex is too far for numbers.
-        const FAR: f32 = f32::MAX / 4.0;
         if self.table.is_empty() {
             return;
         }
-        let weight = (1.0 / spread / spread).clamp(WEIGHTS.0, WEIGHTS.1);
-        let weight = if weight.is_nan() { WEIGHTS.1 } else { weight };
+        let weight = weight_of(spread);
         for (&vertex, estimate) in vertices.iter().zip(estimates) {
-            let place = self.place(vertex);
-            let known = &mut self.table[place];
-            // Half are known, and which is not foreseen: no branch.
-            let mask = u32::from(known.vertex == vertex).wrapping_neg();
-            let kept = |number: f32| f32::from_bits(number.to_bits() & mask);
-            let (mean, before) = (kept(known.mean), kept(known.weight));
-            let share = weight / (before + weight);
-            if estimate.abs() < FAR {
-                *estimate = mean + share * (*estimate - mean);
-                *known = Mean {
-                    vertex,
-                    mean: *estimate,
-                    weight: before + weight,
-                };
-            }
+            *estimate = self.tell(vertex, *estimate, weight).0;
         }
     }
 

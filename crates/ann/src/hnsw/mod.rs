@@ -11,7 +11,8 @@
 //! | [`layout`] | the metapage and the vertex slot, byte by byte |
 //! | [`index`] | an open index: reading and writing single vertices |
 //! | [`beam`] | best-first search on one level, resumable |
-//! | [`means`] | the mean of several estimates of one vertex, for the beam |
+//! | [`stream`] | best-first search that goes on as long as it is asked to |
+//! | [`means`] | the mean of several estimates of one vertex, for both |
 //! | [`sets`] | sets of vertices, few of them or many |
 //! | [`neighbours`] | the diversity heuristic |
 //! | [`links`] | the links of a vertex on pages: choosing, adding and replacing them |
@@ -38,6 +39,7 @@ pub mod order;
 mod postings;
 pub mod scan;
 pub mod sets;
+pub mod stream;
 pub mod vacuum;
 pub mod witness;
 

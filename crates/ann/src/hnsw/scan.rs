@@ -1,8 +1,9 @@
-//! Nearest rows of a query, as a stream.
+//! Nearest rows of a query, in rounds or as a stream.
 //!
-//! The first `ef` vertices come from one beam search. A caller that wants more
-//! goes on: each further round returns the next `ef`, without visiting any
-//! vertex twice.
+//! In rounds, the first `ef` vertices come from one beam search. A caller that wants more
+//! goes on: each further round returns the next `ef`. As a stream, the search visits the same
+//! vertices in the same order whatever `ef` is, which says only how far it goes at first. No
+//! vertex is visited twice.
 
 use memory::OutOfMemory;
 
@@ -10,7 +11,8 @@ use super::beam::{Beam, BeamOptions, Counters, Found, Graph, descend};
 use super::codec::Codec;
 use super::index::Index;
 use super::insert::MAX_TRIES;
-use super::layout::{HeapTid, NONE};
+use super::layout::{HeapTid, NONE, Vertex};
+use super::stream::Stream;
 use crate::Error;
 use crate::page::PageStore;
 
@@ -20,22 +22,29 @@ const OPTIONS: BeamOptions = BeamOptions {
     resumable: true,
 };
 
-/// A round by estimates that goes on looks for so many vertices at a time.
-const STEP: usize = 16;
+/// A stream stops after so many visits and multiples of that; later after more, up to this.
+const STEP: [usize; 2] = [16, 512];
 
-/// A search of an index; see [`Scan::next_round`]. `Q` is its codec's query.
+/// A step is up to such a part of the visits before.
+const PART: usize = 8;
+
+/// A search of an index; see [`Scan::next_round`] and [`Scan::advance`]. `Q` is its codec's query.
 pub struct Scan<Q> {
     query: Q,
+    /// The way down, and the first round.
     beam: Beam,
+    /// All else.
+    stream: Option<Stream>,
     stage: Stage,
+    room: usize,
 }
 
 /// How far a search is.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Stage {
     New,
-    /// On level 0, where nothing was visited yet.
-    Entered,
+    /// On level 0, at these vertices, of which none was visited yet.
+    Entered(Vec<Vertex>),
     Going,
     Exhausted,
 }
@@ -46,7 +55,18 @@ impl<Q> Scan<Q> {
         Scan {
             query,
             beam: Beam::new(0, OPTIONS),
+            stream: None,
             stage: Stage::New,
+            room: usize::MAX,
+        }
+    }
+
+    /// The search, in which vertices that are known and were not visited take about so much
+    /// memory: of more, it forgets those that are farthest.
+    pub fn within(self, bytes: usize) -> Self {
+        Scan {
+            room: bytes,
+            ..self
         }
     }
 
@@ -73,69 +93,122 @@ impl<Q> Scan<Q> {
             (level, 0),
             1,
         )?;
-        self.beam.reset(0, OPTIONS);
-        for entry in entries {
-            self.beam.start(entry);
-        }
-        self.stage = Stage::Entered;
+        self.stage = Stage::Entered(entries);
         Ok(())
     }
 
     /// The next `ef` nearest vertices (by estimates, no fewer than a search visits at
-    /// least), nearest first: no two rounds return the
-    /// same one. An empty answer means that there are no more.
+    /// least), nearest first: no two rounds return the same one. An empty answer means that
+    /// there are no more.
     pub fn next_round<S: PageStore, C: Codec<Query = Q>>(
         &mut self,
         index: &Index<'_, S, C>,
         ef: usize,
     ) -> Result<Vec<Found>, Error> {
-        match self.stage {
-            Stage::Exhausted => return Ok(Vec::new()),
-            // Farther out, ever more vertices are within the slack of a search: a round
-            // would visit many for the rows that it returns.
-            Stage::Going => {
-                // In steps: each begins with what is nearest by all that is known then.
-                let step = index.extent(if index.is_exact() { ef } else { ef.min(STEP) });
-                let mut before = None;
-                while self.beam.results() < ef && before != Some(self.beam.counters().visited) {
-                    before = Some(self.beam.counters().visited);
-                    self.beam.resume(index, &self.query, step)?;
-                }
-            }
-            Stage::New | Stage::Entered => self.first_round(index, ef)?,
+        if self.is_new() {
+            self.first_round(index, ef)?;
+        } else if self.stage == Stage::Going {
+            let stream = going_on(&mut self.stream, &mut self.beam, index, self.room)?;
+            while stream.results() < ef && stream.visit_next(index, &self.query)? {}
         }
         // The server puts rows into order by their vectors: the nearest by codes alone may not be.
-        let found = self.beam.take(index.search_extent(ef).ef)?;
-        self.stage = match found[..] {
-            [] => Stage::Exhausted,
-            _ => Stage::Going,
+        let ef = index.search_extent(ef).ef;
+        let found = match &mut self.stream {
+            Some(stream) => stream.take_nearest(ef)?,
+            None => self.beam.take(ef)?,
         };
+        self.note(found.is_empty());
+        Ok(found)
+    }
+
+    /// What further visits find, in the order of the visits: at first those of a search for the
+    /// nearest `ef`, then, in steps that grow with the search, those that follow. An empty answer
+    /// means that there are no more.
+    ///
+    /// After which visits a search stops depends on `ef` for the first of them only.
+    pub fn advance<S: PageStore, C: Codec<Query = Q>>(
+        &mut self,
+        index: &Index<'_, S, C>,
+        ef: usize,
+    ) -> Result<Vec<Found>, Error> {
+        for _ in 0..MAX_TRIES {
+            self.enter(index)?;
+            if self.stage == Stage::Exhausted {
+                break;
+            }
+            let entries = match std::mem::replace(&mut self.stage, Stage::Going) {
+                Stage::Entered(entries) => Some(entries),
+                _ => None,
+            };
+            let stream = match &entries {
+                // Also where the way was lost.
+                Some(_) => self.stream.insert(Stream::new(index.is_exact(), self.room)),
+                None => going_on(&mut self.stream, &mut self.beam, index, self.room)?,
+            };
+            stream.forget_rows();
+            let mut until = stream.visits() + 1;
+            if let Some(entries) = &entries {
+                for &entry in entries {
+                    stream.add(f32::NEG_INFINITY, entry)?;
+                }
+                stream.reach(index, &self.query, index.search_extent(ef))?;
+                until = stream.visits();
+            }
+            let mut is_more = stream.visit_until(index, &self.query, stop_from(until))?;
+            while is_more && stream.results() == 0 {
+                let until = stop_from(stream.visits() + 1);
+                is_more = stream.visit_until(index, &self.query, until)?;
+            }
+            if stream.results() > 0 || entries.is_none() {
+                break;
+            }
+            self.stage = Stage::New;
+        }
+        let found = self.stream.as_mut().map(Stream::take).unwrap_or_default();
+        self.note(found.is_empty());
         Ok(found)
     }
 
     /// All that was found and no round returned, nearest first.
     pub fn rest(&mut self) -> Result<Vec<Found>, OutOfMemory> {
-        self.beam.take(usize::MAX)
+        match &mut self.stream {
+            Some(stream) => stream.take_nearest(usize::MAX),
+            None => self.beam.take(usize::MAX),
+        }
     }
 
     /// Whether no round was asked for yet.
     pub fn is_new(&self) -> bool {
-        matches!(self.stage, Stage::New | Stage::Entered)
+        matches!(self.stage, Stage::New | Stage::Entered(_))
     }
 
-    /// The rows of a vertex that a round returned.
+    /// The rows of a vertex that the last round returned.
     pub fn heap_tids(&self, found: &Found) -> &[HeapTid] {
-        self.beam.tids(found)
+        match &self.stream {
+            Some(stream) => stream.tids(found),
+            None => self.beam.tids(found),
+        }
     }
 
     /// What the search did so far.
     pub fn counters(&self) -> Counters {
-        self.beam.counters()
+        let (on_the_way, mut counters) = (
+            self.beam.counters(),
+            (self.stream.as_ref()).map_or_else(Counters::default, Stream::counters),
+        );
+        counters.visited += on_the_way.visited;
+        counters.estimated += on_the_way.estimated;
+        counters
+    }
+
+    /// Vertices that a stream has visited on level 0.
+    pub fn visits(&self) -> usize {
+        self.stream.as_ref().map_or(0, Stream::visits)
     }
 
     /// Bytes of memory that the search holds, roughly.
     pub fn memory(&self) -> usize {
-        self.beam.memory()
+        self.beam.memory() + self.stream.as_ref().map_or(0, Stream::memory)
     }
 
     /// Searches from the entry point until something is found: vacuum may free
@@ -148,19 +221,55 @@ impl<Q> Scan<Q> {
         let extent = index.search_extent(ef);
         for _ in 0..MAX_TRIES {
             self.enter(index)?;
-            if self.stage == Stage::Exhausted {
+            let Stage::Entered(entries) = std::mem::replace(&mut self.stage, Stage::New) else {
+                self.stage = Stage::Exhausted;
                 break;
+            };
+            self.beam.reset(0, OPTIONS);
+            self.stream = None;
+            for entry in entries {
+                self.beam.start(entry);
             }
             self.beam.run(index, &self.query, extent)?;
-            if !self.beam.has_results() {
-                // Everything near is dead.
-                self.beam.resume(index, &self.query, extent)?;
-            }
             if self.beam.has_results() {
                 break;
             }
-            self.stage = Stage::New;
+            // Everything near is dead.
+            let stream = going_on(&mut self.stream, &mut self.beam, index, self.room)?;
+            while stream.results() == 0 && stream.visit_next(index, &self.query)? {}
+            if stream.results() > 0 {
+                break;
+            }
         }
         Ok(())
     }
+
+    fn note(&mut self, is_exhausted: bool) {
+        self.stage = match is_exhausted {
+            true => Stage::Exhausted,
+            false => Stage::Going,
+        };
+    }
+}
+
+/// The stream that goes on where the beam stopped, or where it stopped itself.
+fn going_on<'s, S: PageStore, C: Codec>(
+    stream: &'s mut Option<Stream>,
+    beam: &mut Beam,
+    index: &Index<'_, S, C>,
+    room: usize,
+) -> Result<&'s mut Stream, OutOfMemory> {
+    if stream.is_none() {
+        let mut new = Stream::new(index.is_exact(), room);
+        beam.go_on(&mut new)?;
+        *stream = Some(new);
+    }
+    Ok(stream.get_or_insert_with(|| Stream::new(index.is_exact(), room)))
+}
+
+/// The number of visits, not less than this, after which a stream stops.
+pub(super) fn stop_from(visits: usize) -> usize {
+    // A power of two: what is a multiple of a larger step is one of a smaller one.
+    let step = visits.checked_ilog2().map_or(0, |log| (1 << log) / PART);
+    visits.next_multiple_of(step.clamp(STEP[0], STEP[1]))
 }

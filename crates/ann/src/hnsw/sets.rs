@@ -31,6 +31,11 @@ impl VertexSet {
         self.places.len() * size_of::<Vertex>()
     }
 
+    /// The vertices, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = Vertex> + '_ {
+        self.places.iter().copied().filter(|&vertex| vertex != NONE)
+    }
+
     /// Takes all out; the memory stays.
     pub fn clear(&mut self) {
         self.places.fill(NONE);
