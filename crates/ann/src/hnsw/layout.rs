@@ -96,7 +96,7 @@ impl Options {
     /// normalized vectors by how far they are from each other.
     pub fn key_metric(&self) -> Metric {
         match (self.metric, self.storage) {
-            (Metric::Cosine, Storage::Fused) => Metric::L2,
+            (Metric::Cosine, Storage::Plain | Storage::Fused) => Metric::L2,
             _ => self.metric,
         }
     }
@@ -105,7 +105,7 @@ impl Options {
     /// codes stands for.
     pub fn distance(&self, key: f32) -> f64 {
         match (self.metric, self.storage) {
-            (Metric::Cosine, Storage::Fused) => f64::from(key) / 2.0,
+            (Metric::Cosine, Storage::Plain | Storage::Fused) => f64::from(key) / 2.0,
             _ => self.metric.distance(key),
         }
     }

@@ -11,7 +11,6 @@ use memory::{OutOfMemory, check_short};
 use super::build::Builder;
 use super::codec::{AnyCodec, AnyQuery, Code, Codec, Plain, PlainQuery};
 use super::layout::{Blurred, Options};
-use crate::metric::normalize;
 use crate::{AnyVector, Error, Metric};
 
 /// What memory is asked for.
@@ -70,26 +69,7 @@ pub struct Witness {
     rows: Vec<Watched>,
     /// See [`Witness::missed`].
     missed: f64,
-    /// Whether vectors are compared by how far they are from each other when they are
-    /// normalized: near ones differ by little in their inner products.
-    is_normalized: bool,
-    /// The last vector that was normalized.
-    unit: Vec<f32>,
     code: Code,
-}
-
-/// A vector as it is compared; `None` if it has no direction and needs one.
-fn prepared<'v>(
-    is_normalized: bool,
-    vector: &'v [f32],
-    unit: &'v mut Vec<f32>,
-) -> Option<&'v [f32]> {
-    if !is_normalized {
-        return Some(vector);
-    }
-    unit.clear();
-    unit.extend_from_slice(vector);
-    normalize(unit).then_some(&unit[..])
 }
 
 impl Witness {
@@ -106,19 +86,17 @@ impl Witness {
         let AnyCodec::Fused(_) = codec else {
             return Ok(None);
         };
-        let is_normalized = options.metric == Metric::Cosine;
-        let Some(plain) = Plain::new(options.key_metric(), options.dimension as usize) else {
+        let Some(plain) = Plain::new(options.metric, options.dimension as usize) else {
             return Ok(None);
         };
-        let mut unit = Vec::new();
-        let mut watched = |vector: &'v [f32]| {
+        let watched = |vector: &'v [f32]| {
             let mut code = Code::zeroed(codec.code_len());
             if !codec.encode(AnyVector::Components(vector), code.bytes_mut()) {
                 return None;
             }
             Some(Watched {
                 code,
-                exact: plain.query(prepared(is_normalized, vector, &mut unit)?)?,
+                exact: plain.query(vector)?,
                 query: codec.query(AnyVector::Components(vector))?,
                 nearest: Vec::with_capacity(NEAREST + 1),
                 by_code: Vec::with_capacity(AMONG + 1),
@@ -131,8 +109,6 @@ impl Witness {
         Ok(Some(Witness {
             rows: try_collect(rows, ROWS)?,
             missed: 0.0,
-            is_normalized,
-            unit: Vec::new(),
             code: Code::zeroed(plain.code_len()),
             plain,
         }))
@@ -140,10 +116,9 @@ impl Witness {
 
     /// Shows a row of the table, with its code.
     pub fn show(&mut self, codec: &AnyCodec, vector: &[f32], code: &Code) {
-        let Some(prepared) = prepared(self.is_normalized, vector, &mut self.unit) else {
+        if !self.plain.encode(vector, self.code.bytes_mut()) {
             return;
-        };
-        self.plain.encode(prepared, self.code.bytes_mut());
+        }
         for row in &mut self.rows {
             let exact = self.plain.key(&row.exact, self.code.bytes());
             let key = codec.key(&row.query, code.bytes());

@@ -1,4 +1,8 @@
 //! The vector itself.
+//!
+//! Cosine is the distance of normalized vectors, as a key the square of L2. Of near ones, one
+//! less their inner product would be a small difference of large numbers: what is left of
+//! f32 is hardly more than noise where angles are less than a thousandth.
 
 use super::{Code, Codec};
 use crate::Metric;
@@ -10,6 +14,8 @@ use crate::simd::{self, Kernel};
 pub struct Plain {
     dimension: usize,
     metric: Metric,
+    /// Whose keys are those of codes.
+    key_metric: Metric,
     kernel: Kernel<f32>,
 }
 
@@ -17,10 +23,15 @@ impl Plain {
     /// A codec for vectors of `dimension` components; `None` under a metric of
     /// bits.
     pub fn new(metric: Metric, dimension: usize) -> Option<Self> {
+        let key_metric = match metric {
+            Metric::Cosine => Metric::L2,
+            other => other,
+        };
         Some(Plain {
             dimension,
             metric,
-            kernel: metric.kernel(simd::kernels())?,
+            key_metric,
+            kernel: key_metric.kernel(simd::kernels())?,
         })
     }
 }
@@ -53,7 +64,7 @@ impl Codec for Plain {
 
     fn distance(&self, a: &[u8], b: &[u8]) -> f32 {
         let sum = (self.kernel)(bytemuck::cast_slice(a), bytemuck::cast_slice(b));
-        self.metric.key(sum)
+        self.key_metric.key(sum)
     }
 
     fn query(&self, vector: &[f32]) -> Option<PlainQuery> {

@@ -138,6 +138,24 @@ fn the_builder_learns_that_codes_tell_nothing_apart() {
     assert_eq!(check("near duplicates in hundreds", &alike), []);
 }
 
+/// Angles of a few ten-thousandths are compared as well as distances are.
+#[test]
+fn whole_vectors_tell_small_angles_apart() {
+    for mean in [1300.0, 5000.0] {
+        let (rows, queries) = draw(&each(move |rng, _| mean + normal(rng)), 7);
+        let numbered: Vec<(u64, &Vec<f32>)> = (0..).zip(&rows).collect();
+        let [by_angle, by_distance] = [Metric::Cosine, Metric::L2].map(|metric| {
+            let options = options((metric, Storage::Plain), DIMENSION as u32);
+            recall(&build_all(&options, &rows, 0), &numbered, &queries, 40)
+        });
+        // Of 600 rows.
+        assert!(
+            by_angle >= by_distance - 0.05,
+            "{mean}: {by_angle} {by_distance}"
+        );
+    }
+}
+
 /// Inserts rows into an index that was built with a frame of `first`, and returns what it
 /// counts then.
 fn counted(first: &[Vec<f32>], rows: &[Vec<f32>], metric: Metric) -> Blurred {
