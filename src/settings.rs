@@ -213,7 +213,7 @@ pub fn init() {
     GucRegistry::define_string_guc(
         c"insitu.onnxruntime_path",
         c"Sets the ONNX Runtime shared library that runs models",
-        c"$libdir stands for the server's library directory.",
+        c"$libdir stands for the directory that has the library of insitu itself.",
         &ONNXRUNTIME_PATH,
         GucContext::Suset,
         GucFlags::SUPERUSER_ONLY,

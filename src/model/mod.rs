@@ -53,7 +53,14 @@ fn unwrap_model<T>(result: Result<T, encoder::Error>) -> T {
         _ => PgSqlErrorCode::ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
     };
     let message = message_of(&error);
-    match error.hint() {
+    let hint = match &error {
+        encoder::Error::Runtime { .. } => error.hint().map(|hint| {
+            hint + " The setting is insitu.onnxruntime_path; of insitu's packages, \
+                    insitu-onnxruntime has the library."
+        }),
+        _ => error.hint(),
+    };
+    match hint {
         Some(hint) => raise_with_hint(code, message, hint),
         None => raise(code, message),
     }

@@ -10,10 +10,11 @@
 #![allow(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr, OsString, c_void};
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -202,17 +203,36 @@ pub fn interrupted() -> bool {
     }
 }
 
-/// The file that the setting names as ONNX Runtime's library.
+/// The file that the setting names as ONNX Runtime's library. The name of a file is bytes,
+/// whatever encoding a database has.
 fn runtime_path() -> PathBuf {
     let setting = ONNXRUNTIME_PATH.get().unwrap_or_default();
-    // SAFETY: the server's library directory, a string with a closing zero.
-    let libdir = unsafe { core::ffi::CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
     let path = match setting.to_bytes().strip_prefix(b"$libdir") {
-        Some(rest) => [libdir.to_bytes(), rest].concat(),
+        Some(rest) => [&library_directory(), rest].concat(),
         None => setting.into_bytes(),
     };
-    // The name of a file is bytes, whatever encoding a database has.
-    PathBuf::from(OsStr::from_bytes(&path))
+    PathBuf::from(OsString::from_vec(path))
+}
+
+/// The directory that this library was loaded from. It is the server's own, or another one in
+/// its `dynamic_library_path`, as where the extension is an image that is mounted beside it.
+fn library_directory() -> Vec<u8> {
+    let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: the address is in this library; the structure of pointers is written where it is found, and is all null before.
+    let info = unsafe {
+        libc::dladdr(library_directory as *const c_void, info.as_mut_ptr());
+        info.assume_init()
+    };
+    if !info.dli_fname.is_null() {
+        // SAFETY: a string with a closing zero, which stays as long as the library does.
+        let file = unsafe { CStr::from_ptr(info.dli_fname) };
+        if let Some(directory) = Path::new(OsStr::from_bytes(file.to_bytes())).parent() {
+            return directory.as_os_str().as_bytes().to_vec();
+        }
+    }
+    // SAFETY: the server's library directory, a string with a closing zero.
+    let server = unsafe { CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
+    server.to_bytes().to_vec()
 }
 
 /// Loads ONNX Runtime, once in a session.
