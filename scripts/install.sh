@@ -5,16 +5,26 @@
 #   scripts/install.sh            all of it
 #   scripts/install.sh compat     the extension `vector` alone
 #   scripts/install.sh uninstall  removes all of it again
+#
+# With DESTDIR, everything goes below that directory instead, as packages want it.
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 . "$(dirname "$0")/env.sh"
 
-libdir=$("$PG_CONFIG" --pkglibdir)
-extensiondir=$("$PG_CONFIG" --sharedir)/extension
-docdir=$("$PG_CONFIG" --docdir)/insitu
+DESTDIR=${DESTDIR:-}
+libdir=$DESTDIR$("$PG_CONFIG" --pkglibdir)
+extensiondir=$DESTDIR$("$PG_CONFIG" --sharedir)/extension
+docdir=$DESTDIR$("$PG_CONFIG" --docdir)/insitu
+[ -z "$DESTDIR" ] || mkdir -p "$libdir" "$extensiondir"
 
 sudo=()
 [ -w "$libdir" ] && [ -w "$extensiondir" ] || sudo=(sudo)
+
+# The scripts of the extension `vector`. Only its control file lies where pgvector's does, so that nothing of ours is
+# left among the scripts of a pgvector that is installed later.
+vector_scripts=$extensiondir/insitu-vector
+# Where they were before 0.2.0.
+earlier_vector_scripts=("$extensiondir"/vector--0.8.[0-6].sql "$extensiondir"/vector--0.8.[0-5]--0.8.6.sql)
 
 # Whether the extension `vector` is there and is ours, not pgvector's.
 stands_for_insitu() { grep -qs 'stands for insitu' "$extensiondir/vector.control"; }
@@ -22,21 +32,25 @@ stands_for_insitu() { grep -qs 'stands for insitu' "$extensiondir/vector.control
 # Installs the extension `vector`, unless pgvector's is there.
 install_vector() {
     local version
-    if [ -e "$extensiondir/vector.control" ] && ! stands_for_insitu; then
-        return 1
+    if [ -e "$extensiondir/vector.control" ]; then
+        stands_for_insitu || return 1
+        "${sudo[@]}" rm -f "${earlier_vector_scripts[@]}"
     fi
-    "${sudo[@]}" install -m 644 compat/vector.control compat/vector--*.sql "$extensiondir"
+    "${sudo[@]}" install -d "$vector_scripts"
+    "${sudo[@]}" install -m 644 compat/vector--0.8.6.sql "$vector_scripts"
     # Clients may ask for another version of 0.8; and where insitu has taken pgvector's place, its version stays.
     for version in 0.8.0 0.8.1 0.8.2 0.8.3 0.8.4 0.8.5; do
-        "${sudo[@]}" install -m 644 compat/vector--0.8.6.sql "$extensiondir/vector--$version.sql"
-        "${sudo[@]}" install -m 644 /dev/null "$extensiondir/vector--$version--0.8.6.sql"
+        "${sudo[@]}" install -m 644 compat/vector--0.8.6.sql "$vector_scripts/vector--$version.sql"
+        "${sudo[@]}" install -m 644 /dev/null "$vector_scripts/vector--$version--0.8.6.sql"
     done
+    "${sudo[@]}" install -m 644 compat/vector.control "$extensiondir"
 }
 
 if [ "${1:-}" = uninstall ]; then
-    files=("$libdir"/insitu.so "$libdir"/insitu-onnxruntime.so{,.sha256} "$extensiondir"/insitu.control "$extensiondir"/insitu--*.sql)
+    files=("$libdir"/insitu.so "$libdir"/insitu-onnxruntime.so{,.sha256} "$extensiondir"/insitu.control "$extensiondir"/insitu--*.sql
+        "$vector_scripts")
     if stands_for_insitu; then
-        files+=("$extensiondir"/vector.control "$extensiondir"/vector--*.sql)
+        files+=("$extensiondir"/vector.control "${earlier_vector_scripts[@]}")
     fi
     "${sudo[@]}" rm -rf "${files[@]}" "$docdir"
     echo "removed insitu from $libdir and $extensiondir"

@@ -33,7 +33,18 @@ def test_where_no_pgvector_is(postgresql):
         done = install(environment)
         assert (done.returncode, done.stderr) == (0, "") and str(directory) in done.stdout
     assert "stands for insitu" in (directory / "vector.control").read_text()
-    assert (directory / "vector--0.8.6.sql").exists()
+    assert (directory / "insitu-vector" / "vector--0.8.6.sql").exists()
+    # Nothing that a pgvector installed later would take for its own.
+    assert {path.name for path in directory.iterdir()} == {"vector.control", "insitu-vector"}
+
+
+def test_where_an_earlier_version_was(postgresql):
+    directory, environment = postgresql
+    (directory / "vector.control").write_text("comment = 'stands for insitu, for clients that create the extension vector'\n")
+    for name in ("vector--0.8.6.sql", "vector--0.8.0.sql", "vector--0.8.0--0.8.6.sql"):
+        (directory / name).touch()
+    assert install(environment).returncode == 0
+    assert {path.name for path in directory.iterdir()} == {"vector.control", "insitu-vector"}
 
 
 def test_where_pgvector_is(postgresql):
