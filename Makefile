@@ -14,7 +14,7 @@ with-postgres:
 	@scripts/with-postgres.sh $(PG) make --no-print-directory PG= $(filter-out PG=%,$(MAKEOVERRIDES)) $(GOALS)
 else
 
-.PHONY: help setup build install install-compat uninstall sql demo demo-begins test test-crates test-sql test-regress test-clusters test-core bench fmt lint clean
+.PHONY: help setup build install install-compat uninstall package sql demo demo-begins test test-crates test-sql test-regress test-clusters test-core bench fmt lint clean
 .DEFAULT_GOAL := help
 
 ENV := scripts/env.sh
@@ -40,6 +40,9 @@ install-compat: ## install only the extension "vector" that stands for insitu (p
 
 uninstall: ## remove what install has put into PG_CONFIG's PostgreSQL
 	@scripts/install.sh uninstall
+
+package: setup ## make .deb packages and the files of an extension image, into target/packages
+	@scripts/package.sh
 
 sql: setup ## generate the installation script sql/insitu--VERSION.sql
 	@scripts/sql.sh

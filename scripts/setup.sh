@@ -45,7 +45,9 @@ debian_packages() {
 
 begin
 packages=(build-essential ca-certificates clang libclang-dev pkg-config python3 python3-venv)
-[ "$with_lint" = no ] || packages+=(shellcheck)
+# For the packages, and the root directories that they are tried in.
+packages+=(debootstrap dpkg-dev)
+[ "$with_lint" = no ] || packages+=(lintian shellcheck)
 debian_packages "${packages[@]}"
 # The demo reads the package descriptions in these lists, which container images come without.
 if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then

@@ -74,7 +74,7 @@ fi
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 rustup_home=${RUSTUP_HOME:-$HOME/.rustup}
 [ -x "$cargo_home/bin/cargo" ] || fail "Rust is missing. Get it with rustup (https://rustup.rs), then run this again."
-mkdir -p "$root.target" target/runtime target/models target/postgresql
+mkdir -p "$root.target" target/runtime target/models target/postgresql target/packages
 # What is compiled for this system is good for a newer one too: only what knows PostgreSQL is left to compile.
 if [ ! -e "$root.target/release" ] && [ -e target/release ]; then
     mkdir -p "$root.target/release"
@@ -99,7 +99,7 @@ as_root env ROOT="$root" CARGO_HOME="$cargo_home" RUSTUP_HOME="$rustup_home" uns
         share "$RUSTUP_HOME" "$RUSTUP_HOME"
         # The folders shared with this system are found before its target folder is hidden.
         share "$PWD" "$PWD"
-        for folder in runtime models postgresql; do
+        for folder in runtime models postgresql packages; do
             mkdir -p "$ROOT.target/$folder"
             mount --rbind "target/$folder" "$ROOT.target/$folder"
         done
