@@ -70,6 +70,13 @@ def answers(database):
     return found
 
 
+def forget_versions_of_columns(database):
+    """Minor releases since November 2026 note a number with each column, which a pg_dump of before takes for an option."""
+    with database.connect() as conn:
+        conn.execute("SET allow_system_table_mods = on; UPDATE pg_attribute SET attoptions = NULL"
+                     " WHERE attoptions::text LIKE '{pg_attver=%}' AND attrelid >= 16384")
+
+
 def test_a_cluster_goes_through_all_versions(programs, settings, minilm, server_dir):
     model = tiny_models.write_lookup(minilm, server_dir / "tiny", tiny_models.lookup_table(minilm))
     old = Cluster(settings=settings, name="insitu-old", program=programs[0], initdb=INITDB)
@@ -91,9 +98,11 @@ def test_a_cluster_goes_through_all_versions(programs, settings, minilm, server_
                 CREATE TABLE halves (h halfvec(3), s sparsevec(3), b bit(3), many vector[]);
                 INSERT INTO halves VALUES ('[1,2,3]', '{1:1}/3', B'101', ARRAY['[1]', '[2]']::vector[]);
                 ALTER DATABASE postgres SET hnsw.ef_search = 77;
-                DELETE FROM items WHERE id % 50 = 7; VACUUM items""")
+                DELETE FROM items WHERE id % 50 = 7""")
+            conn.execute("VACUUM items")
         before = answers(database)
         for program in programs[1:]:
+            forget_versions_of_columns(database)
             old.stop()
             new = Cluster(settings=settings, name="insitu-new", program=program, initdb=INITDB)
             clusters.append(new)
@@ -119,7 +128,7 @@ def test_a_cluster_goes_through_all_versions(programs, settings, minilm, server_
                 conn.execute("INSERT INTO items SELECT id + 100000, emb FROM items WHERE id < 100")
                 conn.execute("DELETE FROM items WHERE id >= 100000; DELETE FROM notes WHERE id = 1000;"
                              " DELETE FROM kept WHERE id = 1000")
-                conn.execute("VACUUM items; VACUUM notes; VACUUM kept")
+                conn.execute("VACUUM items, notes, kept")
                 conn.execute("REINDEX TABLE halves; REINDEX INDEX notes_emb")
                 for index in INDEXES:
                     verify(conn, index)
