@@ -83,10 +83,16 @@ BEGIN
     END IF;
 
     FOR item IN
-        SELECT o.type, o.identity
+        SELECT o.type, o.identity, d.classid, d.objid
           FROM pg_depend d, pg_identify_object(d.classid, d.objid, 0) o
          WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = pgvector.oid AND d.deptype = 'e'
+         ORDER BY o.identity LIKE '%[]'
     LOOP
+        -- Newer servers take the type of its arrays along with a type.
+        CONTINUE WHEN NOT EXISTS (
+            SELECT FROM pg_depend d
+             WHERE d.classid = item.classid AND d.objid = item.objid AND d.deptype = 'e'
+               AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = pgvector.oid);
         EXECUTE format('ALTER EXTENSION vector DROP %s %s', item.type, item.identity);
         EXECUTE format('ALTER EXTENSION insitu ADD %s %s', item.type, item.identity);
     END LOOP;
