@@ -1,6 +1,7 @@
 """What an extension consists of, in full: each member with everything that the server's catalogs say of it, without
 numbers that differ from one database to the next."""
 
+# NOT NULL is said of the columns; from 18 on it is a constraint too, whose name the server chooses by those taken.
 # A catalog, the name of a row, and what is said of it. Of rows in other catalogs that belong to a member, what is
 # said is gathered there.
 _DETAILS = {
@@ -18,7 +19,7 @@ _DETAILS = {
                 'default', (SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef d WHERE d.adrelid = o AND d.adnum = a.attnum),
                 'comment', col_description(o, a.attnum)) ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = o AND a.attnum > 0),
         'constraints', (SELECT jsonb_agg(k.conname || ' ' || pg_get_constraintdef(k.oid) ORDER BY k.conname)
-                          FROM pg_constraint k WHERE k.conrelid = o),
+                          FROM pg_constraint k WHERE k.conrelid = o AND k.contype <> 'n'),
         'indexes', (SELECT jsonb_agg(pg_get_indexdef(i.indexrelid) ORDER BY pg_get_indexdef(i.indexrelid)) FROM pg_index i WHERE i.indrelid = o),
         'triggers', (SELECT jsonb_agg(pg_get_triggerdef(t.oid) || t.tgenabled::text ORDER BY t.tgname)
                        FROM pg_trigger t WHERE t.tgrelid = o AND NOT t.tgisinternal),
