@@ -78,6 +78,10 @@ class Root:
             raise RuntimeError(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}")
         return done.stdout
 
+    def has(self, package):
+        """Whether the release has a package."""
+        return self.run("apt-cache", "madison", package) != ""
+
     def start(self):
         """Starts the cluster that Debian's package has made."""
         self.run("pg_ctlcluster", self.postgresql, "main", "start")
@@ -122,5 +126,6 @@ class Root:
         self.path = making
         self.run("apt-get", "update", "-qq")
         self.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", f"postgresql-{self.postgresql}")
-        self.run("apt-get", "install", "-y", "-qq", "--download-only", f"postgresql-{self.postgresql}-pgvector")
+        if self.has(pgvector := f"postgresql-{self.postgresql}-pgvector"):
+            self.run("apt-get", "install", "-y", "-qq", "--download-only", pgvector)
         making.rename(plain)
