@@ -75,11 +75,6 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 rustup_home=${RUSTUP_HOME:-$HOME/.rustup}
 [ -x "$cargo_home/bin/cargo" ] || fail "Rust is missing. Get it with rustup (https://rustup.rs), then run this again."
 mkdir -p "$root.target" target/runtime target/models target/postgresql target/packages
-# What is compiled for this system is good for a newer one too: only what knows PostgreSQL is left to compile.
-if [ ! -e "$root.target/release" ] && [ -e target/release ]; then
-    mkdir -p "$root.target/release"
-    cp -a target/release/{.fingerprint,build,deps} "$root.target/release"
-fi
 # shellcheck disable=SC2016 # the inner shell's variables
 as_root env ROOT="$root" CARGO_HOME="$cargo_home" RUSTUP_HOME="$rustup_home" unshare --mount --propagation private \
     bash -euc '
