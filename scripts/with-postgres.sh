@@ -13,11 +13,8 @@ cd "$(dirname "$0")/.."
 
 version=${1:?usage: scripts/with-postgres.sh VERSION COMMAND [ARGUMENT]...}
 shift
-fail() {
-    echo "$*" >&2
-    exit 1
-}
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+# shellcheck source=scripts/debian.sh
+. scripts/debian.sh
 grep -q "^pg$version = " Cargo.toml || fail "PostgreSQL $version is not supported:" \
     "insitu is for $(sed -nE 's/^pg([0-9]+) = .*/\1/p' Cargo.toml | paste -sd ' ')"
 
@@ -35,8 +32,7 @@ if [ -x "/usr/lib/postgresql/$version/bin/postgres" ]; then
     run "/usr/lib/postgresql/$version/bin/pg_config" "$@"
 fi
 if apt-cache show "postgresql-server-dev-$version" >/dev/null 2>&1 && apt-cache show "postgresql-$version" >/dev/null 2>&1; then
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "postgresql-$version" "postgresql-server-dev-$version"
+    debian_packages "postgresql-$version" "postgresql-server-dev-$version"
     run "/usr/lib/postgresql/$version/bin/pg_config" "$@"
 fi
 case $version in
@@ -53,21 +49,7 @@ esac
 root=$PWD/target/roots/$version
 if [ ! -e "$root.complete" ]; then
     echo "PostgreSQL $version: making a root of Debian's $suite in $root"
-    if ! command -v debootstrap >/dev/null; then
-        as_root apt-get update -qq
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap
-    fi
-    # A release that is newer than debootstrap is made like those before it.
-    programs=target/roots/debootstrap
-    mkdir -p target/roots
-    rm -rf "$programs"
-    cp -a /usr/share/debootstrap "$programs"
-    [ -e "$programs/scripts/$suite" ] || ln -s sid "$programs/scripts/$suite"
-    as_root rm -rf "$root"
-    as_root env DEBOOTSTRAP_DIR="$PWD/$programs" debootstrap --variant=minbase --include=ca-certificates,make \
-        "$suite" "$root"
-    # The lists of a release that is not out yet may be older than they say they are good for.
-    echo 'Acquire::Check-Valid-Until "false";' | as_root tee "$root/etc/apt/apt.conf.d/99insitu" >/dev/null
+    debian_root "$suite" "$root" ca-certificates make
     touch "$root.complete"
 fi
 
