@@ -247,14 +247,13 @@ fn end_session(bytes: usize) {
             }
         }
         drop_ballast();
-        if !IS_ENDING.swap(true, Ordering::Relaxed) {
+        let is_first = !IS_ENDING.swap(true, Ordering::Relaxed);
+        if is_first {
             on_proc_exit(leave, pg_sys::Datum::from(0_usize));
-        } else {
+        }
+        if !is_first || pg_sys::proc_exit_inprogress {
             // What the server called on the way out lacks memory: the next that is to be
             // done at the end, which the server has crossed this one off its list for.
-            proc_exit(1);
-        }
-        if pg_sys::proc_exit_inprogress {
             proc_exit(1);
         }
         // An ERROR on the way is FATAL as well.

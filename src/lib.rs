@@ -28,6 +28,7 @@ mod rounded;
 mod security;
 mod settings;
 mod storage;
+mod systable;
 mod threads;
 mod types;
 mod vector_extension;

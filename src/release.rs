@@ -13,17 +13,19 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
 
 use crate::encoding::from_server;
 use crate::errors::{quoted, raise_with_hint, warning};
+use crate::systable;
 
 /// The version of the library, and of the SQL that goes with it.
 pub const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 /// The pgvector whose SQL ours agrees with.
-const PGVECTOR: &str = "0.8.6";
+pub const PGVECTOR: &CStr = c"0.8.6";
 
 const UPDATE: &str = "Run ALTER EXTENSION insitu UPDATE in this database.";
 
@@ -37,38 +39,20 @@ fn numbers(version: &str) -> Vec<u32> {
 
 /// The version of the extension in this database, if it is there.
 fn installed() -> Option<String> {
-    // SAFETY: reads the server's catalog of extensions as the server does; an ERROR in
-    // between closes what is open.
+    let key = systable::equal(
+        pg_sys::Anum_pg_extension_extname as i32,
+        pg_sys::F_NAMEEQ,
+        pg_sys::Datum::from(c"insitu".as_ptr()),
+    );
+    let index = pg_sys::Oid::from(pg_sys::ExtensionNameIndexId);
+    // SAFETY: the index is that of the names of extensions, whose versions are texts.
     unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let catalog = pg_sys::table_open(pg_sys::ExtensionRelationId, lock);
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            pg_sys::Anum_pg_extension_extname as pg_sys::AttrNumber,
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            pg_sys::Oid::from(pg_sys::F_NAMEEQ),
-            pg_sys::Datum::from(c"insitu".as_ptr()),
-        );
-        let scan = pg_sys::systable_beginscan(
-            catalog,
-            pg_sys::Oid::from(pg_sys::ExtensionNameIndexId),
-            true,
-            std::ptr::null_mut(),
-            1,
-            &mut key,
-        );
-        let tuple = pg_sys::systable_getnext(scan);
-        let version = (!tuple.is_null()).then(|| {
-            let mut is_null = false;
-            let column = pg_sys::Anum_pg_extension_extversion as i32;
-            let datum = pg_sys::heap_getattr(tuple, column, (*catalog).rd_att, &mut is_null);
-            String::from_datum(datum, is_null)
-        });
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(catalog, lock);
-        version.flatten()
+        systable::scan(pg_sys::ExtensionRelationId, index, &mut [key], |row| {
+            let version = row.value(pg_sys::Anum_pg_extension_extversion as i32);
+            ControlFlow::Break(version.and_then(|version| String::from_datum(version, false)))
+        })
     }
+    .flatten()
 }
 
 /// Whether the extension's own script is at work, or that of one that stands for it.
@@ -168,7 +152,7 @@ fn version() -> TableIterator<
     TableIterator::once((
         installed(),
         LIBRARY.to_owned(),
-        PGVECTOR.to_owned(),
+        PGVECTOR.to_string_lossy().into_owned(),
         postgresql,
         ann::simd::kernels().name.to_owned(),
         runtime.version,

@@ -13,13 +13,11 @@ use std::ffi::CStr;
 use crate::encoding::{ServerText, Text, argument, shown};
 use crate::errors::{raise, raise_with_detail_and_hint, warning};
 use crate::event;
+use crate::release::PGVECTOR;
 use crate::versions;
 
 /// The beginning of what our extension `vector` says of itself (`compat/vector.control`).
 const STANDS_FOR_INSITU: &str = "stands for insitu";
-
-/// The version of the pgvector whose SQL we speak.
-const VERSION: &CStr = c"0.8.6";
 
 /// Creates insitu for the script of `vector`, in the schema that this one goes
 /// into, if it is not there.
@@ -155,7 +153,7 @@ fn extension_asked_for(fcinfo: pg_sys::FunctionCallInfo) {
     // SAFETY: as above; the options of the statement are DefElems.
     unsafe {
         let options = pgrx::PgList::<pg_sys::DefElem>::from_pg((*statement).options);
-        let mut version = VERSION;
+        let mut version = PGVECTOR;
         for option in options.iter_ptr() {
             let value = || event::string(pg_sys::defGetString(option));
             match event::string((*option).defname).to_bytes() {

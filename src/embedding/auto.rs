@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char};
+use std::ops::ControlFlow;
 
 use pgrx::fcinfo::pg_getarg_datum;
 use pgrx::prelude::*;
@@ -21,6 +22,7 @@ use super::statement::{Connection, fill};
 use super::trigger::{columns_of, is_before_row, triggers};
 use crate::errors::{notice, raise, raise_with_hint};
 use crate::event;
+use crate::systable;
 use crate::versions;
 
 const NAME: &CStr = c"~insitu_embed";
@@ -372,41 +374,24 @@ fn drop_statement(trigger: &CStr, table: &CStr) -> CString {
 #[pg_extern(schema = "insitu", stable, parallel_safe, strict)]
 fn embedded_columns(trigger: pg_sys::Oid) -> Option<Vec<i16>> {
     let this = function(c"embed_row", &[]);
-    // SAFETY: a scan of the catalog by the index of its OIDs.
+    let key = systable::equal(
+        pg_sys::Anum_pg_trigger_oid as i32,
+        pg_sys::F_OIDEQ,
+        pg_sys::Datum::from(trigger),
+    );
+    let index = pg_sys::Oid::from(pg_sys::TriggerOidIndexId);
+    // SAFETY: the index is that of the catalog's OIDs; its rows have this form, and a
+    // condition that ends with a zero.
     let columns = unsafe {
-        let lock = pg_sys::AccessShareLock as i32;
-        let catalog = pg_sys::table_open(pg_sys::TriggerRelationId, lock);
-        let mut key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut key,
-            pg_sys::Anum_pg_trigger_oid as i16,
-            pg_sys::BTEqualStrategyNumber as u16,
-            pg_sys::F_OIDEQ.into(),
-            pg_sys::Datum::from(trigger),
-        );
-        let index = pg_sys::Oid::from(pg_sys::TriggerOidIndexId);
-        let scan =
-            pg_sys::systable_beginscan(catalog, index, true, std::ptr::null_mut(), 1, &mut key);
-        let tuple = pg_sys::systable_getnext(scan);
-        let mut columns = None;
-        if !tuple.is_null()
-            && (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_trigger>()).tgfoid == this
-        {
-            let mut is_null = false;
-            let condition = pg_sys::heap_getattr(
-                tuple,
-                pg_sys::Anum_pg_trigger_tgqual as i32,
-                (*catalog).rd_att,
-                &mut is_null,
-            );
-            if !is_null {
-                columns = columns_of(pg_sys::text_to_cstring(condition.cast_mut_ptr()));
-            }
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(catalog, lock);
-        columns
-    };
+        systable::scan(pg_sys::TriggerRelationId, index, &mut [key], |row| {
+            let form = pg_sys::GETSTRUCT(row.tuple).cast::<pg_sys::FormData_pg_trigger>();
+            let condition = row.value(pg_sys::Anum_pg_trigger_tgqual as i32);
+            let condition = condition.filter(|_| (*form).tgfoid == this);
+            let text = condition.map(|text| pg_sys::text_to_cstring(text.cast_mut_ptr()));
+            ControlFlow::Break(text.and_then(|text| columns_of(text)))
+        })
+    }
+    .flatten();
     columns.map(|(text, vector)| vec![text, vector])
 }
 

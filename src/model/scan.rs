@@ -1,5 +1,5 @@
-//! Reading the tables of models as the server reads its own catalogs: through the
-//! access method, without SQL.
+//! Reading the tables of models as the server reads its own catalogs (`crate::systable`),
+//! without SQL.
 //!
 //! What a model's name means is looked up in functions that are IMMUTABLE and
 //! PARALLEL SAFE, and SQL would begin a command of its own there, which a parallel
@@ -17,6 +17,7 @@ use pgrx::prelude::*;
 use crate::allocator;
 use crate::encoding::{ServerText, from_server};
 use crate::errors::raise;
+use crate::systable;
 
 /// The table of the schema `insitu` with this name.
 pub fn table(name: &CStr) -> pg_sys::Oid {
@@ -44,25 +45,13 @@ pub enum Key<'a> {
 }
 
 /// A row that a scan stands on.
-pub struct Row {
-    tuple: pg_sys::HeapTuple,
-    relation: pg_sys::Relation,
-}
+pub struct Row<'a>(&'a systable::Row);
 
-impl Row {
+impl Row<'_> {
     fn datum(&self, column: &CStr) -> Option<pg_sys::Datum> {
-        // SAFETY: the scan keeps table and row for as long as the row is lent out.
-        unsafe {
-            let number = column_number((*self.relation).rd_id, column);
-            let mut is_null = false;
-            let datum = pg_sys::heap_getattr(
-                self.tuple,
-                number.into(),
-                (*self.relation).rd_att,
-                &mut is_null,
-            );
-            (!is_null).then_some(datum)
-        }
+        // SAFETY: the scan keeps the table open.
+        let table = unsafe { (*self.0.relation).rd_id };
+        self.0.value(column_number(table, column).into())
     }
 
     /// The value of a column whose type is that of `T`.
@@ -124,55 +113,25 @@ pub fn rows<B>(
     name: &CStr,
     index: &CStr,
     keys: &[(&CStr, Key<'_>)],
-    mut each: impl FnMut(&Row) -> ControlFlow<B>,
+    mut each: impl FnMut(&Row<'_>) -> ControlFlow<B>,
 ) -> Option<B> {
     let table = table(name);
-    // SAFETY: columns and operators of the keys fit each other. An ERROR in between
-    // ends the transaction or subtransaction, which closes what is open. The scan takes
-    // the snapshot with which the server reads its own catalogs.
+    let mut keys: Vec<_> = keys
+        .iter()
+        .map(|&(column, key)| {
+            let (function, value) = match key {
+                Key::Text(text) => (pg_sys::F_TEXTEQ, ServerText::new(text).into_datum()),
+                Key::Integer(number) => (pg_sys::F_INT4EQ, number.into_datum()),
+                Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, uuid.into_datum()),
+            };
+            let value = value.unwrap_or(pg_sys::Datum::from(0_usize));
+            systable::equal(column_number(table, column).into(), function, value)
+        })
+        .collect();
+    // SAFETY: reads the catalog; columns and functions of the keys fit each other.
     unsafe {
-        let mut scan_keys: Vec<pg_sys::ScanKeyData> = keys
-            .iter()
-            .map(|&(column, key)| {
-                let (function, value) = match key {
-                    Key::Text(text) => (pg_sys::F_TEXTEQ, ServerText::new(text).into_datum()),
-                    Key::Integer(number) => (pg_sys::F_INT4EQ, number.into_datum()),
-                    Key::Uuid(uuid) => (pg_sys::F_UUID_EQ, uuid.into_datum()),
-                };
-                let mut key = pg_sys::ScanKeyData::default();
-                pg_sys::ScanKeyInit(
-                    &mut key,
-                    column_number(table, column),
-                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-                    pg_sys::Oid::from(function),
-                    value.unwrap_or(pg_sys::Datum::from(0_usize)),
-                );
-                key
-            })
-            .collect();
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let index = pg_sys::get_relname_relid(index.as_ptr(), (*(*relation).rd_rel).relnamespace);
-        let scan = pg_sys::systable_beginscan(
-            relation,
-            index,
-            index != pg_sys::InvalidOid,
-            std::ptr::null_mut(),
-            scan_keys.len() as i32,
-            scan_keys.as_mut_ptr(),
-        );
-        let mut result = None;
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            if let ControlFlow::Break(value) = each(&Row { tuple, relation }) {
-                result = Some(value);
-                break;
-            }
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        result
+        let schema = pg_sys::get_rel_namespace(table);
+        let index = pg_sys::get_relname_relid(index.as_ptr(), schema);
+        systable::scan(table, index, &mut keys, |row| each(&Row(row)))
     }
 }

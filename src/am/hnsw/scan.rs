@@ -49,8 +49,6 @@ pub struct Search {
     /// Rounds so far, and rows returned.
     rounds: u64,
     row_count: u64,
-    /// Vertices visited on the way down to level 0.
-    above: u64,
     /// Why there are no more rows than those that were found; `None` while there may be.
     ended: Option<Ended>,
     /// All of them were returned, and more were asked for.
@@ -170,7 +168,6 @@ unsafe fn begin(scan: pg_sys::IndexScanDesc) -> Search {
             finished: false,
             rounds: 0,
             row_count: 0,
-            above: 0,
             ended: None,
             is_used_up: false,
         }
@@ -202,10 +199,14 @@ pub unsafe fn enter(scan: pg_sys::IndexScanDesc, look: &mut dyn FnMut(Counters))
 
 /// How far a search goes with the present settings.
 pub fn width() -> Width {
+    width_of(EF_SEARCH.get() as usize, ITERATIVE_SCAN.get())
+}
+
+fn width_of(ef: usize, mode: IterativeScan) -> Width {
     Width {
-        width: EF_SEARCH.get() as u32,
-        setting: EF_SEARCH.get(),
-        iterative_scan: ITERATIVE_SCAN.get().name(),
+        width: ef as u32,
+        setting: ef as i32,
+        iterative_scan: mode.name(),
     }
 }
 
@@ -221,11 +222,7 @@ impl common::Search for Search {
     }
 
     fn width(&self) -> Width {
-        Width {
-            width: self.ef as u32,
-            setting: self.ef as i32,
-            iterative_scan: self.mode.name(),
-        }
+        width_of(self.ef, self.mode)
     }
 }
 
@@ -241,10 +238,8 @@ impl Search {
     /// Searches until there is a row to return, or there are no more.
     fn fill(&mut self, pages: &RelationPages<'_>, name: &str) {
         let graph = open_index(pages, name);
-        if self.scan.is_new() {
-            unwrap_index(self.scan.enter(&graph), name);
-            self.above = self.scan.counters().visited;
-        }
+        unwrap_index(self.scan.enter(&graph), name);
+        let before = self.scan.counters().visited;
         while self.rows.is_empty() && !self.finished {
             let mut limit = None;
             let round =
@@ -262,7 +257,7 @@ impl Search {
         if self.mode == IterativeScan::Off && self.rounds == 1 {
             // It is not asked for more, whatever the limits; but there is no more where
             // fewer were to be seen.
-            let seen = self.scan.counters().visited.saturating_sub(self.above);
+            let seen = self.scan.counters().visited - before;
             self.ended = match seen < graph.search_extent(self.ef).ef as u64 {
                 true => Some(Ended::Everything),
                 false => Some(Ended::Width),

@@ -579,60 +579,8 @@ pub fn step_down(found: &[Found]) -> Vec<Vertex> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
+    use super::super::tests::told::Told;
     use super::*;
-
-    /// A graph of which each visit is written down: a key, and estimates of others.
-    /// All levels are alike.
-    #[derive(Default)]
-    struct Told<'t> {
-        visits: &'t [(f32, &'t [(Vertex, f32)])],
-        slack: f32,
-        visited: RefCell<Vec<(u8, Vertex)>>,
-    }
-
-    impl Graph for Told<'_> {
-        type Query = ();
-
-        fn is_exact(&self) -> bool {
-            false
-        }
-
-        fn extent(&self, ef: usize) -> Extent {
-            Extent::of_width(ef)
-        }
-
-        fn visit(
-            &self,
-            vertex: Vertex,
-            level: u8,
-            _query: &(),
-            _tids: Option<&mut Vec<HeapTid>>,
-            neighbours: &mut Neighbours<'_>,
-        ) -> Result<Option<Visit>, Error> {
-            self.visited.borrow_mut().push((level, vertex));
-            let (key, told) = self.visits[vertex as usize];
-            for &(number, estimate) in told {
-                neighbours.numbers.push(number);
-                neighbours.estimates.push(estimate);
-            }
-            Ok(Some(Visit {
-                live: true,
-                key,
-                bound: 0.0,
-                spread: 1.0,
-                slack: self.slack,
-                below: vertex,
-            }))
-        }
-
-        fn below(&self, _vertex: Vertex, _level: u8) -> Result<Vertex, Error> {
-            Ok(NONE)
-        }
-
-        fn prefetch(&self, _vertex: Vertex, _level: u8) {}
-    }
 
     fn visited(width: usize, visits: &[(f32, &[(Vertex, f32)])]) -> Vec<Vertex> {
         let graph = Told {

@@ -14,7 +14,7 @@
 //! row comes too late which a narrower one returns: it finds no less.
 
 use memory::OutOfMemory;
-use memory::vec::{collect, extend, push};
+use memory::vec::{collect, extend};
 
 use super::beam::Found;
 use super::codec::Codec;
@@ -150,8 +150,11 @@ const PARTS: usize = 16;
 /// How many of the nearest of all that was visited came late.
 #[derive(Default)]
 struct Lateness {
-    /// What was visited is ordered by these, ascending.
+    /// What was visited is ordered by these, ascending but for the last ones.
     ranks: Vec<f64>,
+    /// So many are in order. The rest waits for somebody who needs it: of a search that ends
+    /// with its first round, nobody does.
+    sorted: usize,
     /// How many were late for a share of one more than so many parts, of so many visits:
     /// of about the last half of the search, or of thousands.
     late: [f64; PARTS],
@@ -169,31 +172,38 @@ impl Lateness {
         const ON_THE_WAY: usize = 32;
         /// What is remembered of earlier steps: about as much as eight of them tell.
         const KEPT: f64 = 0.875;
-        let known = self.ranks.len();
-        let counts = visits > ON_THE_WAY && known > 0;
-        if counts {
+        let known = self.in_order().len();
+        extend(&mut self.ranks, ranks, ROWS)?;
+        let (before, shown) = self.ranks.split_at(known);
+        if visits > ON_THE_WAY && known > 0 {
             self.late.iter_mut().for_each(|late| *late *= KEPT);
-            self.of = KEPT * self.of + ranks.len() as f64;
-        }
-        let from = self.ranks.len();
-        for rank in ranks {
-            push(&mut self.ranks, rank, ROWS)?;
-            let nearer = self.ranks[..known].partition_point(|&r| r < rank);
-            if counts && nearer < known {
-                self.late[nearer * PARTS / known] += 1.0;
+            self.of = KEPT * self.of + shown.len() as f64;
+            for rank in shown {
+                let nearer = before.partition_point(|r| r < rank);
+                if nearer < known {
+                    self.late[nearer * PARTS / known] += 1.0;
+                }
             }
         }
-        self.ranks[from..].sort_unstable_by(f64::total_cmp);
-        // Two runs in order.
-        self.ranks.sort_by(f64::total_cmp);
         Ok(())
     }
 
+    /// What all that was visited is ordered by, ascending.
+    fn in_order(&mut self) -> &[f64] {
+        if self.sorted < self.ranks.len() {
+            self.ranks[self.sorted..].sort_unstable_by(f64::total_cmp);
+            // Two runs in order.
+            self.ranks.sort_by(f64::total_cmp);
+            self.sorted = self.ranks.len();
+        }
+        &self.ranks
+    }
+
     /// What is farther has to wait, in a search by estimates or by exact distances.
-    fn limit(&self, order: Order, by_estimates: bool) -> f64 {
+    fn limit(&mut self, order: Order, by_estimates: bool) -> f64 {
         let sure = self.ranks.len() * self.parts(order, by_estimates) / PARTS;
         match sure.checked_sub(1) {
-            Some(last) => self.ranks[last],
+            Some(last) => self.in_order()[last],
             None => f64::NEG_INFINITY,
         }
     }

@@ -361,57 +361,8 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::super::beam::Visit;
+    use super::super::tests::told::Told;
     use super::*;
-
-    /// A graph of which each visit is computed: a key, and keys of others.
-    struct Told<F> {
-        is_exact: bool,
-        tell: F,
-    }
-
-    impl<F: Fn(Vertex) -> (f32, Vec<(Vertex, f32)>)> Graph for Told<F> {
-        type Query = ();
-
-        fn is_exact(&self) -> bool {
-            self.is_exact
-        }
-
-        fn extent(&self, ef: usize) -> Extent {
-            Extent::of_width(ef)
-        }
-
-        fn visit(
-            &self,
-            vertex: Vertex,
-            _level: u8,
-            _query: &(),
-            _tids: Option<&mut Vec<HeapTid>>,
-            neighbours: &mut Neighbours<'_>,
-        ) -> Result<Option<Visit>, Error> {
-            let (key, told) = (self.tell)(vertex);
-            for (number, estimate) in told {
-                if !(self.is_exact && neighbours.seen.contains(number)) {
-                    neighbours.numbers.push(number);
-                    neighbours.estimates.push(estimate);
-                }
-            }
-            Ok(Some(Visit {
-                live: true,
-                key,
-                bound: 0.0,
-                spread: 1.0,
-                slack: 0.0,
-                below: vertex,
-            }))
-        }
-
-        fn below(&self, _vertex: Vertex, _level: u8) -> Result<Vertex, Error> {
-            Ok(NONE)
-        }
-
-        fn prefetch(&self, _vertex: Vertex, _level: u8) {}
-    }
 
     fn visited(stream: &mut Stream) -> Vec<Vertex> {
         stream.take().iter().map(|found| found.vertex).collect()
@@ -443,15 +394,18 @@ mod tests {
     fn what_there_is_no_room_for_is_found_again() {
         const VERTICES: Vertex = 20_000;
         for is_exact in [true, false] {
-            let tell = |vertex: Vertex| {
-                let last = if vertex == 0 { VERTICES } else { vertex + 4 };
-                let others = vertex + 1..last.min(VERTICES);
-                (
-                    vertex as f32,
-                    others.map(|other| (other, other as f32)).collect(),
-                )
+            let all: Vec<(Vertex, f32)> = (0..VERTICES).map(|v| (v, v as f32)).collect();
+            // The first one tells of all others, and each of three.
+            let tell = |(vertex, key): (usize, &(Vertex, f32))| {
+                let last = if vertex == 0 { all.len() } else { vertex + 4 };
+                (key.1, &all[vertex + 1..last.min(all.len())])
             };
-            let graph = Told { is_exact, tell };
+            let visits: Vec<_> = all.iter().enumerate().map(tell).collect();
+            let graph = Told {
+                is_exact,
+                visits: &visits,
+                ..Told::default()
+            };
             let mut stream = Stream::new(is_exact, 0);
             stream.add(f32::NEG_INFINITY, 0).unwrap();
             assert!(!stream.visit_until(&graph, &(), usize::MAX).unwrap());
@@ -462,15 +416,14 @@ mod tests {
     #[test]
     fn what_was_underestimated_waits_for_what_is_nearer_by_its_mean() {
         // 2 seems to be at 2 first, at 9 then: 5.5.
-        let tell = |vertex: Vertex| match vertex {
-            0 => (10.0, vec![(1, 1.0), (2, 2.0)]),
-            1 => (1.0, vec![(2, 9.0), (3, 4.0)]),
-            2 => (8.0, vec![]),
-            _ => (4.0, vec![]),
-        };
         let graph = Told {
-            is_exact: false,
-            tell,
+            visits: &[
+                (10.0, &[(1, 1.0), (2, 2.0)]),
+                (1.0, &[(2, 9.0), (3, 4.0)]),
+                (8.0, &[]),
+                (4.0, &[]),
+            ],
+            ..Told::default()
         };
         let mut stream = Stream::new(false, usize::MAX);
         stream.add(f32::NEG_INFINITY, 0).unwrap();
@@ -480,13 +433,12 @@ mod tests {
 
     #[test]
     fn a_search_ends_at_its_extent_and_goes_on_from_there() {
-        let tell = |vertex: Vertex| {
-            let others = [vertex + 1, vertex + 2].map(|other| (other, other as f32));
-            (vertex as f32, others.to_vec())
-        };
+        // Each tells of the two that follow it, more than are visited.
+        let all: Vec<(Vertex, f32)> = (0..20).map(|v| (v, v as f32)).collect();
+        let visits: Vec<_> = all.windows(3).map(|w| (w[0].1, &w[1..])).collect();
         let graph = Told {
-            is_exact: false,
-            tell,
+            visits: &visits,
+            ..Told::default()
         };
         let mut stream = Stream::new(false, usize::MAX);
         stream.add(f32::NEG_INFINITY, 0).unwrap();

@@ -7,3 +7,4 @@ mod fixture;
 mod graph;
 mod order;
 mod replay;
+pub mod told;
