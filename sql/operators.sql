@@ -203,6 +203,7 @@ CREATE FUNCTION insitu.relation_altered() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     item record;
+    named regclass;
 BEGIN
     FOR item IN
         WITH altered AS MATERIALIZED (
@@ -217,36 +218,36 @@ BEGIN
             UNION
             SELECT c.oid FROM pg_class c
              WHERE c.relkind = 'i' AND c.reloptions IS NOT NULL
-               AND EXISTS (SELECT FROM altered a WHERE a.classid = 'pg_namespace'::regclass)),
-        named AS (
-            SELECT c.oid, format('%I.%I', s.nspname, c.relname) AS name, i.indrelid, n.nspname, k.opcintype,
-                   pg_catalog.substr(o.option, 11) AS given
-              FROM indexes x
-              JOIN pg_class c ON c.oid = x.oid
-              JOIN pg_namespace s ON s.oid = c.relnamespace
-              JOIN pg_am m ON m.oid = c.relam AND m.amname IN ('ivf', 'ivfflat')
-              JOIN pg_index i ON i.indexrelid = c.oid
-              JOIN pg_opclass k ON k.oid = i.indclass[0]
-              JOIN pg_class h ON h.oid = i.indrelid
-              JOIN pg_namespace n ON n.oid = h.relnamespace,
-                   unnest(c.reloptions) o (option)
-             WHERE starts_with(o.option, 'centroids=') AND c.relpersistence <> 't'),
-        led AS (
-            SELECT d.name, d.indrelid, d.oid, d.opcintype,
-                   to_regclass(CASE WHEN array_length(parse_ident(d.given), 1) = 1
-                                    THEN format('%I.%s', d.nspname, d.given) ELSE d.given END) AS leads
-              FROM named d)
-        SELECT l.name, format('%I.%I', n.nspname, t.relname) AS present
-          FROM led l
-          JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = l.oid AND d.refclassid = d.classid
-               AND d.refobjsubid = 0 AND d.deptype = 'n' AND d.refobjid <> l.indrelid
+               AND EXISTS (SELECT FROM altered a WHERE a.classid = 'pg_namespace'::regclass))
+        SELECT format('%I.%I', s.nspname, c.relname) AS name, n.nspname AS nearby,
+               pg_catalog.substr(o.option, 11) AS given, t.oid AS leads_to, format('%I.%I', l.nspname, t.relname) AS present
+          FROM indexes x
+          JOIN pg_class c ON c.oid = x.oid
+          JOIN pg_namespace s ON s.oid = c.relnamespace
+          JOIN pg_am m ON m.oid = c.relam AND m.amname IN ('ivf', 'ivfflat')
+          JOIN pg_index i ON i.indexrelid = c.oid
+          JOIN pg_opclass k ON k.oid = i.indclass[0]
+          JOIN pg_class h ON h.oid = i.indrelid
+          JOIN pg_namespace n ON n.oid = h.relnamespace
+          JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = d.classid
+               AND d.refobjsubid = 0 AND d.deptype = 'n' AND d.refobjid <> i.indrelid
           JOIN pg_class t ON t.oid = d.refobjid
-          JOIN pg_namespace n ON n.oid = t.relnamespace
-         WHERE l.leads IS DISTINCT FROM t.oid::regclass
+          JOIN pg_namespace l ON l.oid = t.relnamespace,
+               unnest(c.reloptions) o (option)
+         WHERE starts_with(o.option, 'centroids=') AND c.relpersistence <> 't'
            AND 1 = (SELECT count(*) FROM pg_attribute a
-                     WHERE a.attrelid = t.oid AND a.atttypid = l.opcintype AND a.attnum > 0 AND NOT a.attisdropped)
+                     WHERE a.attrelid = t.oid AND a.atttypid = k.opcintype AND a.attnum > 0 AND NOT a.attisdropped)
     LOOP
-        EXECUTE format('ALTER INDEX %s SET (centroids = %L)', item.name, item.present);
+        BEGIN
+            named := to_regclass(CASE array_length(parse_ident(item.given), 1)
+                                 WHEN 1 THEN format('%I.%s', item.nearby, item.given) ELSE item.given END);
+        EXCEPTION WHEN invalid_parameter_value OR syntax_error OR feature_not_supported THEN
+            -- What its owner has written there is no name. That is told when the index is built, and nobody else's concern.
+            CONTINUE;
+        END;
+        IF named IS DISTINCT FROM item.leads_to::regclass THEN
+            EXECUTE format('ALTER INDEX %s SET (centroids = %L)', item.name, item.present);
+        END IF;
     END LOOP;
 END
 $$;

@@ -209,6 +209,12 @@ def test_the_name_of_centroids_follows_renames(conn, database, empty_database):
                  ' ALTER TABLE "the north"."Li\'ghts" RENAME TO lamps; RESET ROLE')
     assert options() == both('"the north".lamps')
     conn.execute('ALTER TABLE "the north".lamps OWNER TO postgres; DROP OWNED BY keeper; DROP ROLE keeper')
+    # What its owner has written there and is no name stays, and hinders nobody.
+    for given in ["no name!", "too.many.parts.of.a.name"]:
+        with conn.transaction(force_rollback=True):
+            conn.execute(f"ALTER INDEX east.sites_emb SET (centroids = '{given}'); ALTER SCHEMA \"the north\" RENAME TO north")
+            assert options()["sites_cos"] == ["centroids=north.lamps"]
+            assert given != "no name!" or f"centroids={given}" in options()["sites_emb"]
     copy = empty_database("renamed_centroids")
     bindir = pg_config("--bindir")
     dumped = subprocess.run([f"{bindir}/pg_dump", "-d", database.dsn()], check=True, capture_output=True, text=True).stdout
