@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
 
-use crate::encoding::from_server;
+use crate::encoding::{ServerText, from_server};
 use crate::errors::{quoted, raise_with_hint, warning};
 use crate::systable;
 
@@ -49,7 +49,8 @@ fn installed() -> Option<String> {
     unsafe {
         systable::scan(pg_sys::ExtensionRelationId, index, &mut [key], |row| {
             let version = row.value(pg_sys::Anum_pg_extension_extversion as i32);
-            ControlFlow::Break(version.and_then(|version| String::from_datum(version, false)))
+            let version = version.and_then(|version| ServerText::from_datum(version, false));
+            ControlFlow::Break(version.map(|version| version.to_utf8()))
         })
     }
     .flatten()
